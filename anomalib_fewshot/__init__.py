@@ -1,0 +1,31 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Few-shot anomaly detection for anomalib.
+
+The public names are loaded on first use (PEP 562), so that the start-up hook, which imports this package in every
+interpreter, costs next to nothing where anomalib is not used.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "CoftAD": "anomalib_fewshot.models",
+    "ELPV": "anomalib_fewshot.data",
+    "FewShot": "anomalib_fewshot.data",
+}
+
+__all__ = ["CoftAD", "ELPV", "FewShot"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_MODULES]

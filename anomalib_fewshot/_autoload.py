@@ -1,0 +1,53 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Start-up hook: registers the plug-ins as soon as anomalib is imported.
+
+A ``.pth`` file beside the package (``.start`` from Python 3.15 on, PEP 829) calls :func:`install` in every
+interpreter, so this file uses the standard library alone, does next to nothing until anomalib is imported, and never
+raises. ``ANOMALIB_FEWSHOT_AUTOLOAD=0`` switches it off; :func:`anomalib_fewshot.plugin.register` then does the same
+by hand.
+"""
+
+import os
+import sys
+
+# The group of entry points that is registered once the module on the left has been executed.
+_GROUPS = {
+    "anomalib.data": "anomalib.data",
+    "anomalib.models": "anomalib.models",
+    "anomalib.cli.pipelines": "anomalib.pipelines",
+}
+
+
+class _PluginFinder:
+    """Finder that finds nothing itself, but has a group registered after its module was executed."""
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):  # noqa: ANN001, ANN206, D102
+        if name not in _GROUPS:
+            return None
+        others = (finder for finder in sys.meta_path if finder is not cls and hasattr(finder, "find_spec"))
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
+        if spec is not None and spec.loader is not None:
+            _register_after(spec.loader, _GROUPS[name])
+        return spec
+
+
+def _register_after(loader, group):  # noqa: ANN001, ANN202
+    execute = loader.exec_module
+
+    def exec_module(module):  # noqa: ANN001, ANN202
+        del loader.exec_module  # the module keeps its loader: leave it as it was
+        execute(module)
+        from anomalib_fewshot.plugin import register
+
+        register(group)
+
+    loader.exec_module = exec_module
+
+
+def install() -> None:
+    """Wait for anomalib, unless the environment says not to."""
+    if os.environ.get("ANOMALIB_FEWSHOT_AUTOLOAD") != "0" and _PluginFinder not in sys.meta_path:
+        sys.meta_path.insert(0, _PluginFinder)

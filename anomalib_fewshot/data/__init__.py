@@ -1,0 +1,11 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Datamodules for few-shot learning."""
+
+import anomalib.data  # noqa: F401  first: its import registers the plug-ins, which import the modules below
+
+from .elpv import ELPV
+from .few_shot import FewShot
+
+__all__ = ["ELPV", "FewShot"]

@@ -1,0 +1,206 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Few-shot data: keep k normal training images of any anomalib image datamodule."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib.data import AnomalibDataModule, AnomalibDataset, get_datamodule
+from anomalib.data.utils import LabelName, read_image
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.utils.data import DataLoader
+
+from .manifest import SupportManifest, sha256
+from .sampling import choose_support, match_support
+
+logger = logging.getLogger(__name__)
+
+
+class FewShot(AnomalibDataModule):
+    """Keep k normal training images of a datamodule. Validation and test data stay as the datamodule makes them.
+
+    The choice depends on the dataset's name, the category and the seed alone, and is nested: the image at k = 1 is the
+    first of those at k = 2. It is made after the datamodule has split validation and test data off its training
+    images, so these never hold a support image. A manifest, ``support.json``, is written beside the results.
+
+    Args:
+        source (AnomalibDataModule | dict): Datamodule to choose from, or its ``class_path`` and ``init_args``. If it has
+            no seed of its own it gets 0, so that its splits are the same for every choice of a support.
+        k_shot (int): Number of images to keep. Not used where ``support`` is given. Defaults to ``4``.
+        seed (int): Seed of the choice. Defaults to ``0``.
+        support (str | Path | Sequence[str] | None): The images to keep instead of a choice: path of a manifest, or a
+            list of file names. Defaults to ``None``.
+
+    Raises:
+        TypeError: If ``source`` is not a datamodule.
+        ValueError: If ``k_shot`` is below 1. During ``setup``, if there are fewer normal images than ``k_shot``, if
+            ``support`` names an image that is not a normal training image or has changed, or if an image cannot be read.
+
+    Example:
+        >>> from anomalib_fewshot import ELPV
+        >>> datamodule = FewShot(ELPV(category="poly"), k_shot=2)
+        >>> datamodule.setup()
+        >>> len(datamodule.train_data), len(datamodule.test_data)
+        (2, 100)
+    """
+
+    def __init__(
+        self,
+        source: AnomalibDataModule | dict[str, Any],
+        k_shot: int = 4,
+        seed: int = 0,
+        support: str | Path | Sequence[str] | None = None,
+    ) -> None:
+        if isinstance(source, Mapping):
+            source = get_datamodule(source)
+        if not isinstance(source, AnomalibDataModule):
+            msg = f"`source` must be an anomalib datamodule or its class_path and init_args, got {type(source).__name__}."
+            raise TypeError(msg)
+        if k_shot < 1:
+            msg = f"`k_shot` must be at least 1, got {k_shot}."
+            raise ValueError(msg)
+        super().__init__(
+            train_batch_size=source.train_batch_size,
+            eval_batch_size=source.eval_batch_size,
+            num_workers=source.num_workers,
+            seed=seed,
+        )
+        source.seed = 0 if source.seed is None else source.seed
+        self.source = source
+        self.k_shot = k_shot
+        self.support = support
+        self.manifest: SupportManifest | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the source: results lie where they lie without this datamodule."""
+        return self.source.name
+
+    @property
+    def category(self) -> str:
+        """Category of the source."""
+        return self.source.category
+
+    def prepare_data(self) -> None:
+        """Let the source download its data, unless only the category is not there."""
+        _check_category(self.source)
+        self.source.prepare_data()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Set up the source and keep the support of its training images."""
+        self.source.trainer = self.trainer  # through it anomalib finds the size that the model resizes to
+        self.source.setup(stage)
+        for name in ("val_data", "test_data"):
+            if hasattr(self.source, name):
+                setattr(self, name, getattr(self.source, name))
+        rows, folder = self._normal_images()
+        support = self._choose(sorted(rows), folder)
+        images = {path: sha256(folder / path) for path in support}
+        if self.manifest is None or images != self.manifest.images:
+            _check_readable([folder / path for path in support])
+            seed = self.seed if self.support is None else None
+            self.manifest = SupportManifest(self.name, self.category, len(support), seed, images)
+        self.train_data = self.source.train_data.subsample([rows[path] for path in support])
+        if stage == TrainerFn.FITTING and self.trainer is not None and self.trainer.is_global_zero:
+            self.manifest.write(Path(self.trainer.default_root_dir) / "support.json")
+
+    def _setup(self, _stage: str | None = None) -> None:
+        """Not used: the source makes the datasets."""
+
+    def train_dataloader(self) -> DataLoader:
+        """Return the loader of the support, in an order that the seed alone decides."""
+        one_batch = len(self.train_data) <= self.train_batch_size  # read faster here than a worker starts
+        return DataLoader(
+            self.train_data,
+            batch_size=self.train_batch_size,
+            shuffle=True,
+            generator=torch.Generator().manual_seed(self.seed),
+            num_workers=0 if one_batch else self.num_workers,
+            collate_fn=self.external_collate_fn or self.train_data.collate_fn,
+        )
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Return the loader of the validation images, or none if the source has none."""
+        return super().val_dataloader() if hasattr(self, "val_data") else []
+
+    def teardown(self, stage: str) -> None:
+        """Say after the test where the results lie."""
+        if stage != TrainerFn.TESTING or self.trainer is None or not self.trainer.is_global_zero:
+            return
+        root = Path(self.trainer.default_root_dir)
+        parts = {"Heat maps": "images", "Checkpoint": "weights/lightning/model.ckpt", "Support": "support.json"}
+        for title, part in parts.items():
+            if (root / part).exists():
+                logger.info("%s: %s", title, root / part)
+
+    def _normal_images(self) -> tuple[dict[str, int], Path]:
+        """Return the row of each normal training image by its path, and the folder that the paths are relative to."""
+        samples = self.source.train_data.samples
+        samples = samples[samples.label_index == LabelName.NORMAL]
+        if samples.empty:
+            msg = f"`source` must have normal training images, got none in {self.name} {self.category}."
+            raise ValueError(msg)
+        folder = Path(os.path.commonpath([Path(path).parent for path in samples.image_path]))
+        paths = [Path(path).relative_to(folder).as_posix() for path in samples.image_path]
+        return dict(zip(paths, samples.index, strict=True)), folder
+
+    def _choose(self, paths: list[str], folder: Path) -> list[str]:
+        """Return the paths to keep: a choice, those that the user names, or those of a manifest."""
+        if self.support is None:
+            return choose_support(paths, self.k_shot, dataset=self.name, category=self.category, seed=self.seed)
+        if not isinstance(self.support, str | Path):
+            files = [(folder / path).as_posix() for path in paths]
+            chosen = match_support(self.support, files, self._other_images())
+            return [Path(path).relative_to(folder).as_posix() for path in chosen]
+        manifest = SupportManifest.read(Path(self.support))
+        if (manifest.dataset, manifest.category) != (self.name, self.category):
+            msg = (
+                f"`support` must be a manifest of {self.name} {self.category}, got {self.support}, which is of "
+                f"{manifest.dataset} {manifest.category}."
+            )
+            raise ValueError(msg)
+        chosen = match_support(list(manifest.images), paths)
+        changed = [path for path in chosen if sha256(folder / path) != manifest.images[path]]
+        if changed:
+            msg = f"`support` must name images that have not changed, got {self.support}, but {changed} have."
+            raise ValueError(msg)
+        return chosen
+
+    def _other_images(self) -> dict[str, str]:
+        """Return what is known of each image that must not be in a support, by its path."""
+        known = {}
+        for title in ("train", "val", "test"):
+            subset: AnomalibDataset | None = getattr(self.source, f"{title}_data", None)
+            if subset is not None:
+                for path, label in zip(subset.samples.image_path, subset.samples.label_index, strict=True):
+                    kind = "a normal" if label == LabelName.NORMAL else "an anomalous"
+                    known[Path(path).as_posix()] = f"{kind} image of the {title} data"
+        return known
+
+
+def _check_category(source: AnomalibDataModule) -> None:
+    """Raise if the root has folders of categories, but not the one that is asked for.
+
+    anomalib's datamodules would take this for a data set that is yet to be downloaded.
+    """
+    root = getattr(source, "root", None)
+    if not source.category or root is None or (Path(root) / source.category).exists():
+        return
+    categories = sorted(path.parent.name for path in Path(root).glob("*/train"))
+    if categories:
+        msg = f"`category` must be a folder of {root}, got {source.category!r}. There are {categories}."
+        raise ValueError(msg)
+
+
+def _check_readable(paths: list[Path]) -> None:
+    for path in paths:
+        try:
+            read_image(path)
+        except (OSError, SyntaxError, ValueError) as error:  # PIL raises any of them for a broken file
+            msg = f"The support image {path} cannot be read ({error}). Replace it, or choose by `support` or `seed`."
+            raise ValueError(msg) from error

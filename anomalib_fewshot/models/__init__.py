@@ -1,0 +1,10 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Few-shot anomaly detection models."""
+
+import anomalib.models  # noqa: F401  first: its import registers the plug-ins, which import the modules below
+
+from .coft_ad import CoftAD
+
+__all__ = ["CoftAD"]

@@ -1,0 +1,92 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""A Gaussian of embeddings, and the Mahalanobis distance from it."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+
+class Moments(NamedTuple):
+    """Sums that a Gaussian is fitted from. They add up over batches and processes.
+
+    Args:
+        count (torch.Tensor): Number of embeddings, a scalar.
+        total (torch.Tensor): Sum of the embeddings, shape ``(D,)``.
+        outer (torch.Tensor): Sum of their outer products, shape ``(D, D)``.
+    """
+
+    count: torch.Tensor
+    total: torch.Tensor
+    outer: torch.Tensor
+
+    @classmethod
+    def of(cls, embeddings: torch.Tensor) -> "Moments":
+        """Return the moments, in double precision, of embeddings of shape ``(..., D)``."""
+        rows = embeddings.flatten(0, -2).double()  # (M, D)
+        return cls(rows.new_tensor(len(rows)), rows.sum(0), rows.T @ rows)
+
+    def plus(self, other: "Moments") -> "Moments":
+        """Return the moments of both."""
+        return Moments(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+def oas_covariance(moments: Moments) -> torch.Tensor:
+    """Return the covariance, shrunk towards a multiple of the identity.
+
+    The shrinkage needs the moments alone, not the embeddings, other than Ledoit and Wolf's. It is the estimate of
+    ``sklearn.covariance.oas``.
+
+    Args:
+        moments (Moments): Moments of the embeddings.
+
+    Returns:
+        torch.Tensor: Covariance, shape ``(D, D)``.
+
+    Reference:
+        Chen et al., Shrinkage Algorithms for MMSE Covariance Estimation, https://arxiv.org/abs/0907.4698.
+    """
+    mean = moments.total / moments.count
+    covariance = moments.outer / moments.count - torch.outer(mean, mean)
+    dim = len(mean)
+    scale = covariance.trace() / dim
+    spread = covariance.square().mean()
+    # 1 where the covariance is a multiple of the identity already, that of a single embedding (zero) among them
+    shrinkage = ((spread + scale**2) / ((moments.count + 1) * (spread - scale**2 / dim)).clamp_min(1e-300)).clamp_max(1)
+    return (1 - shrinkage) * covariance + shrinkage * scale * torch.eye(dim).to(covariance)
+
+
+class Gaussian(nn.Module):
+    """Multivariate Gaussian, fitted to moments of embeddings.
+
+    Args:
+        dim (int): Length D of an embedding.
+        floor (float): Variance added in every direction, as a fraction of the mean variance. The views of a few images
+            are alike, so that shrinkage by their number alone is too weak.
+    """
+
+    def __init__(self, dim: int, floor: float) -> None:
+        super().__init__()
+        if floor <= 0:
+            msg = f"`floor` must be above 0, got {floor}."
+            raise ValueError(msg)
+        self.floor = floor
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("whitening", torch.zeros(dim, dim))
+        self.mean: torch.Tensor
+        self.whitening: torch.Tensor
+
+    def fit(self, moments: Moments) -> None:
+        """Fit the Gaussian."""
+        covariance = oas_covariance(moments)
+        identity = torch.eye(len(covariance)).to(covariance)
+        variance = (covariance.trace() / len(covariance)).clamp_min(1e-12)  # a single embedding has no variance at all
+        root = torch.linalg.cholesky(covariance + self.floor * variance * identity)
+        self.mean.copy_(moments.total / moments.count)
+        self.whitening.copy_(torch.linalg.solve_triangular(root, identity, upper=False))
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Return the Mahalanobis distance, shape ``(...)``, of embeddings of shape ``(..., D)``."""
+        return torch.linalg.vector_norm((embeddings - self.mean) @ self.whitening.T, dim=-1)

@@ -1,0 +1,102 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Random views of support images, and anomalies made from them, each with a generator of one's own."""
+
+from collections.abc import Sequence
+
+import kornia.augmentation as K  # noqa: N812  kornia's own abbreviation
+import torch
+from torch import nn
+
+
+def _mild() -> list[nn.Module]:
+    """What a fixture and a lamp do to a good part, so that no view looks like a defect."""
+    return [
+        K.RandomAffine(degrees=5, translate=(0.03, 0.03), scale=(0.95, 1.05), padding_mode="reflection", p=1),
+        K.ColorJiggle(brightness=0.05, contrast=0.05, p=1),
+    ]
+
+
+def _strong() -> list[nn.Module]:
+    """What contrastive learning on many images uses."""
+    return [
+        K.RandomAffine(degrees=30, translate=(0.2, 0.2), scale=(1.0, 2.0), padding_mode="reflection", p=1),
+        K.RandomHorizontalFlip(p=0.5),
+        K.ColorJiggle(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, p=0.8),
+        K.RandomGrayscale(p=0.2),
+        K.RandomGaussianBlur((9, 9), (0.1, 2.0), p=0.5),
+    ]
+
+
+_STRENGTHS = {"none": list, "mild": _mild, "strong": _strong}
+
+
+class SupportAugmentation(nn.Module):
+    """Draw a random view of each image, every image by itself.
+
+    Args:
+        strength (str): ``"none"``, ``"mild"`` or ``"strong"``.
+        mean (Sequence[float]): Mean that the images are normalised with, per channel.
+        std (Sequence[float]): Standard deviation that the images are normalised with, per channel.
+
+    Raises:
+        ValueError: If there is no such strength.
+    """
+
+    def __init__(self, strength: str, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if strength not in _STRENGTHS:
+            msg = f"`augmentation` must be one of {sorted(_STRENGTHS)}, got {strength!r}."
+            raise ValueError(msg)
+        steps = _STRENGTHS[strength]()
+        if steps:  # colours are changed in [0, 1]
+            mean, std = torch.tensor(mean), torch.tensor(std)
+            steps = [K.Denormalize(mean, std), *steps, K.Normalize(mean, std)]
+        self.steps = nn.Sequential(*steps)
+
+    def forward(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Return a view of each image.
+
+        Args:
+            images (torch.Tensor): Normalised images, shape ``(B, 3, H, W)``.
+            generator (torch.Generator): Generator on the CPU that decides the views.
+
+        Returns:
+            torch.Tensor: Views, shape ``(B, 3, H, W)``.
+        """
+        with torch.random.fork_rng(devices=[]):  # kornia draws from the global generator of the CPU
+            torch.manual_seed(_draw_seed(generator))
+            return self.steps(images)
+
+
+def _draw_seed(generator: torch.Generator) -> int:
+    return int(torch.randint(2**31, (), generator=generator))
+
+
+def cut_paste(images: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Make an anomaly of each image: a rectangle of it, pasted elsewhere in it.
+
+    Args:
+        images (torch.Tensor): Images, shape ``(B, C, H, W)``.
+        generator (torch.Generator): Generator on the CPU that decides the rectangles.
+
+    Returns:
+        tuple[torch.Tensor, torch.Tensor]: Anomalous images, shape ``(B, C, H, W)``, and masks of what was pasted, shape
+        ``(B, H, W)``, boolean.
+
+    Reference:
+        Li et al., CutPaste, https://arxiv.org/abs/2104.04015: area of 2 to 15 % of the image, aspect ratio up to 3.3.
+    """
+    height, width = images.shape[-2:]
+    anomalous, masks = images.clone(), torch.zeros_like(images[:, 0], dtype=torch.bool)
+    for image, result, mask in zip(images, anomalous, masks, strict=True):
+        area, aspect, *corners = torch.rand(6, generator=generator).tolist()
+        area, aspect = height * width * (0.02 + 0.13 * area), 3.3 ** (2 * aspect - 1)
+        h = min(max(round((area * aspect) ** 0.5), 1), height - 1)
+        w = min(max(round((area / aspect) ** 0.5), 1), width - 1)
+        top, to_top = (int(corner * (height - h + 1)) for corner in corners[:2])
+        left, to_left = (int(corner * (width - w + 1)) for corner in corners[2:])
+        result[:, to_top : to_top + h, to_left : to_left + w] = image[:, top : top + h, left : left + w]
+        mask[to_top : to_top + h, to_left : to_left + w] = True
+    return anomalous, masks

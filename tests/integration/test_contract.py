@@ -1,0 +1,215 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The contract of every model and every file in configs/, through anomalib's own command line."""
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import yaml
+from anomalib.cli import AnomalibCLI
+from anomalib.engine import Engine
+from anomalib.models import AnomalibModule, get_model, list_models
+from anomalib.utils.path import convert_to_snake_case
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+MODELS = sorted(entry.name for entry in entry_points(group="anomalib.models") if entry.module.startswith("anomalib_fewshot"))
+MODEL_FILES = sorted(CONFIGS.glob("model/*.yaml"))
+SMALL = {"CoftAD": {"num_steps": 2, "num_views": 2, "image_size": 64, "backbone": "resnet10t", "pre_trained": "false"}}
+
+
+@dataclass
+class Trained:
+    """What `anomalib train` leaves."""
+
+    model: AnomalibModule
+    engine: Engine
+    folder: Path
+    flags: list[str]
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "weights" / "lightning" / "model.ckpt"
+
+
+def few_shot(root: Path, k_shot: int = 2) -> list[str]:
+    source = {"root": root, "category": "bolt", "num_workers": 0}
+    return [
+        *("--data", "FewShot", "--data.source", "MVTecAD", "--data.k_shot", str(k_shot)),
+        *(part for key, value in source.items() for part in (f"--data.source.{key}", str(value))),
+    ]
+
+
+def model_flags(name: str) -> list[str]:
+    flags = (part for key, value in SMALL[name].items() for part in (f"--model.{key}", str(value)))
+    return ["--model", name, *flags]
+
+
+def anomalib(command: str, *flags: str, results: Path) -> AnomalibCLI:
+    trainer = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+    return AnomalibCLI([command, *flags, *trainer, "--default_root_dir", str(results)])
+
+
+def metrics(cli: AnomalibCLI) -> dict[str, float]:
+    return {key: float(value) for key, value in cli.engine.trainer.callback_metrics.items()}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def trained(request: pytest.FixtureRequest, mvtec_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Train each model by its short name."""
+    flags = model_flags(request.param)
+    cli = anomalib("train", *flags, *few_shot(mvtec_root), results=tmp_path_factory.mktemp("results"))
+    return Trained(cli.model, cli.engine, Path(cli.engine.trainer.default_root_dir), flags)
+
+
+def outputs(model: AnomalibModule, images: torch.Tensor) -> dict[str, np.ndarray]:
+    with torch.no_grad():
+        result = model.eval()(images)._asdict()
+    return {key: value.numpy() for key, value in result.items() if value is not None}
+
+
+def images() -> torch.Tensor:
+    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_found_by_every_name(name: str) -> None:
+    snake = convert_to_snake_case(name)
+    assert snake in list_models()
+    arguments = yaml.safe_load(yaml.safe_dump(SMALL[name] | {"pre_trained": False}))
+    entry = next(entry for entry in entry_points(group="anomalib.models") if entry.name == name)
+    for known_as in (snake, {"class_path": name}, {"class_path": entry.value.replace(":", ".")}):
+        assert type(get_model(known_as, **arguments)) is entry.load()
+
+
+def test_results_are_where_anomalib_puts_them(trained: Trained) -> None:
+    assert trained.folder.parent.parent.name == "MVTecAD"
+    assert trained.folder.parent.name == "bolt"
+    assert trained.checkpoint.is_file()
+    assert len(list((trained.folder / "images").rglob("*.png"))) == 8
+    support = json.loads((trained.folder / "support.json").read_text(encoding="utf-8"))
+    assert (support["k_shot"], len(support["images"])) == (2, 2)
+
+
+def test_every_metric_is_there_and_finite(trained: Trained) -> None:
+    values = {key: float(value) for key, value in trained.engine.trainer.callback_metrics.items()}
+    assert {"image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score"} <= set(values)
+    assert all(np.isfinite(value) for value in values.values())
+
+
+def test_test_from_checkpoint_gives_the_same_metrics(trained: Trained, mvtec_root: Path, tmp_path: Path) -> None:
+    flags = [*trained.flags, *few_shot(mvtec_root), "--ckpt_path", str(trained.checkpoint)]
+    again = metrics(anomalib("test", *flags, results=tmp_path))
+    for name in ("image_AUROC", "pixel_AUROC", "image_F1Score"):
+        assert again[name] == pytest.approx(float(trained.engine.trainer.callback_metrics[name]))
+
+
+def test_checkpoint_gives_equal_outputs(trained: Trained) -> None:
+    loaded = type(trained.model).load_from_checkpoint(trained.checkpoint)
+    expected = outputs(trained.model, images())
+    for key, value in outputs(loaded, images()).items():
+        np.testing.assert_array_equal(value, expected[key])
+
+
+def test_predict_writes_a_picture_of_each_image(trained: Trained, mvtec_root: Path, tmp_path: Path) -> None:
+    data = ["--data", str(mvtec_root / "bolt/test/hole"), "--ckpt_path", str(trained.checkpoint)]
+    anomalib("predict", *trained.flags, *data, results=tmp_path)
+    assert len(list(tmp_path.rglob("*.png"))) == 4
+
+
+@pytest.mark.parametrize("input_size", [None, "[64,64]"])
+def test_exported_onnx_is_equal(trained: Trained, tmp_path: Path, input_size: str | None) -> None:
+    flags = [*trained.flags, "--export_type", "onnx", "--ckpt_path", str(trained.checkpoint)]
+    flags += ["--input_size", input_size] if input_size else []
+    anomalib("export", *flags, "--export_root", str(tmp_path), results=tmp_path)
+    (path,) = tmp_path.rglob("*.onnx")
+    session = onnxruntime.InferenceSession(path)
+    expected = outputs(trained.model, images()[:1])
+    names = [output.name for output in session.get_outputs()]
+    for name, value in zip(names, session.run(None, {"input": images()[:1].numpy()}), strict=True):
+        np.testing.assert_allclose(value, expected[name], atol=1e-4)
+
+
+def test_exported_torch_is_equal(trained: Trained, tmp_path: Path) -> None:
+    path = trained.model.to_torch(tmp_path)
+    loaded = torch.load(path, weights_only=False)["model"]
+    expected = outputs(trained.model, images())
+    for key, value in outputs(loaded, images()).items():
+        np.testing.assert_array_equal(value, expected[key])
+
+
+def test_half_precision_is_finite(mvtec_root: Path, tmp_path: Path) -> None:
+    for name in MODELS:
+        flags = [*model_flags(name), *few_shot(mvtec_root), "--trainer.precision", "bf16-mixed"]
+        assert np.isfinite(metrics(anomalib("train", *flags, results=tmp_path))["image_AUROC"])
+
+
+def test_optimizer_of_the_command_line_is_taken(mvtec_root: Path, tmp_path: Path) -> None:
+    for name in MODELS:
+        flags = [*model_flags(name), *few_shot(mvtec_root), "--optimizer", "SGD", "--optimizer.lr", "0.125"]
+        (optimizer,) = anomalib("fit", *flags, results=tmp_path).engine.trainer.optimizers
+        assert type(getattr(optimizer, "optimizer", optimizer)) is torch.optim.SGD
+        assert optimizer.param_groups[0]["lr"] == 0.125
+
+
+@pytest.mark.parametrize("path", MODEL_FILES, ids=lambda path: path.stem)
+def test_model_file(path: Path, mvtec_root: Path, tmp_path: Path) -> None:
+    flags = ["--model", str(path), *few_shot(mvtec_root)]
+    if "resnet" in path.stem:  # there are no weights without a network
+        flags += ["--model.pre_trained", "false"]
+    if yaml.safe_load(path.read_text(encoding="utf-8"))["init_args"].get("num_steps", 1) > 0 and "coft" in path.stem:
+        flags += ["--model.num_steps", "2"]
+    assert np.isfinite(metrics(anomalib("train", *flags, results=tmp_path))["image_AUROC"])
+
+
+@pytest.mark.parametrize("name", ["few_shot_mvtec", "few_shot_folder"])
+def test_data_file(name: str, mvtec_root: Path, tmp_path: Path) -> None:
+    source: dict[str, Any] = {"root": mvtec_root, "category": "bolt"}
+    if name == "few_shot_folder":
+        folders = {"normal_dir": "train/good", "normal_test_dir": "test/good", "abnormal_dir": "test/hole"}
+        source = {"root": mvtec_root / "bolt", **folders}
+    source["num_workers"] = 0
+    overrides = [part for key, value in source.items() for part in (f"--data.source.{key}", str(value))]
+    flags = [*model_flags("CoftAD"), "--data", str(CONFIGS / "data" / f"{name}.yaml"), *overrides]
+    assert np.isfinite(metrics(anomalib("train", *flags, results=tmp_path))["image_AUROC"])
+
+
+def test_every_file_is_tested() -> None:
+    tested = {*MODEL_FILES, CONFIGS / "quickstart.yaml", *(CONFIGS / f"data/few_shot_{n}.yaml" for n in ("mvtec", "folder"))}
+    assert set(CONFIGS.rglob("*.yaml")) == tested
+
+
+def test_quickstart(tmp_path: Path) -> None:
+    """The real data and the real weights, with fewer steps and images."""
+    small = ["--model.num_steps", "2", "--data.source.num_test", "20"]
+    cli = anomalib("train", "--config", str(CONFIGS / "quickstart.yaml"), *small, results=tmp_path)
+    assert metrics(cli)["image_AUROC"] > 0.6
+
+
+def test_benchmark_of_anomalib(mvtec_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its grid reaches into the nested source, and every job gets its own category."""
+    source = {"class_path": "MVTecAD", "init_args": {"root": str(mvtec_root), "num_workers": 0}}
+    source["init_args"]["category"] = {"grid": ["bolt", "cloth"]}
+    arguments = {key: value for key, value in SMALL["CoftAD"].items() if key != "pre_trained"} | {"pre_trained": False}
+    config = {
+        "accelerator": "cpu",
+        "benchmark": {
+            "seed": 0,
+            "model": {"class_path": "CoftAD", "init_args": arguments | {"visualizer": False}},
+            "data": {"class_path": "FewShot", "init_args": {"k_shot": 2, "source": source}},
+        },
+    }
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    AnomalibCLI(["benchmark", "--config", "grid.yaml"])
+    (table,) = tmp_path.glob("runs/benchmark/*/results.csv")
+    rows = table.read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 3
+    assert "image_AUROC" in rows[0]

@@ -1,0 +1,190 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The datamodule that keeps k normal images, and its manifest."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from anomalib.data import AnomalibDataModule, Folder, MVTecAD, get_datamodule
+from anomalib.data.utils import ValSplitMode
+from lightning.pytorch import seed_everything
+
+from anomalib_fewshot.data import FewShot
+from anomalib_fewshot.data.manifest import SupportManifest
+
+
+def bolt(root: Path, **arguments) -> MVTecAD:
+    return MVTecAD(root, "bolt", num_workers=0, **arguments)
+
+
+def support_of(datamodule: AnomalibDataModule) -> list[str]:
+    datamodule.setup()
+    return sorted(Path(path).name for path in datamodule.train_data.samples.image_path)
+
+
+@pytest.fixture
+def copied_root(mvtec_root: Path, tmp_path: Path) -> Path:
+    shutil.copytree(mvtec_root, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def test_keeps_k_normal_images_and_nothing_else_changes(mvtec_root: Path) -> None:
+    source = bolt(mvtec_root)
+    datamodule = FewShot(source, k_shot=3)
+    assert len(support_of(datamodule)) == 3
+    assert (len(datamodule.val_data), len(datamodule.test_data)) == (8, 8)
+    assert (datamodule.name, datamodule.category, datamodule.task) == ("MVTecAD", "bolt", source.task)
+    batch = next(iter(datamodule.train_dataloader()))
+    assert batch.image.shape == (3, 3, 64, 64)
+    assert not batch.gt_label.any()
+
+
+def test_same_answer_at_every_setup_and_under_every_global_seed(mvtec_root: Path) -> None:
+    datamodule = FewShot(bolt(mvtec_root), seed=3)
+    first = support_of(datamodule)
+    seed_everything(99)
+    assert support_of(datamodule) == first
+    assert support_of(FewShot(bolt(mvtec_root), seed=3)) == first
+    assert support_of(FewShot(bolt(mvtec_root), seed=4)) != first
+
+
+def test_order_of_the_batches_ignores_the_global_seed(mvtec_root: Path) -> None:
+    orders = []
+    for seed in (1, 2):
+        seed_everything(seed)
+        datamodule = FewShot(bolt(mvtec_root, train_batch_size=2), k_shot=8)
+        datamodule.setup()
+        orders.append([path for batch in datamodule.train_dataloader() for path in batch.image_path])
+    assert orders[0] == orders[1]
+
+
+def test_where_the_data_lies_does_not_matter(mvtec_root: Path, copied_root: Path) -> None:
+    assert support_of(FewShot(bolt(copied_root))) == support_of(FewShot(bolt(mvtec_root)))
+
+
+@pytest.mark.parametrize("mode", [ValSplitMode.FROM_TRAIN, ValSplitMode.SYNTHETIC])
+def test_validation_from_training_images_holds_no_support(mvtec_root: Path, mode: ValSplitMode) -> None:
+    for seed in range(5):
+        datamodule = FewShot(bolt(mvtec_root, val_split_mode=mode), k_shot=5, seed=seed)
+        support = support_of(datamodule)
+        validated = {Path(path).read_bytes() for path in datamodule.val_data.samples.image_path}
+        assert len(support) == 5
+        assert not any((mvtec_root / "bolt/train/good" / name).read_bytes() in validated for name in support)
+
+
+def test_split_of_the_source_is_the_same_for_every_seed(mvtec_root: Path) -> None:
+    """anomalib splits at random where a source has no seed: the test images would differ from run to run."""
+    tested = []
+    for seed in (0, 1):
+        datamodule = FewShot(bolt(mvtec_root, val_split_mode=ValSplitMode.FROM_TEST), seed=seed)
+        datamodule.setup()
+        tested.append(list(datamodule.test_data.samples.image_path))
+    assert tested[0] == tested[1]
+
+
+def test_nested_dictionary_as_anomalib_hands_it_over(mvtec_root: Path) -> None:
+    source = {"class_path": "anomalib.data.MVTecAD", "init_args": {"root": str(mvtec_root), "category": "bolt"}}
+    arguments = {"source": source, "k_shot": 2, "support": ["001.png", "004.png"]}
+    datamodule = get_datamodule({"class_path": "FewShot", "init_args": arguments})
+    assert support_of(datamodule) == ["001.png", "004.png"]
+
+
+def test_folder_of_good_images_alone(mvtec_root: Path) -> None:
+    source = Folder("part", "train/good", mvtec_root / "bolt", val_split_mode="none", test_split_mode="none")
+    datamodule = FewShot(source, k_shot=2)
+    assert len(support_of(datamodule)) == 2
+    assert datamodule.val_dataloader() == []
+
+
+def test_manifest_gives_the_support_again(mvtec_root: Path, copied_root: Path, tmp_path: Path) -> None:
+    datamodule = FewShot(bolt(mvtec_root), k_shot=2, seed=7)
+    first = support_of(datamodule)
+    datamodule.manifest.write(tmp_path / "support.json")
+    content = json.loads((tmp_path / "support.json").read_text(encoding="utf-8"))
+    assert {key: content[key] for key in ("version", "dataset", "category", "k_shot", "seed")} == {
+        "version": 1, "dataset": "MVTecAD", "category": "bolt", "k_shot": 2, "seed": 7,
+    }  # fmt: skip
+    again = FewShot(bolt(copied_root), k_shot=5, seed=1, support=str(tmp_path / "support.json"))
+    assert support_of(again) == first
+    assert again.manifest.seed is None
+
+
+def test_changed_image_is_refused(copied_root: Path, tmp_path: Path) -> None:
+    datamodule = FewShot(bolt(copied_root), k_shot=1)
+    (name,) = support_of(datamodule)
+    datamodule.manifest.write(tmp_path / "support.json")
+    shutil.copy(copied_root / "cloth/train/good" / name, copied_root / "bolt/train/good" / name)
+    with pytest.raises(ValueError, match=rf"must name images that have not changed.*{name}"):
+        FewShot(bolt(copied_root), support=tmp_path / "support.json").setup()
+
+
+def test_manifest_of_another_category_is_refused(mvtec_root: Path, tmp_path: Path) -> None:
+    SupportManifest("MVTecAD", "cloth", 1, 0, {"000.png": ""}).write(tmp_path / "support.json")
+    with pytest.raises(ValueError, match="must be a manifest of MVTecAD bolt, got .* of MVTecAD cloth"):
+        FewShot(bolt(mvtec_root), support=tmp_path / "support.json").setup()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "is none"), ("[]", "is none"), ("{}", "is none"), ('{"version": 2}', "version 1, got version 2")],
+)
+def test_files_that_are_no_manifests(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "support.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        SupportManifest.read(tmp_path / "support.json")
+
+
+def test_manifest_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="must be a manifest or a list of file names"):
+        SupportManifest.read(tmp_path / "support.json")
+
+
+@pytest.mark.parametrize(
+    ("support", "message"),
+    [
+        (["999.png"], "'999.png', which is none of them"),
+        (["hole/000.png"], "'hole/000.png', which is an anomalous image of the test data"),
+        (["test/good/000.png"], "'test/good/000.png', which is a normal image of the test data"),
+    ],
+)
+def test_support_that_is_not_of_normal_training_images(mvtec_root: Path, support: Sequence[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FewShot(bolt(mvtec_root), support=support).setup()
+
+
+def test_more_shots_than_images(mvtec_root: Path) -> None:
+    with pytest.raises(ValueError, match="got 11, but MVTecAD bolt has 10"):
+        FewShot(bolt(mvtec_root), k_shot=11).setup()
+
+
+def test_arguments_that_are_wrong_at_once(mvtec_root: Path) -> None:
+    with pytest.raises(ValueError, match="`k_shot` must be at least 1, got 0"):
+        FewShot(bolt(mvtec_root), k_shot=0)
+    with pytest.raises(TypeError, match="`source` must be an anomalib datamodule .* got str"):
+        FewShot("MVTecAD")
+
+
+def test_category_that_does_not_exist_is_not_downloaded(mvtec_root: Path) -> None:
+    with pytest.raises(ValueError, match=r"got 'nut'\. There are \['bolt', 'cloth'\]"):
+        FewShot(MVTecAD(mvtec_root, "nut")).prepare_data()
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
+def test_image_that_cannot_be_read(copied_root: Path, content: bytes) -> None:
+    (copied_root / "bolt/train/good/004.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"004\.png cannot be read .* Replace it"):
+        FewShot(bolt(copied_root), support=["004.png"]).setup()
+
+
+def test_grey_and_coloured_images_have_three_channels(mvtec_root: Path) -> None:
+    for category in ("bolt", "cloth"):
+        datamodule = FewShot(MVTecAD(mvtec_root, category), k_shot=1)
+        datamodule.setup()
+        image = datamodule.train_data[0].image
+        assert image.shape == (3, 64, 64)
+        assert image.dtype == torch.float32

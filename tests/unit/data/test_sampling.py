@@ -1,0 +1,78 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Which images are the support."""
+
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+
+from anomalib_fewshot.data.sampling import choose_support, match_support
+
+PATHS = [f"{number:03}.png" for number in range(20)]
+
+
+def choose(k_shot: int, paths: list[str] = PATHS, *, category: str = "bolt", seed: int = 0) -> list[str]:
+    return choose_support(paths, k_shot, dataset="MVTecAD", category=category, seed=seed)
+
+
+def test_choice_is_what_it_always_was() -> None:
+    """A change of these names breaks every comparison with earlier results."""
+    assert choose(4) == ["013.png", "003.png", "014.png", "008.png"]
+
+
+def test_choice_ignores_the_order_of_the_paths() -> None:
+    assert choose(5, PATHS[::-1]) == choose(5)
+
+
+def test_choice_is_nested_without_replacement() -> None:
+    choices = [choose(k) for k in range(1, len(PATHS) + 1)]
+    assert all(larger[: len(smaller)] == smaller for smaller, larger in pairwise(choices))
+    assert sorted(choices[-1]) == PATHS
+
+
+def test_choice_depends_on_each_part_of_the_key() -> None:
+    others = [choose(5, seed=1), choose(5, category="cloth"), choose_support(PATHS, 5, dataset="X", category="bolt", seed=0)]
+    assert all(other != choose(5) for other in others)
+
+
+def test_choice_is_uniform() -> None:
+    """Each of 20 images is in 2000 choices of 5 about 500 times: five standard deviations are 97."""
+    counts = Counter(path for seed in range(2000) for path in choose(5, seed=seed))
+    assert set(counts) == set(PATHS)
+    assert all(abs(count - 500) < 97 for count in counts.values())
+
+
+@pytest.mark.parametrize("k_shot", [0, -1])
+def test_too_few(k_shot: int) -> None:
+    with pytest.raises(ValueError, match=f"`k_shot` must be at least 1, got {k_shot}"):
+        choose(k_shot)
+
+
+def test_too_many() -> None:
+    with pytest.raises(ValueError, match=r"got 21, but MVTecAD bolt has 20\. Lower `k_shot` or add images"):
+        choose(21)
+
+
+def test_names_match_the_ends_of_paths() -> None:
+    paths = ["/data/a/0.png", "/data/b/0.png", "/data/b/10.png"]
+    assert match_support(["10.png", "a/0.png"], paths) == [paths[2], paths[0]]
+    assert match_support([paths[1]], paths) == [paths[1]]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "at least one image"),
+        (["1.png"], "got '1.png', which is none of them"),
+        (["0.png"], "which is 2 of them: name its folder too"),
+        (["a/0.png", "/data/a/0.png"], "must not name an image twice"),
+        (["hole/3.png"], "got 'hole/3.png', which is an anomalous image of the test data"),
+        ([""], "got '', which is none of them"),
+    ],
+)
+def test_names_that_do_not_match(names: list[str], message: str) -> None:
+    others = {"/data/test/hole/3.png": "an anomalous image of the test data"}
+    with pytest.raises(ValueError, match=message):
+        match_support(names, ["/data/a/0.png", "/data/b/0.png"], others)

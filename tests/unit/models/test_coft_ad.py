@@ -1,0 +1,205 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""CoftAD's models, on small untrained backbones."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from anomalib.engine import Engine
+from anomalib.data import MVTecAD
+from lightning.pytorch import seed_everything
+
+from anomalib_fewshot import CoftAD, FewShot
+from anomalib_fewshot.models.coft_ad.torch_model import CoftADModel
+
+
+def small(**arguments) -> CoftAD:
+    settings = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "num_steps": 2, "num_views": 2}
+    return CoftAD(**settings | arguments, visualizer=False)
+
+
+def torch_model(image_score: str = "map", image_size: tuple[int, int] = (64, 96), name: str = "resnet10t") -> CoftADModel:
+    return CoftADModel(name, None, False, None, image_size, 0.01, image_score).eval()
+
+
+def images(count: int = 3, size: tuple[int, int] = (64, 96)) -> torch.Tensor:
+    return torch.rand(count, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def train(model: CoftAD, root: Path, results: Path, category: str = "bolt", k_shot: int = 2) -> tuple[Engine, FewShot]:
+    engine = Engine(default_root_dir=results, enable_progress_bar=False)
+    datamodule = FewShot(MVTecAD(root, category, num_workers=0), k_shot=k_shot)
+    engine.fit(model, datamodule=datamodule)
+    return engine, datamodule
+
+
+def scores(model: CoftAD, size: int = 64) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval().model(images(4, (size, size))).pred_score
+
+
+@pytest.mark.parametrize("image_score", ["embedding", "map", "mean"])
+def test_shapes_and_scores(image_score: str) -> None:
+    model = torch_model(image_score)
+    model.fit(*model.moments(images()))
+    with torch.no_grad():
+        result = model(images())
+        image, position = model.unit_embeddings(images())
+    assert result.pred_score.shape == (3,)
+    assert result.anomaly_map.shape == (3, 1, 64, 96)
+    assert position.shape[:3] == (3, 8, 12)
+    torch.testing.assert_close(image.norm(dim=-1), torch.ones(3))
+    distance = model.image_density(image)
+    highest = model.position_density(position).flatten(1).max(1).values  # 1 % of 96 positions is one
+    expected = {
+        "embedding": distance,
+        "map": highest,
+        "mean": (distance / image.shape[-1] ** 0.5 + highest / position.shape[-1] ** 0.5) / 2,
+    }
+    torch.testing.assert_close(result.pred_score, expected[image_score])
+
+
+def test_vit_positions() -> None:
+    model = torch_model(image_size=(64, 64), name="vit_tiny_patch16_224")
+    model.fit(*model.moments(images(size=(64, 64))))
+    with torch.no_grad():
+        assert model(images(size=(64, 64))).anomaly_map.shape == (3, 1, 64, 64)
+
+
+def test_heads_have_a_gradient_and_take_a_single_image() -> None:
+    model = torch_model().train()
+    projection, prediction = model.project(model.embed(images(1)))
+    (projection.sum() + prediction.sum()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_anomaly_is_where_the_map_is_high() -> None:
+    """Stripes are normal; a black square is not: with any weights, the highest point of the map lies on it."""
+    stripes = torch.sin(torch.arange(96) / 3).expand(4, 3, 96, 96) + 0.05 * images(4, (96, 96))
+    model = torch_model(image_size=(96, 96))
+    model.fit(*model.moments(stripes))
+    defect = stripes[:1].clone()
+    defect[..., 32:64, 40:72] = -1
+    with torch.no_grad():
+        result, normal = model(defect), model(stripes[:1])
+    top, left = divmod(int(result.anomaly_map.argmax()), 96)
+    assert 24 <= top < 72
+    assert 32 <= left < 80
+    assert result.pred_score > 2 * normal.pred_score
+
+
+@pytest.mark.parametrize("k_shot", [1, 2, 4, 8])
+@pytest.mark.parametrize("category", ["bolt", "cloth"])
+def test_finite_and_deterministic(mvtec_root: Path, tmp_path: Path, k_shot: int, category: str) -> None:
+    results = []
+    for seed in (1, 2):
+        seed_everything(seed)
+        model = small(negative_weight=0.5)
+        train(model, mvtec_root, tmp_path, category, k_shot)
+        results.append(scores(model))
+    assert results[0].isfinite().all()
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+
+
+def test_another_seed_gives_other_scores(mvtec_root: Path, tmp_path: Path) -> None:
+    models = [small(seed=seed, num_steps=1) for seed in (0, 1)]
+    for model in models:
+        train(model, mvtec_root, tmp_path)
+    assert not torch.allclose(scores(models[0]), scores(models[1]))
+
+
+def test_training_takes_the_steps_asked_for_and_changes_the_backbone(mvtec_root: Path, tmp_path: Path) -> None:
+    model = small(num_steps=3)
+    before = model.model.backbone.features.layer4[0].conv1.weight.clone()
+    engine, _ = train(model, mvtec_root, tmp_path)
+    assert engine.trainer.global_step == 3
+    assert not torch.equal(model.model.backbone.features.layer4[0].conv1.weight, before)
+    assert 0 < float(engine.trainer.callback_metrics["spread"]) <= 1
+
+
+def test_same_number_of_steps_without_few_shot(mvtec_root: Path, tmp_path: Path) -> None:
+    model = small(num_steps=3)
+    engine = Engine(default_root_dir=tmp_path, enable_progress_bar=False)
+    engine.fit(model, datamodule=MVTecAD(mvtec_root, "bolt", train_batch_size=4, num_workers=0))
+    assert engine.trainer.global_step == 3
+    assert scores(model).isfinite().all()
+
+
+def test_no_fine_tuning_leaves_the_backbone_as_it_is(mvtec_root: Path, tmp_path: Path) -> None:
+    model = small(num_steps=0)
+    before = {key: value.clone() for key, value in model.model.backbone.state_dict().items()}
+    train(model, mvtec_root, tmp_path)
+    assert all(torch.equal(value, before[key]) for key, value in model.model.backbone.state_dict().items())
+    assert scores(model).isfinite().all()
+
+
+def test_loss_of_a_fixed_batch_falls() -> None:
+    model = small(num_steps=1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(15):
+        embeddings = model.model.embed(images(4, (64, 64))), model.model.embed(images(4, (64, 64)).flip(-1))
+        (one, first), (two, second) = (model.model.project(embedding) for embedding in embeddings)
+        loss = model.loss((first, second), (one, two))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.3
+
+
+def test_checkpoint_gives_equal_scores_and_needs_no_other_weights(mvtec_root: Path, tmp_path: Path) -> None:
+    model = CoftAD(image_size=64, num_steps=1, num_views=2, visualizer=False)
+    engine, _ = train(model, mvtec_root, tmp_path)
+    path = engine.trainer.checkpoint_callback.best_model_path
+    loaded = CoftAD.load_from_checkpoint(path)  # weights_only=True is anomalib's default
+    assert loaded.hparams["pre_trained"] is False
+    torch.testing.assert_close(scores(loaded), scores(model), rtol=0, atol=0)
+    torch.testing.assert_close(
+        loaded.pre_processor(images(1, (70, 80))), model.pre_processor(images(1, (70, 80))), rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize("num_steps", [0, 2])
+def test_checkpoint_is_fitted_where_there_is_no_validation(mvtec_root: Path, tmp_path: Path, num_steps: int) -> None:
+    engine = Engine(default_root_dir=tmp_path, enable_progress_bar=False)
+    source = MVTecAD(mvtec_root, "bolt", val_split_mode="none", num_workers=0)
+    model = small(num_steps=num_steps)
+    engine.fit(model, datamodule=FewShot(source, k_shot=2))
+    (path,) = Path(engine.trainer.default_root_dir).rglob("*.ckpt")
+    loaded = CoftAD.load_from_checkpoint(path)
+    assert loaded.is_fitted
+    torch.testing.assert_close(scores(loaded), scores(model), rtol=0, atol=0)
+
+
+def test_second_fit_forgets_the_first(mvtec_root: Path, tmp_path: Path) -> None:
+    model = small(num_steps=0)
+    train(model, mvtec_root, tmp_path, "cloth")
+    train(model, mvtec_root, tmp_path, "bolt")
+    other = small(num_steps=0)
+    train(other, mvtec_root, tmp_path, "bolt")
+    torch.testing.assert_close(scores(model), scores(other), rtol=0, atol=0)
+
+
+def test_scoring_before_training(mvtec_root: Path, tmp_path: Path) -> None:
+    engine = Engine(default_root_dir=tmp_path, enable_progress_bar=False)
+    with pytest.raises(RuntimeError, match="must be trained before it scores"):
+        engine.test(small(), datamodule=FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_steps": -1}, "`num_steps` must be at least 0, got -1"),
+        ({"num_views": 0}, "`num_views` must be at least 1, got 0"),
+        ({"image_score": "max"}, "`image_score` must be one of .* got 'max'"),
+        ({"image_size": 8}, "`image_size` must be at least 32, got 8"),
+        ({"backbone": "resnet"}, "`backbone` must be the name of a timm model, got 'resnet'"),
+        ({"augmentation": "weak"}, "`augmentation` must be one of"),
+    ],
+)
+def test_wrong_arguments(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small(**arguments)

@@ -1,0 +1,79 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The density, against scikit-learn and against values in closed form."""
+
+import pytest
+import torch
+from sklearn.covariance import empirical_covariance, oas
+
+from anomalib_fewshot.models.components import Gaussian, Moments
+from anomalib_fewshot.models.components.gaussian import oas_covariance
+
+
+def embeddings(count: int, dim: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(count, dim, generator=generator, dtype=torch.float64) * torch.arange(1, dim + 1) + 3
+
+
+@pytest.mark.parametrize(("count", "dim"), [(3, 8), (40, 8), (1, 4)])
+def test_covariance_is_that_of_scikit_learn(count: int, dim: int) -> None:
+    rows = embeddings(count, dim)
+    expected = torch.from_numpy(oas(rows.numpy())[0]) if count > 1 else torch.zeros(dim, dim, dtype=torch.float64)
+    torch.testing.assert_close(oas_covariance(Moments.of(rows)), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_moments_add_up() -> None:
+    rows = embeddings(30, 5)
+    whole = Moments.of(rows)
+    parts = Moments.of(rows[:7]).plus(Moments.of(rows[7:].reshape(23, 1, 5)))
+    for mine, theirs in zip(whole, parts, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_distance_is_the_mahalanobis_distance() -> None:
+    rows = embeddings(500, 3)
+    gaussian = Gaussian(3, floor=1e-9)
+    gaussian.fit(Moments.of(rows))
+    covariance = oas_covariance(Moments.of(rows))
+    queries = embeddings(6, 3).float().reshape(2, 3, 3)
+    delta = queries.double() - rows.mean(0)
+    expected = torch.einsum("...i,ij,...j->...", delta, torch.linalg.inv(covariance), delta).sqrt()
+    torch.testing.assert_close(gaussian(queries), expected.float(), rtol=1e-4, atol=1e-4)
+
+
+def test_floor_is_a_fraction_of_the_mean_variance() -> None:
+    """Variance 4 along one of two axes: a floor of 0.5 adds 0.5 * (4 + 0) / 2 to each."""
+    rows = torch.tensor([[2.0, 0.0], [-2.0, 0.0]]).repeat(5000, 1)
+    gaussian = Gaussian(2, floor=0.5)
+    gaussian.fit(Moments.of(rows))
+    torch.testing.assert_close(gaussian(torch.eye(2)), torch.tensor([5.0, 1.0]).rsqrt(), rtol=1e-3, atol=1e-3)
+
+
+def test_distance_does_not_depend_on_scale_and_offset() -> None:
+    rows = embeddings(50, 4)
+    first, second = Gaussian(4, 0.01), Gaussian(4, 0.01)
+    first.fit(Moments.of(rows))
+    second.fit(Moments.of(10 * rows + 5))
+    torch.testing.assert_close(first(rows.float()), second(10 * rows.float() + 5), rtol=1e-4, atol=1e-4)
+
+
+def test_single_embedding_is_finite_and_at_distance_zero() -> None:
+    row = torch.ones(1, 4) / 2
+    gaussian = Gaussian(4, 0.01)
+    gaussian.fit(Moments.of(row))
+    distances = gaussian(torch.stack([row[0], -row[0]]))
+    assert distances[0] == 0
+    assert torch.isfinite(distances).all()
+    assert distances[1] > 0
+
+
+def test_shrinkage_vanishes_with_many_embeddings() -> None:
+    rows = embeddings(20000, 3)
+    expected = torch.from_numpy(empirical_covariance(rows.numpy()))
+    torch.testing.assert_close(oas_covariance(Moments.of(rows)), expected, rtol=1e-2, atol=1e-2)
+
+
+def test_floor_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="`floor` must be above 0, got 0"):
+        Gaussian(4, 0)

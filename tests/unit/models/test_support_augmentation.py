@@ -1,0 +1,82 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Views of support images, and anomalies made from them."""
+
+import pytest
+import torch
+
+from anomalib_fewshot.models.components import SupportAugmentation, cut_paste
+
+HALF = [0.5] * 3
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images() -> torch.Tensor:
+    return torch.rand(3, 3, 32, 48, generator=generator(9)) * 2 - 1
+
+
+@pytest.mark.parametrize("strength", ["mild", "strong"])
+def test_the_generator_alone_decides_the_views(strength: str) -> None:
+    augmentation = SupportAugmentation(strength, HALF, HALF)
+    torch.manual_seed(1)
+    first = augmentation(images(), generator())
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    torch.testing.assert_close(augmentation(images(), generator()), first, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(augmentation(images(), generator(1)), first)
+
+
+def test_every_image_has_a_view_of_its_own() -> None:
+    same = images()[:1].repeat(4, 1, 1, 1)
+    views = SupportAugmentation("mild", HALF, HALF)(same, generator())
+    assert all(not torch.equal(views[0], view) for view in views[1:])
+
+
+def test_mild_stays_close_and_strong_does_not() -> None:
+    smooth = torch.linspace(-0.8, 0.8, 48).expand(3, 3, 32, 48)
+    far = {
+        strength: (SupportAugmentation(strength, HALF, HALF)(smooth, generator()) - smooth).abs().mean()
+        for strength in ("none", "mild", "strong")
+    }
+    assert far["none"] == 0
+    assert 0 < far["mild"] < 0.15 < far["strong"]
+
+
+def test_normalisation_is_undone_and_done_again() -> None:
+    """An image that is grey all over stays so nearly, whatever it is normalised with."""
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    grey = ((0.5 - torch.tensor(mean)) / torch.tensor(std)).view(1, 3, 1, 1).expand(1, 3, 32, 32)
+    view = SupportAugmentation("mild", mean, std)(grey, generator())
+    back = view * torch.tensor(std).view(1, 3, 1, 1) + torch.tensor(mean).view(1, 3, 1, 1)
+    assert (back - 0.5).abs().max() < 0.08
+
+
+def test_unknown_strength() -> None:
+    with pytest.raises(ValueError, match=r"must be one of \['mild', 'none', 'strong'\], got 'weak'"):
+        SupportAugmentation("weak", HALF, HALF)
+
+
+def test_cut_paste_changes_what_the_mask_says_and_nothing_else() -> None:
+    clean = images()
+    anomalous, mask = cut_paste(clean, generator())
+    assert mask.shape == (3, 32, 48)
+    outside = ~mask[:, None].expand_as(clean)
+    assert torch.equal(anomalous[outside], clean[outside])
+    assert torch.equal(clean, images())
+    for image, result, pasted in zip(clean, anomalous, mask, strict=True):
+        assert 0.01 < pasted.float().mean() < 0.17
+        rows, columns = pasted.any(1).nonzero().flatten(), pasted.any(0).nonzero().flatten()
+        patch = result[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert patch[0].numel() == pasted.sum()
+        windows = image.unfold(1, patch.shape[1], 1).unfold(2, patch.shape[2], 1)  # (C, y, x, h, w)
+        assert (windows == patch[:, None, None]).all((0, 3, 4)).any()  # it is a piece of the image
+
+
+def test_cut_paste_follows_the_generator() -> None:
+    assert torch.equal(cut_paste(images(), generator())[0], cut_paste(images(), generator())[0])
+    assert not torch.equal(cut_paste(images(), generator())[1], cut_paste(images(), generator(1))[1])

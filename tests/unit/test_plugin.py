@@ -1,0 +1,160 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The start-up hook, and the entry points of any installed package."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import anomalib.data
+import anomalib.models
+import pytest
+from anomalib.cli import pipelines
+
+import anomalib_fewshot
+from anomalib_fewshot import plugin
+
+ROOT = Path(anomalib_fewshot.__file__).parents[1]
+
+THIRD_PARTY = """
+from anomalib.data import MVTecAD
+from anomalib.pipelines import Benchmark
+
+class OtherData(MVTecAD): ...
+class OtherPipeline(Benchmark):
+    "Another pipeline."
+class OtherModel: ...
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Return a function that installs a package with these entry points. anomalib forgets them afterwards."""
+    hosts = (vars(anomalib.models), vars(anomalib.data), pipelines.PIPELINE_REGISTRY)
+    saved = [dict(host) for host in hosts]
+    listed = [list(anomalib.models.__all__), list(anomalib.data.__all__), set(anomalib.models.ALLOWED_MODULES)]
+
+    def create(entry_points: str) -> None:
+        info = tmp_path / "third_party-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Name: third-party\nVersion: 1.0\n", encoding="utf-8")
+        (info / "entry_points.txt").write_text(entry_points, encoding="utf-8")
+        (tmp_path / "third_party.py").write_text(THIRD_PARTY, encoding="utf-8")
+        monkeypatch.syspath_prepend(tmp_path)
+
+    yield create
+    for host, content in zip(hosts, saved, strict=True):
+        for name in set(host) - set(content):
+            del host[name]
+        host.update(content)
+    anomalib.models.__all__[:], anomalib.data.__all__[:] = listed[:2]
+    anomalib.models.ALLOWED_MODULES.intersection_update(listed[2])
+    sys.modules.pop("third_party", None)
+
+
+def test_any_installed_package_takes_part(install: Callable[[str], None]) -> None:
+    install("""
+        [anomalib.models]
+        OtherModel = third_party:OtherModel
+        [anomalib.data]
+        OtherData = third_party:OtherData
+        [anomalib.pipelines]
+        other = third_party:OtherPipeline
+    """)
+    plugin.register()
+    assert anomalib.data.get_datamodule({"class_path": "OtherData"}).name == "OtherData"
+    assert type(anomalib.models.get_model({"class_path": "OtherModel"})).__module__ == "third_party"
+    assert type(anomalib.models.get_model({"class_path": "third_party.OtherModel"})).__name__ == "OtherModel"
+    assert pipelines.pipeline_subcommands()["other"] == {"description": "Another pipeline."}
+    assert "OtherModel" in anomalib.models.__all__
+
+
+def test_registering_again_changes_nothing(recwarn: pytest.WarningsRecorder) -> None:
+    before = list(anomalib.models.__all__)
+    plugin.register()
+    assert anomalib.models.__all__ == before
+    assert not recwarn
+
+
+@pytest.mark.parametrize("value", ["third_party:Missing", "no_such_module:Model"])
+def test_broken_package_gives_one_warning_that_names_it(install: Callable[[str], None], value: str) -> None:
+    install(f"[anomalib.models]\nBroken = {value}")
+    with pytest.warns(UserWarning, match="`Broken` of the package `third-party` cannot be loaded") as caught:
+        plugin.register("anomalib.models")
+    assert len(caught) == 1
+    assert not hasattr(anomalib.models, "Broken")
+
+
+@pytest.mark.parametrize("name", ["Padim", "CoftAD", "logger"])
+def test_name_that_anomalib_has_is_not_overwritten(install: Callable[[str], None], name: str) -> None:
+    install(f"[anomalib.models]\n{name} = third_party:OtherModel")
+    before = getattr(anomalib.models, name)
+    with pytest.warns(UserWarning, match=f"already knows a `{name}`: the one of the package `third-party`"):
+        plugin.register("anomalib.models")
+    assert getattr(anomalib.models, name) is before
+
+
+def test_unknown_group() -> None:
+    with pytest.raises(ValueError, match="`group` must be one of .* got 'anomalib.metrics'"):
+        plugin.register("anomalib.metrics")
+
+
+def run(code: str, **environment: str) -> str:
+    """Return what a fresh interpreter prints, into which the start-up files are read as from site-packages."""
+    start = f"import site; site.addsitedir({str(ROOT / 'anomalib_fewshot' / 'startup')!r})\n"
+    command = [sys.executable, "-W", "ignore::FutureWarning", "-c", start + code]
+    finished = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=ROOT, env=os.environ | environment
+    )
+    assert not finished.stderr
+    return finished.stdout
+
+
+def test_hook_imports_nothing_where_anomalib_is_not_used() -> None:
+    """Two small files of this package, and not one module beyond them."""
+    code = "import sys; print(*sorted(set(sys.modules) - before))"
+    start = "import site, sys; before = set(sys.modules); "
+    loaded = run(start + f"site.addsitedir({str(ROOT / 'anomalib_fewshot' / 'startup')!r}); " + code)
+    assert set(loaded.split()) <= {"anomalib_fewshot", "anomalib_fewshot._autoload"}
+
+
+def test_names_are_known_whatever_is_imported_first() -> None:
+    code = """
+from anomalib_fewshot.models.coft_ad.lightning_model import CoftAD
+from anomalib.models import get_model, list_models
+from anomalib.data import get_datamodule
+for name in ("coft_ad", {"class_path": "CoftAD"}, {"class_path": "anomalib_fewshot.models.CoftAD"}):
+    print(type(get_model(name, pre_trained=False)) is CoftAD)
+print("coft_a_d" in list_models(), "CoftAD" in list_models("pascal"))
+print(get_datamodule({"class_path": "FewShot", "init_args": {"source": {"class_path": "ELPV"}}}).name)
+"""
+    assert run(code).split() == ["True"] * 5 + ["ELPV"]
+
+
+def test_hook_can_be_switched_off() -> None:
+    code = "import anomalib.models, anomalib.data; print(hasattr(anomalib.models, 'CoftAD'), hasattr(anomalib.data, 'ELPV'))"
+    assert run(code, ANOMALIB_FEWSHOT_AUTOLOAD="0").split() == ["False", "False"]
+
+
+def test_anomalib_is_imported_even_if_the_plugin_is_broken() -> None:
+    code = """
+import sys, warnings
+sys.modules["anomalib_fewshot.plugin"] = None  # importing it raises
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import anomalib.data
+print(sum("cannot register" in str(warning.message) for warning in caught), anomalib.data.MVTecAD.__name__)
+"""
+    assert run(code).split() == ["1", "MVTecAD"]
+
+
+def test_public_names_are_lazy() -> None:
+    code = "import sys, anomalib_fewshot; print('torch' in sys.modules, anomalib_fewshot.FewShot.__name__, *dir(anomalib_fewshot))"
+    printed = run(code, ANOMALIB_FEWSHOT_AUTOLOAD="0").split()
+    assert printed[:2] == ["False", "FewShot"]
+    assert set(anomalib_fewshot.__all__) <= set(printed)
+    with pytest.raises(AttributeError, match="has no attribute 'Missing'"):
+        _ = anomalib_fewshot.Missing

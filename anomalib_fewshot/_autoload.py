@@ -9,6 +9,8 @@ raises. ``ANOMALIB_FEWSHOT_AUTOLOAD=0`` switches it off; :func:`anomalib_fewshot
 by hand.
 """
 
+# ruff: noqa: ANN001, ANN202, ANN206  annotations would need imports
+
 import os
 import sys
 
@@ -24,7 +26,7 @@ class _PluginFinder:
     """Finder that finds nothing itself, but has a group registered after its module was executed."""
 
     @classmethod
-    def find_spec(cls, name, path=None, target=None):  # noqa: ANN001, ANN206, D102
+    def find_spec(cls, name, path=None, target=None):
         if name not in _GROUPS:
             return None
         others = (finder for finder in sys.meta_path if finder is not cls and hasattr(finder, "find_spec"))
@@ -34,10 +36,10 @@ class _PluginFinder:
         return spec
 
 
-def _register_after(loader, group):  # noqa: ANN001, ANN202
+def _register_after(loader, group):
     execute = loader.exec_module
 
-    def exec_module(module):  # noqa: ANN001, ANN202
+    def exec_module(module):
         del loader.exec_module  # the module keeps its loader: leave it as it was
         execute(module)
         try:

@@ -29,8 +29,8 @@ class FewShot(AnomalibDataModule):
     images, so these never hold a support image. A manifest, ``support.json``, is written beside the results.
 
     Args:
-        source (AnomalibDataModule | dict): Datamodule to choose from, or its ``class_path`` and ``init_args``. If it has
-            no seed of its own it gets 0, so that its splits are the same for every choice of a support.
+        source (AnomalibDataModule | dict): Datamodule to choose from, or its ``class_path`` and ``init_args``. If it
+            has no seed of its own it gets 0, so that its splits are the same for every choice of a support.
         k_shot (int): Number of images to keep. Not used where ``support`` is given. Defaults to ``4``.
         seed (int): Seed of the choice. Defaults to ``0``.
         support (str | Path | Sequence[str] | None): The images to keep instead of a choice: path of a manifest, or a
@@ -39,7 +39,7 @@ class FewShot(AnomalibDataModule):
     Raises:
         TypeError: If ``source`` is not a datamodule.
         ValueError: If ``k_shot`` is below 1. During ``setup``, if there are fewer normal images than ``k_shot``, if
-            ``support`` names an image that is not a normal training image or has changed, or if an image cannot be read.
+            ``support`` names an image that is not a normal training image or has changed, or if one cannot be read.
 
     Example:
         >>> from anomalib_fewshot import ELPV
@@ -48,6 +48,8 @@ class FewShot(AnomalibDataModule):
         >>> len(datamodule.train_data), len(datamodule.test_data)
         (2, 100)
     """
+
+    seed: int
 
     def __init__(
         self,
@@ -59,7 +61,9 @@ class FewShot(AnomalibDataModule):
         if isinstance(source, Mapping):
             source = get_datamodule(source)
         if not isinstance(source, AnomalibDataModule):
-            msg = f"`source` must be an anomalib datamodule or its class_path and init_args, got {type(source).__name__}."
+            msg = (
+                f"`source` must be an anomalib datamodule or its class_path and init_args, got {type(source).__name__}."
+            )
             raise TypeError(msg)
         if k_shot < 1:
             msg = f"`k_shot` must be at least 1, got {k_shot}."
@@ -77,7 +81,7 @@ class FewShot(AnomalibDataModule):
         self.manifest: SupportManifest | None = None
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]  # as in anomalib, over an attribute of Lightning's
         """Name of the source: results lie where they lie without this datamodule."""
         return self.source.name
 
@@ -85,6 +89,10 @@ class FewShot(AnomalibDataModule):
     def category(self) -> str:
         """Category of the source."""
         return self.source.category
+
+    @category.setter
+    def category(self, category: str) -> None:
+        self.source.category = category
 
     def prepare_data(self) -> None:
         """Let the source download its data, unless only the category is not there."""

@@ -29,18 +29,18 @@ def choose_support(paths: Sequence[str], k_shot: int, *, dataset: str, category:
 
     Example:
         >>> choose_support(["c.png", "a.png", "b.png"], 2, dataset="MVTecAD", category="bottle", seed=0)
-        ['c.png', 'a.png']
+        ['b.png', 'a.png']
     """
     if k_shot < 1:
         msg = f"`k_shot` must be at least 1, got {k_shot}."
         raise ValueError(msg)
     if k_shot > len(paths):
         msg = (
-            f"`k_shot` must be at most the number of normal training images, got {k_shot}, but {dataset} {category} has "
-            f"{len(paths)}. Lower `k_shot` or add images."
+            f"`k_shot` must be at most the number of normal training images, got {k_shot}, but {dataset} {category} "
+            f"has {len(paths)}. Lower `k_shot` or add images."
         )
         raise ValueError(msg)
-    # A string seeds the generator by its SHA-512, and `random()` is the one draw whose sequence Python promises to keep.
+    # Python promises to keep the sequence of `random()` for a seed, and of no other draw.
     generator = random.Random(f"{dataset}/{category}/{seed}")  # noqa: S311
     return sorted(sorted(paths), key=lambda _: generator.random())[:k_shot]
 

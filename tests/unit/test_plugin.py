@@ -107,7 +107,12 @@ def run(code: str, **environment: str) -> str:
     start = f"import site; site.addsitedir({str(ROOT / 'anomalib_fewshot' / 'startup')!r})\n"
     command = [sys.executable, "-W", "ignore::FutureWarning", "-c", start + code]
     finished = subprocess.run(
-        command, capture_output=True, text=True, check=True, cwd=ROOT, env=os.environ | environment
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env=os.environ | environment,
     )
     assert not finished.stderr
     return finished.stdout
@@ -135,7 +140,7 @@ print(get_datamodule({"class_path": "FewShot", "init_args": {"source": {"class_p
 
 
 def test_hook_can_be_switched_off() -> None:
-    code = "import anomalib.models, anomalib.data; print(hasattr(anomalib.models, 'CoftAD'), hasattr(anomalib.data, 'ELPV'))"
+    code = "import anomalib.models as m, anomalib.data as d; print(hasattr(m, 'CoftAD'), hasattr(d, 'ELPV'))"
     assert run(code, ANOMALIB_FEWSHOT_AUTOLOAD="0").split() == ["False", "False"]
 
 
@@ -152,7 +157,7 @@ print(sum("cannot register" in str(warning.message) for warning in caught), anom
 
 
 def test_public_names_are_lazy() -> None:
-    code = "import sys, anomalib_fewshot; print('torch' in sys.modules, anomalib_fewshot.FewShot.__name__, *dir(anomalib_fewshot))"
+    code = "import sys, anomalib_fewshot as a; print('torch' in sys.modules, a.FewShot.__name__, *dir(a))"
     printed = run(code, ANOMALIB_FEWSHOT_AUTOLOAD="0").split()
     assert printed[:2] == ["False", "FewShot"]
     assert set(anomalib_fewshot.__all__) <= set(printed)

@@ -8,7 +8,8 @@ description, and settings that the description does not give are this package's.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
@@ -43,8 +45,8 @@ class CoftAD(AnomalibModule):
     """Contrastive fine-tuning on a few normal images, then a Gaussian of their embeddings.
 
     The loss draws two views of an image together and, weighted by ``positive_weight``, views of different images
-    (cross-instance positive pairs). Weighted by ``negative_weight``, which is 0 by default, it pushes an image away from
-    an anomaly made of it. Then the density is fitted to augmented views, and a Mahalanobis distance is the score.
+    (cross-instance positive pairs). Weighted by ``negative_weight``, which is 0 by default, it pushes an image away
+    from an anomaly made of it. Then the density is fitted to augmented views, and a Mahalanobis distance is the score.
 
     Args:
         backbone (str): Name of a timm model, convolutional or ViT. Defaults to ``"tf_efficientnet_lite0"``, whose
@@ -126,9 +128,15 @@ class CoftAD(AnomalibModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model = CoftADModel(
-                backbone, layers, pre_trained, weights, _pair(image_size), covariance_floor, image_score
+                backbone,
+                layers,
+                pre_trained,
+                weights,
+                _pair(image_size),
+                covariance_floor,
+                image_score,
             )
-        self.register_buffer("is_fitted", torch.tensor(False))
+        self.register_buffer("is_fitted", torch.tensor(data=False))
         self.is_fitted: torch.Tensor
 
     @staticmethod
@@ -142,7 +150,8 @@ class CoftAD(AnomalibModule):
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """Return anomalib's callbacks, and one that makes the progress bar count steps."""
-        return [*super().configure_callbacks(), StepProgress()]
+        callbacks = super().configure_callbacks()
+        return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), StepProgress()]
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
         """Return AdamW of all parameters, or nothing if there is no fine-tuning."""
@@ -176,27 +185,35 @@ class CoftAD(AnomalibModule):
     def fit(self) -> None:
         """Fit the density to augmented views of the training images."""
         logger.info("Fitting the density to %d views of each training image.", self.num_views)
-        generator = self._generator(self.num_steps * self.trainer.world_size + self.global_rank)
         training = self.model.training
         self.model.eval()
-        total: tuple[Moments, Moments] | None = None
-        for batch in self.trainer.train_dataloader:
+        image, position = reduce(
+            lambda total, part: (total[0].plus(part[0]), total[1].plus(part[1])),
+            map(self.model.moments, self._views()),
+        )
+        self.model.fit(self._sum_processes(image), self._sum_processes(position))
+        self.model.train(training)
+        self.is_fitted.fill_(value=True)
+
+    def _views(self) -> Iterator[torch.Tensor]:
+        """Yield the training images, a batch at a time, and then their augmented views."""
+        generator = self._generator(self.num_steps * self.trainer.world_size + self.global_rank)
+        for batch in self.trainer.train_dataloader or []:
             images = batch.image.to(self.device)
             if self.pre_processor is not None:
                 images = self.pre_processor.transform(images)
-            for view in range(self.num_views):
-                views = self.augmentation(images, generator) if view > 0 else images
-                part = self.model.moments(views)
-                total = part if total is None else (total[0].plus(part[0]), total[1].plus(part[1]))
-        if self.trainer.world_size > 1:
-            total = tuple(Moments(*(self.all_gather(part).sum(0) for part in moments)) for moments in total)
-        self.model.fit(*total)
-        self.model.train(training)
-        self.is_fitted.fill_(True)
+            yield images
+            for _ in range(self.num_views - 1):
+                yield self.augmentation(images, generator)
+
+    def _sum_processes(self, moments: Moments) -> Moments:
+        if self.trainer.world_size == 1:
+            return moments
+        return Moments(*(torch.as_tensor(self.all_gather(part)).sum(0) for part in moments))
 
     def on_fit_start(self) -> None:
         """Forget the density of an earlier fit."""
-        self.is_fitted.fill_(False)
+        self.is_fitted.fill_(value=False)
 
     def on_validation_start(self) -> None:
         """Fit the density before it is validated."""
@@ -209,7 +226,7 @@ class CoftAD(AnomalibModule):
         if self.is_fitted:
             return
         self.fit()
-        if self.trainer.checkpoint_callback is not None:
+        if isinstance(self.trainer.checkpoint_callback, ModelCheckpoint):
             self.trainer.save_checkpoint(self.trainer.checkpoint_callback.format_checkpoint_name({}))
 
     def on_test_start(self) -> None:

@@ -32,8 +32,8 @@ class CoftADModel(nn.Module):
         image_size (tuple[int, int]): Height and width of the images.
         covariance_floor (float): See :class:`Gaussian`.
         image_score (str): What the image's score is: the distance of its ``"embedding"``, as published; the mean of the
-            highest 1 % of its ``"map"``; or the ``"mean"`` of both, each over the root of its dimension, which is what a
-            distance is expected to be for a normal image.
+            highest 1 % of its ``"map"``; or the ``"mean"`` of both, each over the root of its dimension, which is about
+            what a distance is for a normal image.
         hidden_dim (int): Width of the heads' hidden layers.
 
     Raises:

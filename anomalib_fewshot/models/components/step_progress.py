@@ -25,7 +25,12 @@ class _StepProgressBar(RichProgressBar):
             super().on_train_epoch_start(trainer, pl_module)
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
     ) -> None:
         del batch_idx
         super().on_train_batch_end(trainer, pl_module, outputs, batch, trainer.global_step - 1)

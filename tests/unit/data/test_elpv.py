@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_fewshot.data import ELPV
-from anomalib_fewshot.data import elpv
+from anomalib_fewshot.data import ELPV, elpv
 
 
 @pytest.mark.parametrize("category", ["mono", "poly"])

@@ -78,7 +78,7 @@ def test_validation_from_training_images_holds_no_support(mvtec_root: Path, mode
 
 
 def test_split_of_the_source_is_the_same_for_every_seed(mvtec_root: Path) -> None:
-    """anomalib splits at random where a source has no seed: the test images would differ from run to run."""
+    """The source splits at random where a source has no seed: the test images would differ from run to run."""
     tested = []
     for seed in (0, 1):
         datamodule = FewShot(bolt(mvtec_root, val_split_mode=ValSplitMode.FROM_TEST), seed=seed)

@@ -101,12 +101,18 @@ def test_unknown_layers(layers: list[int]) -> None:
 
 
 def test_image_size_that_does_not_fit_the_patch() -> None:
-    with pytest.raises(ValueError, match=r"must be a multiple of the patch of vit_small_patch14_dinov2, 14, got \(64, 56\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"must be a multiple of the patch of vit_small_patch14_dinov2, 14, got \(64, 56\)",
+    ):
         Backbone("vit_small_patch14_dinov2", pre_trained=False, image_size=(64, 56))
 
 
 def test_no_weights_and_no_network() -> None:
-    with pytest.raises(FileNotFoundError, match=r"(?s)no weights for the backbone 'resnet18'.*\(1\).*\(2\).*\(3\).*pre_trained"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"(?s)no weights for the backbone 'resnet18'.*\(1\).*\(2\).*\(3\).*pre_trained",
+    ):
         Backbone("resnet18")
 
 

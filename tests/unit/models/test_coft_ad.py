@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from anomalib.engine import Engine
 from anomalib.data import MVTecAD
+from anomalib.engine import Engine
 from lightning.pytorch import seed_everything
 
 from anomalib_fewshot import CoftAD, FewShot
@@ -20,8 +20,20 @@ def small(**arguments) -> CoftAD:
     return CoftAD(**settings | arguments, visualizer=False)
 
 
-def torch_model(image_score: str = "map", image_size: tuple[int, int] = (64, 96), name: str = "resnet10t") -> CoftADModel:
-    return CoftADModel(name, None, False, None, image_size, 0.01, image_score).eval()
+def torch_model(
+    image_score: str = "map",
+    image_size: tuple[int, int] = (64, 96),
+    name: str = "resnet10t",
+) -> CoftADModel:
+    return CoftADModel(
+        name,
+        None,
+        pre_trained=False,
+        weights=None,
+        image_size=image_size,
+        covariance_floor=0.01,
+        image_score=image_score,
+    ).eval()
 
 
 def images(count: int = 3, size: tuple[int, int] = (64, 96)) -> torch.Tensor:
@@ -158,7 +170,10 @@ def test_checkpoint_gives_equal_scores_and_needs_no_other_weights(mvtec_root: Pa
     assert loaded.hparams["pre_trained"] is False
     torch.testing.assert_close(scores(loaded), scores(model), rtol=0, atol=0)
     torch.testing.assert_close(
-        loaded.pre_processor(images(1, (70, 80))), model.pre_processor(images(1, (70, 80))), rtol=0, atol=0
+        loaded.pre_processor(images(1, (70, 80))),
+        model.pre_processor(images(1, (70, 80))),
+        rtol=0,
+        atol=0,
     )
 
 

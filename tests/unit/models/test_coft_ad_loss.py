@@ -5,7 +5,7 @@
 
 import pytest
 import torch
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812
 
 from anomalib_fewshot.models.coft_ad.loss import (
     CoftADLoss,

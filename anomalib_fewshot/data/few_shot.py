@@ -97,12 +97,24 @@ class FewShot(AnomalibDataModule):
     def prepare_data(self) -> None:
         """Let the source download its data, unless only the category is not there."""
         _check_category(self.source)
-        self.source.prepare_data()
+        try:
+            self.source.prepare_data()
+        except OSError as error:
+            root = getattr(self.source, "root", None)
+            msg = f"`source` finds no data in {root} and cannot download it ({error}). Check `root` and `category`."
+            raise FileNotFoundError(msg) from error
 
     def setup(self, stage: str | None = None) -> None:
         """Set up the source and keep the support of its training images."""
         self.source.trainer = self.trainer  # through it anomalib finds the size that the model resizes to
-        self.source.setup(stage)
+        try:
+            self.source.setup(stage)
+        except ValueError as error:
+            msg = (
+                f"`source` cannot make its splits ({error}). With good images alone, set its `val_split_mode` and "
+                "`test_split_mode` to `none`. For images without masks in folders, use `Folder`."
+            )
+            raise ValueError(msg) from error
         for name in ("val_data", "test_data"):
             if hasattr(self.source, name):
                 setattr(self, name, getattr(self.source, name))

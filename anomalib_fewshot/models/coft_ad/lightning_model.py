@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from anomalib import LearningType
-from anomalib.data import Batch
+from anomalib.data import Batch, ImageBatch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback
@@ -206,6 +207,24 @@ class CoftAD(AnomalibModule):
             for _ in range(self.num_views - 1):
                 yield self.augmentation(images, generator)
 
+    @torch.no_grad()
+    def _calibrate(self) -> None:
+        """Let anomalib's post-processor take the highest score of a normal view for the threshold.
+
+        The density was fitted to these views, so that the threshold is low for images that it has not seen.
+        """
+        if not isinstance(self.post_processor, PostProcessor):
+            return
+        training = self.model.training
+        self.model.eval()
+        for views in self._views():
+            normal = torch.zeros(len(views), device=views.device)
+            batch = ImageBatch(image=views, gt_label=normal.bool(), gt_mask=torch.zeros_like(views[:, 0]).bool())
+            batch.update(**self.model(views)._asdict())
+            self.post_processor.on_validation_batch_end(self.trainer, self, batch)
+        self.post_processor.on_validation_epoch_end(self.trainer, self)
+        self.model.train(training)
+
     def _sum_processes(self, moments: Moments) -> Moments:
         if self.trainer.world_size == 1:
             return moments
@@ -222,12 +241,14 @@ class CoftAD(AnomalibModule):
         self._check_fitted()
 
     def on_train_end(self) -> None:
-        """Fit the density if there was no validation, and keep it, which anomalib does at validation only."""
+        """Do what is else done at the validation, if there was none: fit, set the threshold, keep a checkpoint."""
         if self.is_fitted:
             return
         self.fit()
+        self._calibrate()
         if isinstance(self.trainer.checkpoint_callback, ModelCheckpoint):
-            self.trainer.save_checkpoint(self.trainer.checkpoint_callback.format_checkpoint_name({}))
+            path = self.trainer.checkpoint_callback.format_checkpoint_name({})
+            self.trainer.save_checkpoint(path, weights_only=False)
 
     def on_test_start(self) -> None:
         """Refuse to score without a density."""

@@ -86,10 +86,11 @@ class CoftADModel(nn.Module):
         """
         maps = self.backbone(images)
         image = F.normalize(maps[-1].mean((-2, -1)), dim=-1)
-        layers = [F.normalize(maps[layer], dim=1) for layer in self.backbone.layers]
+        layers = [maps[layer] for layer in self.backbone.layers]
         grid = layers[0].shape[-2:]
         layers = [F.interpolate(layer, grid, mode="bilinear", align_corners=False) for layer in layers]
-        return image, torch.cat(layers, dim=1).movedim(1, -1)  # (B, E, h, w) -> (B, h, w, E)
+        position = torch.cat([F.normalize(layer, dim=1) for layer in layers], dim=1)
+        return image, position.movedim(1, -1)  # (B, E, h, w) -> (B, h, w, E)
 
     @torch.no_grad()
     def moments(self, images: torch.Tensor) -> tuple[Moments, Moments]:

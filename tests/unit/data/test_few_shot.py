@@ -7,10 +7,12 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
 from anomalib.data import AnomalibDataModule, Folder, MVTecAD, get_datamodule
+from anomalib.data.datamodules.image import mvtecad
 from anomalib.data.utils import ValSplitMode
 from lightning.pytorch import seed_everything
 
@@ -101,6 +103,11 @@ def test_folder_of_good_images_alone(mvtec_root: Path) -> None:
     assert datamodule.val_dataloader() == []
 
 
+def test_splits_that_good_images_alone_do_not_allow(mvtec_root: Path) -> None:
+    with pytest.raises(ValueError, match="`source` cannot make its splits .* With good images alone"):
+        FewShot(Folder("part", "train/good", mvtec_root / "bolt")).setup()
+
+
 def test_manifest_gives_the_support_again(mvtec_root: Path, copied_root: Path, tmp_path: Path) -> None:
     datamodule = FewShot(bolt(mvtec_root), k_shot=2, seed=7)
     first = support_of(datamodule)
@@ -172,6 +179,16 @@ def test_arguments_that_are_wrong_at_once(mvtec_root: Path) -> None:
 def test_category_that_does_not_exist_is_not_downloaded(mvtec_root: Path) -> None:
     with pytest.raises(ValueError, match=r"got 'nut'\. There are \['bolt', 'cloth'\]"):
         FewShot(MVTecAD(mvtec_root, "nut")).prepare_data()
+
+
+def test_root_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*_) -> None:
+        msg = "no network"
+        raise URLError(msg)
+
+    monkeypatch.setattr(mvtecad, "download_and_extract", no_network)
+    with pytest.raises(FileNotFoundError, match=r"finds no data in .*missing and cannot download it .*no network"):
+        FewShot(MVTecAD(tmp_path / "missing")).prepare_data()
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])

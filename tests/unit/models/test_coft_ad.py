@@ -63,6 +63,7 @@ def test_shapes_and_scores(image_score: str) -> None:
     assert result.anomaly_map.shape == (3, 1, 64, 96)
     assert position.shape[:3] == (3, 8, 12)
     torch.testing.assert_close(image.norm(dim=-1), torch.ones(3))
+    torch.testing.assert_close(position.norm(dim=-1), torch.full((3, 8, 12), 2**0.5))  # 1 in each of two layers
     distance = model.image_density(image)
     highest = model.position_density(position).flatten(1).max(1).values  # 1 % of 96 positions is one
     expected = {
@@ -186,6 +187,7 @@ def test_checkpoint_is_fitted_where_there_is_no_validation(mvtec_root: Path, tmp
     (path,) = Path(engine.trainer.default_root_dir).rglob("*.ckpt")
     loaded = CoftAD.load_from_checkpoint(path)
     assert loaded.is_fitted
+    assert loaded.post_processor.image_threshold.isfinite()  # the highest score of a normal view
     torch.testing.assert_close(scores(loaded), scores(model), rtol=0, atol=0)
 
 

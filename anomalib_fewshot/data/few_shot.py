@@ -14,6 +14,7 @@ from anomalib.data import AnomalibDataModule, AnomalibDataset, get_datamodule
 from anomalib.data.utils import LabelName, read_image
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import Resize
 
 from .manifest import SupportManifest, sha256
 from .sampling import choose_support, match_support
@@ -133,14 +134,18 @@ class FewShot(AnomalibDataModule):
         """Not used: the source makes the datasets."""
 
     def train_dataloader(self) -> DataLoader:
-        """Return the loader of the support, in an order that the seed alone decides."""
-        one_batch = len(self.train_data) <= self.train_batch_size  # read faster here than a worker starts
+        """Return the loader of the support, in an order that the seed alone decides.
+
+        A training of many steps takes the same few images again and again. They are read once, unless there are
+        augmentations of the user's, or the model does not say to which size they are to be resized.
+        """
+        in_memory = isinstance(self.train_data.augmentations, Resize)
         return DataLoader(
-            self.train_data,
+            [*self.train_data] if in_memory else self.train_data,
             batch_size=self.train_batch_size,
             shuffle=True,
             generator=torch.Generator().manual_seed(self.seed),
-            num_workers=0 if one_batch else self.num_workers,
+            num_workers=0 if in_memory else self.num_workers,
             collate_fn=self.external_collate_fn or self.train_data.collate_fn,
         )
 

@@ -59,7 +59,7 @@ class CoftAD(AnomalibModule):
             carries them, else timm's hub and its cache.
         image_size (int | tuple[int, int]): Size that images are resized to. Defaults to ``224``.
         num_steps (int): Number of optimiser steps. 0 is no fine-tuning. Defaults to ``30``.
-        learning_rate (float): Learning rate of AdamW. Defaults to ``1e-4``.
+        learning_rate (float): Learning rate of AdamW. Defaults to ``3e-5``.
         weight_decay (float): Weight decay of AdamW. Defaults to ``1e-4``.
         positive_weight (float): Weight of the cross-instance positive pairs. Defaults to ``1.0``.
         negative_weight (float): Weight of the negative pairs. Defaults to ``0.0``.
@@ -93,7 +93,7 @@ class CoftAD(AnomalibModule):
         weights: str | None = None,
         image_size: int | tuple[int, int] = 224,
         num_steps: int = 30,
-        learning_rate: float = 1e-4,
+        learning_rate: float = 3e-5,
         weight_decay: float = 1e-4,
         positive_weight: float = 1.0,
         negative_weight: float = 0.0,

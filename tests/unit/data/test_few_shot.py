@@ -15,6 +15,7 @@ from anomalib.data import AnomalibDataModule, Folder, MVTecAD, get_datamodule
 from anomalib.data.datamodules.image import mvtecad
 from anomalib.data.utils import ValSplitMode
 from lightning.pytorch import seed_everything
+from torchvision.transforms.v2 import Resize
 
 from anomalib_fewshot.data import FewShot
 from anomalib_fewshot.data.manifest import SupportManifest
@@ -103,9 +104,24 @@ def test_folder_of_good_images_alone(mvtec_root: Path) -> None:
     assert datamodule.val_dataloader() == []
 
 
-def test_splits_that_good_images_alone_do_not_allow(mvtec_root: Path) -> None:
+def test_support_is_read_once_if_the_model_resizes(mvtec_root: Path) -> None:
+    datamodule = FewShot(bolt(mvtec_root), k_shot=2)
+    datamodule.setup()
+    datamodule.train_data.augmentations = Resize((32, 32))
+    loader = datamodule.train_dataloader()
+    datamodule.train_data.samples["image_path"] = "/gone.png"
+    images = [next(iter(loader)).image for _ in range(3)]
+    assert all(image.shape == (2, 3, 32, 32) for image in images)
+    assert {tuple(image.mean((1, 2, 3)).sort().values.tolist()) for image in images} == {
+        tuple(images[0].mean((1, 2, 3)).sort().values.tolist())
+    }
+
+
+def test_splits_that_good_images_alone_do_not_allow(mvtec_root: Path, tmp_path: Path) -> None:
+    for name in ("000.png", "001.png"):
+        shutil.copy(mvtec_root / "bolt/train/good" / name, tmp_path)
     with pytest.raises(ValueError, match="`source` cannot make its splits .* With good images alone"):
-        FewShot(Folder("part", "train/good", mvtec_root / "bolt")).setup()
+        FewShot(Folder("part", ".", tmp_path)).setup()
 
 
 def test_manifest_gives_the_support_again(mvtec_root: Path, copied_root: Path, tmp_path: Path) -> None:

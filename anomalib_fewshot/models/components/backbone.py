@@ -14,6 +14,7 @@ import timm
 import torch
 from timm.layers import Format
 from timm.models import PretrainedCfg, get_pretrained_cfg, load_state_dict, register_model
+from timm.utils.model import freeze_batch_norm_2d
 from torch import nn
 
 logger = logging.getLogger(__name__)
@@ -69,18 +70,11 @@ class Backbone(nn.Module):
                 msg = f"`image_size` must be a multiple of the patch of {name}, {patch}, got {tuple(image_size)}."
                 raise ValueError(msg)
             arguments["img_size"] = tuple(image_size)
-        self.features = _create(name, pre_trained, weights, arguments)
+        # A few images make poor batch statistics. Lightning keeps the mode of each module: a mode would not last.
+        self.features = freeze_batch_norm_2d(_create(name, pre_trained, weights, arguments))
         self.channels_last = getattr(self.features, "output_fmt", None) == Format.NHWC  # Swin's maps, for one
         self.layers = [indices.index(layer) for layer in wanted]
         self.channels = [info[index]["num_chs"] for index in indices]
-
-    def train(self, mode: bool = True) -> "Backbone":
-        """Set the mode, with batch normalisation in evaluation always: a few images make poor statistics."""
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
-                module.eval()
-        return self
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Return the feature maps.

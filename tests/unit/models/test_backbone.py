@@ -40,12 +40,15 @@ def test_layers_may_be_chosen_and_the_last_map_is_always_there() -> None:
     assert [m.shape[-1] for m in model(IMAGE)] == [16, 2]
 
 
-def test_batch_normalisation_stays_frozen_in_training() -> None:
-    model = Backbone("resnet18", pre_trained=False).train()
-    before = model.features.bn1.running_mean.clone()
-    model(torch.ones(2, 3, 64, 64))
-    assert torch.equal(model.features.bn1.running_mean, before)
-    assert model.features.training
+@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0"])
+def test_batch_normalisation_is_frozen_in_every_mode(name: str) -> None:
+    model = Backbone(name, pre_trained=False)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    in_training = model.train()(images)[-1]
+    torch.testing.assert_close(in_training, model.eval()(images)[-1])
+    assert any("running_mean" in key for key in before)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def test_packaged_weights_are_those_of_the_whole_network() -> None:

@@ -125,11 +125,20 @@ def test_another_seed_gives_other_scores(mvtec_root: Path, tmp_path: Path) -> No
 
 def test_training_takes_the_steps_asked_for_and_changes_the_backbone(mvtec_root: Path, tmp_path: Path) -> None:
     model = small(num_steps=3)
-    before = model.model.backbone.features.layer4[0].conv1.weight.clone()
+    before = model.model.backbone.features.conv1[0].weight.clone()
     engine, _ = train(model, mvtec_root, tmp_path)
     assert engine.trainer.global_step == 3
-    assert not torch.equal(model.model.backbone.features.layer4[0].conv1.weight, before)
+    assert not torch.equal(model.model.backbone.features.conv1[0].weight, before)
     assert 0 < float(engine.trainer.callback_metrics["spread"]) <= 1
+
+
+def test_training_leaves_the_batch_statistics_alone(mvtec_root: Path, tmp_path: Path) -> None:
+    """Those of one image would ruin a pretrained backbone."""
+    model = small()
+    before = {key: value.clone() for key, value in model.state_dict().items() if "running" in key}
+    train(model, mvtec_root, tmp_path, k_shot=1)
+    assert before
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
 
 
 def test_same_number_of_steps_without_few_shot(mvtec_root: Path, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_support_is_read_once_if_the_model_resizes(mvtec_root: Path) -> None:
     images = [next(iter(loader)).image for _ in range(3)]
     assert all(image.shape == (2, 3, 32, 32) for image in images)
     assert {tuple(image.mean((1, 2, 3)).sort().values.tolist()) for image in images} == {
-        tuple(images[0].mean((1, 2, 3)).sort().values.tolist())
+        tuple(images[0].mean((1, 2, 3)).sort().values.tolist()),
     }
 
 

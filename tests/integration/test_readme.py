@@ -1,0 +1,54 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What the README says works."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from anomalib.cli import AnomalibCLI
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("anomalib_fewshot/**/README.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def commands() -> list[str]:
+    """Return the commands that train or fit, without those that leave something out (`...`)."""
+    lines = [
+        re.sub(r"\s#.*", "", line)
+        for page in PAGES
+        for block in blocks(page, "bash")
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
+    return sorted({line for line in lines if re.match(r"anomalib (train|fit)", line) and "..." not in line})
+
+
+def test_python_of_the_readme(tmp_path: Path) -> None:
+    (code,) = blocks(ROOT / "README.md", "python")
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True)
+    assert list(tmp_path.rglob("model.onnx"))
+    assert list(tmp_path.rglob("support.json"))
+
+
+@pytest.mark.parametrize("command", commands())
+def test_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every flag is known and every class is made; nothing is run."""
+    monkeypatch.chdir(ROOT)
+    backbone = ["--model.pre_trained", "false"] if "Patchcore" in command else []  # there is no network
+    cli = AnomalibCLI([*shlex.split(command)[1:], *backbone], run=False)
+    assert cli.model is not None
+    assert cli.datamodule is not None
+
+
+def test_links_between_pages() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -7,8 +7,6 @@ The public names are loaded on first use (PEP 562), so that the start-up hook, w
 interpreter, costs next to nothing where anomalib is not used.
 """
 
-from importlib import import_module
-
 __version__ = "0.1.0"
 
 _MODULES = {
@@ -24,6 +22,8 @@ def __getattr__(name: str) -> object:
     if name not in _MODULES:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
+    from importlib import import_module
+
     return getattr(import_module(_MODULES[name]), name)
 
 

@@ -5,12 +5,13 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from random import Random
 
 import pandas as pd
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.utils import LabelName, Split, TestSplitMode, ValSplitMode
 from torchvision.transforms.v2 import Transform
+
+from .sampling import shuffled
 
 CATEGORIES = ("mono", "poly")
 
@@ -69,10 +70,7 @@ def make_elpv_samples(root: Path, category: str, num_test: int | None) -> pd.Dat
     """Return the table of samples that anomalib's datasets are made from."""
     cells = pd.read_csv(root / "labels.csv", sep=r"\s+", names=["path", "probability", "type"])
     cells = cells[cells.type == category]
-    normal = list(cells.path[cells.probability == 0])
-    anomalous = list(cells.path[cells.probability == 1])
-    for paths in (normal, anomalous):
-        Random(category).shuffle(paths)  # noqa: S311
+    normal, anomalous = (shuffled(list(cells.path[cells.probability == label]), category) for label in (0, 1))
     num_normal = min(num_test or len(anomalous), len(normal) // 2)
     rows = [
         *((path, "test", LabelName.NORMAL) for path in normal[:num_normal]),

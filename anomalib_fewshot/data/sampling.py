@@ -8,6 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
 
+def shuffled(paths: Sequence[str], key: str) -> list[str]:
+    """Return the paths in a random order that the key alone decides, with every version of Python.
+
+    Example:
+        >>> shuffled(["c.png", "a.png", "b.png"], "bottle")
+        ['a.png', 'c.png', 'b.png']
+    """
+    generator = random.Random(key)  # noqa: S311
+    # Python promises to keep the sequence of `random()` for a seed, and of no other draw.
+    return sorted(sorted(paths), key=lambda _: generator.random())
+
+
 def choose_support(paths: Sequence[str], k_shot: int, *, dataset: str, category: str, seed: int) -> list[str]:
     """Choose ``k_shot`` of the paths at random, without replacement.
 
@@ -40,9 +52,7 @@ def choose_support(paths: Sequence[str], k_shot: int, *, dataset: str, category:
             f"has {len(paths)}. Lower `k_shot` or add images."
         )
         raise ValueError(msg)
-    # Python promises to keep the sequence of `random()` for a seed, and of no other draw.
-    generator = random.Random(f"{dataset}/{category}/{seed}")  # noqa: S311
-    return sorted(sorted(paths), key=lambda _: generator.random())[:k_shot]
+    return shuffled(paths, f"{dataset}/{category}/{seed}")[:k_shot]
 
 
 def match_support(names: Sequence[str], paths: Sequence[str], others: Mapping[str, str] | None = None) -> list[str]:

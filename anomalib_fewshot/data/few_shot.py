@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from anomalib import LearningType
 from anomalib.data import AnomalibDataModule, AnomalibDataset, get_datamodule
 from anomalib.data.utils import LabelName, read_image
+from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
@@ -127,7 +129,7 @@ class FewShot(AnomalibDataModule):
             seed = self.seed if self.support is None else None
             self.manifest = SupportManifest(self.name, self.category, len(support), seed, images)
         self.train_data = self.source.train_data.subsample([rows[path] for path in support])
-        if stage == TrainerFn.FITTING and self.trainer is not None and self.trainer.is_global_zero:
+        if self.trainer is not None and self.trainer.is_global_zero and _is_training(self.trainer, stage):
             self.manifest.write(Path(self.trainer.default_root_dir) / "support.json")
 
     def _setup(self, _stage: str | None = None) -> None:
@@ -206,6 +208,12 @@ class FewShot(AnomalibDataModule):
                     kind = "a normal" if label == LabelName.NORMAL else "an anomalous"
                     known[Path(path).as_posix()] = f"{kind} image of the {title} data"
         return known
+
+
+def _is_training(trainer: Trainer, stage: str | None) -> bool:
+    """Return whether a model learns from the support: anomalib's few-shot models do so before a validation."""
+    learning_type = getattr(trainer.lightning_module, "learning_type", None)
+    return stage == TrainerFn.FITTING or (stage == TrainerFn.VALIDATING and learning_type == LearningType.FEW_SHOT)
 
 
 def _check_category(source: AnomalibDataModule) -> None:

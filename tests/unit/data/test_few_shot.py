@@ -11,12 +11,15 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from anomalib import LearningType
 from anomalib.data import AnomalibDataModule, Folder, MVTecAD, get_datamodule
 from anomalib.data.datamodules.image import mvtecad
 from anomalib.data.utils import ValSplitMode
+from anomalib.engine import Engine
 from lightning.pytorch import seed_everything
 from torchvision.transforms.v2 import Resize
 
+from anomalib_fewshot import CoftAD
 from anomalib_fewshot.data import FewShot
 from anomalib_fewshot.data.manifest import SupportManifest
 
@@ -135,6 +138,24 @@ def test_manifest_gives_the_support_again(mvtec_root: Path, copied_root: Path, t
     again = FewShot(bolt(copied_root), k_shot=5, seed=1, support=str(tmp_path / "support.json"))
     assert support_of(again) == first
     assert again.manifest.seed is None
+
+
+@pytest.mark.parametrize("learning_type", [LearningType.ONE_CLASS, LearningType.FEW_SHOT])
+def test_manifest_lies_beside_the_results_of_every_kind_of_model(
+    mvtec_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    learning_type: LearningType,
+) -> None:
+    """anomalib's engine validates few-shot models where it fits the others."""
+    monkeypatch.setattr(CoftAD, "learning_type", learning_type)
+    monkeypatch.setattr(CoftAD, "_check_fitted", lambda _: None)
+    parts = {"post_processor": False, "evaluator": False, "visualizer": False}
+    model = CoftAD("resnet10t", pre_trained=False, image_size=64, num_steps=0, **parts)
+    engine = Engine(default_root_dir=tmp_path, enable_progress_bar=False)
+    engine.train(model, datamodule=FewShot(bolt(mvtec_root), k_shot=2))
+    manifest = SupportManifest.read(Path(engine.trainer.default_root_dir) / "support.json")
+    assert len(manifest.images) == manifest.k_shot == 2
 
 
 def test_changed_image_is_refused(copied_root: Path, tmp_path: Path) -> None:

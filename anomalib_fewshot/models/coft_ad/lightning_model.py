@@ -41,6 +41,8 @@ from .torch_model import CoftADModel
 
 logger = logging.getLogger(__name__)
 
+MAX_FOLDS = 8  # densities that a threshold without validation images takes
+
 
 class CoftAD(AnomalibModule):
     """Contrastive fine-tuning on a few normal images, then a Gaussian of their embeddings.
@@ -188,42 +190,63 @@ class CoftAD(AnomalibModule):
         logger.info("Fitting the density to %d views of each training image.", self.num_views)
         training = self.model.training
         self.model.eval()
-        image, position = reduce(
-            lambda total, part: (total[0].plus(part[0]), total[1].plus(part[1])),
-            map(self.model.moments, self._views()),
-        )
+        image, position = reduce(_add, (self.model.moments(views) for _, views in self._views()))
         self.model.fit(self._sum_processes(image), self._sum_processes(position))
         self.model.train(training)
         self.is_fitted.fill_(value=True)
 
-    def _views(self) -> Iterator[torch.Tensor]:
-        """Yield the training images, a batch at a time, and then their augmented views."""
-        generator = self._generator(self.num_steps * self.trainer.world_size + self.global_rank)
+    def _images(self) -> Iterator[tuple[list[str], torch.Tensor]]:
+        """Yield the paths and the pre-processed training images, a batch at a time."""
         for batch in self.trainer.train_dataloader or []:
             images = batch.image.to(self.device)
             if self.pre_processor is not None:
                 images = self.pre_processor.transform(images)
-            yield images
+            yield batch.image_path, images
+
+    def _views(self) -> Iterator[tuple[list[str], torch.Tensor]]:
+        """Yield each batch of training images, and then its augmented views."""
+        generator = self._generator(self.num_steps * self.trainer.world_size + self.global_rank)
+        for paths, images in self._images():
+            yield paths, images
             for _ in range(self.num_views - 1):
-                yield self.augmentation(images, generator)
+                yield paths, self.augmentation(images, generator)
 
     @torch.no_grad()
     def _calibrate(self) -> None:
-        """Let anomalib's post-processor take the highest score of a normal view for the threshold.
+        """Let anomalib's post-processor take the highest score of a left-out normal image for the threshold.
 
-        The density was fitted to these views, so that the threshold is low for images that it has not seen.
+        Each image in turn is left out of the density (of more than eight, an eighth of them) and scored by that of the
+        others. A single image has no others: its augmented views are scored by its own density, which is too kind.
         """
         if not isinstance(self.post_processor, PostProcessor):
             return
         training = self.model.training
         self.model.eval()
-        for views in self._views():
-            normal = torch.zeros(len(views), device=views.device)
-            batch = ImageBatch(image=views, gt_label=normal.bool(), gt_mask=torch.zeros_like(views[:, 0]).bool())
-            batch.update(**self.model(views)._asdict())
-            self.post_processor.on_validation_batch_end(self.trainer, self, batch)
+        folds: dict[str, int] = {}
+        parts: dict[int, tuple[Moments, Moments]] = {}
+        for paths, views in self._views():
+            image, position = self.model.unit_embeddings(views)
+            for row, path in enumerate(paths):
+                fold = folds.setdefault(path, len(folds) % MAX_FOLDS)
+                part = Moments.of(image[row, None]), Moments.of(position[row])
+                parts[fold] = _add(parts[fold], part) if fold in parts else part
+        parts = {fold: (self._sum_processes(part[0]), self._sum_processes(part[1])) for fold, part in parts.items()}
+        for fold, own in parts.items():
+            others = [part for other, part in parts.items() if other != fold]
+            self.model.fit(*reduce(_add, others or [own]))
+            for paths, images in self._images() if others else self._views():
+                left_out = images[[folds[path] == fold for path in paths]]
+                if len(left_out) > 0:
+                    self.post_processor.on_validation_batch_end(self.trainer, self, self._score_normal(left_out))
         self.post_processor.on_validation_epoch_end(self.trainer, self)
+        self.model.fit(*reduce(_add, parts.values()))
         self.model.train(training)
+
+    def _score_normal(self, images: torch.Tensor) -> ImageBatch:
+        """Return the scores of normal images, as a validation gives them."""
+        labels, masks = torch.zeros_like(images[:, 0, 0, 0]), torch.zeros_like(images[:, 0])
+        batch = ImageBatch(image=images, gt_label=labels.bool(), gt_mask=masks.bool())
+        return batch.update(**self.model(images)._asdict())
 
     def _sum_processes(self, moments: Moments) -> Moments:
         if self.trainer.world_size == 1:
@@ -290,6 +313,10 @@ class CoftAD(AnomalibModule):
         if not self.is_fitted:
             msg = "CoftAD must be trained before it scores. Train it, or give a checkpoint: `ckpt_path`."
             raise RuntimeError(msg)
+
+
+def _add(first: tuple[Moments, Moments], second: tuple[Moments, Moments]) -> tuple[Moments, Moments]:
+    return first[0].plus(second[0]), first[1].plus(second[1])
 
 
 def _pair(image_size: int | Sequence[int]) -> tuple[int, int]:

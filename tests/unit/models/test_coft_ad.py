@@ -187,17 +187,44 @@ def test_checkpoint_gives_equal_scores_and_needs_no_other_weights(mvtec_root: Pa
     )
 
 
-@pytest.mark.parametrize("num_steps", [0, 2])
-def test_checkpoint_is_fitted_where_there_is_no_validation(mvtec_root: Path, tmp_path: Path, num_steps: int) -> None:
+@pytest.mark.parametrize(("num_steps", "k_shot"), [(0, 2), (2, 2), (2, 1), (1, 10)])
+def test_checkpoint_is_fitted_where_there_is_no_validation(
+    mvtec_root: Path,
+    tmp_path: Path,
+    num_steps: int,
+    k_shot: int,
+) -> None:
     engine = Engine(default_root_dir=tmp_path, enable_progress_bar=False)
     source = MVTecAD(mvtec_root, "bolt", val_split_mode="none", num_workers=0)
     model = small(num_steps=num_steps)
-    engine.fit(model, datamodule=FewShot(source, k_shot=2))
+    engine.fit(model, datamodule=FewShot(source, k_shot=k_shot))
     (path,) = Path(engine.trainer.default_root_dir).rglob("*.ckpt")
     loaded = CoftAD.load_from_checkpoint(path)
     assert loaded.is_fitted
     assert loaded.post_processor.image_threshold.isfinite()  # the highest score of a normal view
     torch.testing.assert_close(scores(loaded), scores(model), rtol=0, atol=0)
+
+
+def test_threshold_without_validation_is_the_highest_score_of_a_left_out_image(
+    mvtec_root: Path,
+    tmp_path: Path,
+) -> None:
+    """Against a loop that leaves each image out, with the image itself for its only view."""
+    model = small(num_steps=0, num_views=1)
+    engine = Engine(default_root_dir=tmp_path, enable_progress_bar=False)
+    datamodule = FewShot(MVTecAD(mvtec_root, "bolt", val_split_mode="none", num_workers=0), k_shot=4)
+    engine.fit(model, datamodule=datamodule)
+    model.eval()
+    support = model.pre_processor.transform(next(iter(datamodule.train_dataloader())).image)
+    other = small(num_steps=0, num_views=1).eval()
+    left_out = []
+    with torch.no_grad():
+        for index in range(4):
+            other.model.fit(*other.model.moments(support[torch.arange(4) != index]))
+            left_out.append(other.model(support[index, None]).pred_score)
+        fitted = model.model(support).pred_score
+    torch.testing.assert_close(model.post_processor.image_threshold, torch.cat(left_out).max(), rtol=1e-4, atol=1e-4)
+    assert model.post_processor.image_threshold > fitted.max()
 
 
 def test_second_fit_forgets_the_first(mvtec_root: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from pkgutil import resolve_name
 
 import anomalib.data
 import anomalib.models
@@ -16,6 +17,7 @@ from anomalib.cli import pipelines
 
 import anomalib_fewshot
 from anomalib_fewshot import plugin
+from anomalib_fewshot._autoload import install as install_hook
 
 ROOT = Path(anomalib_fewshot.__file__).parents[1]
 
@@ -119,11 +121,26 @@ def run(code: str, **environment: str) -> str:
 
 
 def test_hook_imports_nothing_where_anomalib_is_not_used() -> None:
-    """Two small files of this package, and not one module beyond them."""
-    code = "import sys; print(*sorted(set(sys.modules) - before))"
-    start = "import site, sys; before = set(sys.modules); "
-    loaded = run(start + f"site.addsitedir({str(ROOT / 'anomalib_fewshot' / 'startup')!r}); " + code)
-    assert set(loaded.split()) <= {"anomalib_fewshot", "anomalib_fewshot._autoload"}
+    """Two small files of this package, and not one module beyond those that every interpreter has at its start."""
+    code = f"""
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+before = set(sys.modules)
+import anomalib_fewshot._autoload
+anomalib_fewshot._autoload.install()
+print(*sorted(set(sys.modules) - before), len(sys.meta_path))
+"""
+    command = [sys.executable, "-I", "-S", "-c", code]  # without site, and so without any start-up file
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert loaded[:-1] == ["anomalib_fewshot", "anomalib_fewshot._autoload"]
+    assert int(loaded[-1]) == 4  # the finder beside Python's own three
+
+
+def test_both_start_up_files_call_the_hook() -> None:
+    startup = ROOT / "anomalib_fewshot" / "startup"
+    assert resolve_name((startup / "anomalib_fewshot.start").read_text(encoding="utf-8").strip()) is install_hook
+    line = (startup / "anomalib_fewshot.pth").read_text(encoding="utf-8").strip()
+    assert line == "import anomalib_fewshot._autoload; anomalib_fewshot._autoload.install()"
 
 
 def test_names_are_known_whatever_is_imported_first() -> None:

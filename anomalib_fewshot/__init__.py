@@ -13,9 +13,12 @@ _MODULES = {
     "CoftAD": "anomalib_fewshot.models",
     "ELPV": "anomalib_fewshot.data",
     "FewShot": "anomalib_fewshot.data",
+    "MVTecFolder": "anomalib_fewshot.data",
+    "PlainStatistic": "anomalib_fewshot.models",
+    "benchmark": "anomalib_fewshot.pipelines",
 }
 
-__all__ = ["CoftAD", "ELPV", "FewShot"]
+__all__ = ["CoftAD", "ELPV", "FewShot", "MVTecFolder", "PlainStatistic", "benchmark"]
 
 
 def __getattr__(name: str) -> object:

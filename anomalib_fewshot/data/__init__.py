@@ -7,5 +7,6 @@ import anomalib.data  # noqa: F401  first: its import registers the plug-ins, wh
 
 from .elpv import ELPV
 from .few_shot import FewShot
+from .mvtec_folder import MVTecFolder
 
-__all__ = ["ELPV", "FewShot"]
+__all__ = ["ELPV", "FewShot", "MVTecFolder"]

@@ -99,7 +99,7 @@ class FewShot(AnomalibDataModule):
 
     def prepare_data(self) -> None:
         """Let the source download its data, unless only the category is not there."""
-        _check_category(self.source)
+        check_category(self.source)
         try:
             self.source.prepare_data()
         except OSError as error:
@@ -115,7 +115,7 @@ class FewShot(AnomalibDataModule):
         except ValueError as error:
             msg = (
                 f"`source` cannot make its splits ({error}). With good images alone, set its `val_split_mode` and "
-                "`test_split_mode` to `none`. For images without masks in folders, use `Folder`."
+                "`test_split_mode` to `none`. For images without masks, use `MVTecFolder` or `Folder`."
             )
             raise ValueError(msg) from error
         for name in ("val_data", "test_data"):
@@ -216,7 +216,7 @@ def _is_training(trainer: Trainer, stage: str | None) -> bool:
     return stage == TrainerFn.FITTING or (stage == TrainerFn.VALIDATING and learning_type == LearningType.FEW_SHOT)
 
 
-def _check_category(source: AnomalibDataModule) -> None:
+def check_category(source: AnomalibDataModule) -> None:
     """Raise if the root has folders of categories, but not the one that is asked for.
 
     anomalib's datamodules would take this for a data set that is yet to be downloaded.

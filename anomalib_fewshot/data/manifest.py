@@ -29,6 +29,12 @@ class SupportManifest:
     seed: int | None
     images: dict[str, str]
 
+    @property
+    def digest(self) -> str:
+        """Eight digits that are equal for equal images."""
+        images = json.dumps(self.images, sort_keys=True)
+        return hashlib.sha256(images.encode()).hexdigest()[:8]
+
     def write(self, path: Path) -> None:
         """Write the manifest as JSON. A file that is there is replaced in one step."""
         path.parent.mkdir(parents=True, exist_ok=True)

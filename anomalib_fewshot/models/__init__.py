@@ -6,5 +6,6 @@
 import anomalib.models  # noqa: F401  first: its import registers the plug-ins, which import the modules below
 
 from .coft_ad import CoftAD
+from .plain_statistic import PlainStatistic
 
-__all__ = ["CoftAD"]
+__all__ = ["CoftAD", "PlainStatistic"]

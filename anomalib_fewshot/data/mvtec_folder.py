@@ -1,0 +1,143 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""MVTecFolder: any data set in MVTec AD's layout, with or without masks."""
+
+import os
+from pathlib import Path
+
+from anomalib.data import Folder
+from anomalib.data.utils import TestSplitMode, ValSplitMode
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.transforms.v2 import Transform
+
+from .few_shot import check_category
+
+
+class MVTecFolder(Folder):
+    """A category in MVTec AD's layout, of images with any suffix that anomalib reads.
+
+    The folders are ``<category>/train/good``, ``<category>/test/good``, and ``<category>/test/<defect>`` for each kind
+    of defect. The mask of ``test/<defect>/000.jpg`` is ``ground_truth/<defect>/000_mask.png``, of any suffix too and
+    with or without ``_mask``. Either all anomalous images have one or none has, and then there is no pixel level.
+
+    Args:
+        root (str | Path): Folder of the categories. Its name is the name of the data set.
+        category (str): Folder in ``root``.
+        train_batch_size (int): Defaults to ``32``.
+        eval_batch_size (int): Defaults to ``32``.
+        num_workers (int): Defaults to ``8``.
+        train_augmentations (Transform | None): Defaults to ``None``.
+        val_augmentations (Transform | None): Defaults to ``None``.
+        test_augmentations (Transform | None): Defaults to ``None``.
+        augmentations (Transform | None): Used where there are none for a stage. Defaults to ``None``.
+        test_split_mode (TestSplitMode | str): Defaults to the images in ``test``.
+        test_split_ratio (float): Fraction of the training images to test on where there are no normal test images.
+            Defaults to ``0.2``.
+        val_split_mode (ValSplitMode | str): Defaults to the test images, as ``MVTecAD`` has it.
+        val_split_ratio (float): Defaults to ``0.5``.
+        seed (int | None): Seed of the splits. Defaults to ``None``.
+
+    Raises:
+        ValueError: Not here but before the images are read, if a folder is missing or some of the masks are.
+
+    Example:
+        >>> from anomalib_fewshot import FewShot
+        >>> datamodule = FewShot(MVTecFolder("datasets/mine", "screw"), k_shot=4)
+        >>> datamodule.name, datamodule.category
+        ('mine', 'screw')
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        category: str,
+        train_batch_size: int = 32,
+        eval_batch_size: int = 32,
+        num_workers: int = 8,
+        train_augmentations: Transform | None = None,
+        val_augmentations: Transform | None = None,
+        test_augmentations: Transform | None = None,
+        augmentations: Transform | None = None,
+        test_split_mode: TestSplitMode | str = TestSplitMode.FROM_DIR,
+        test_split_ratio: float = 0.2,
+        val_split_mode: ValSplitMode | str = ValSplitMode.SAME_AS_TEST,
+        val_split_ratio: float = 0.5,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(
+            name=Path(os.path.abspath(root)).name,  # noqa: PTH100  `resolve` would follow a link to another name
+            normal_dir="",
+            root=root,
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            train_augmentations=train_augmentations,
+            val_augmentations=val_augmentations,
+            test_augmentations=test_augmentations,
+            augmentations=augmentations,
+            test_split_mode=test_split_mode,
+            test_split_ratio=test_split_ratio,
+            val_split_mode=val_split_mode,
+            val_split_ratio=val_split_ratio,
+            seed=seed,
+        )
+        self.root: str | Path = root
+        self.category = category
+
+    def prepare_data(self) -> None:
+        """Say what is missing before any split is made."""
+        self._find()
+
+    def _setup(self, _stage: str | None = None) -> None:
+        masks = self._find()
+        super()._setup(_stage)
+        for data in (self.train_data, self.test_data):
+            data.samples["mask_path"] = [masks.get(path, "") for path in data.samples.image_path]
+            data.samples.attrs["task"] = "segmentation" if masks else "classification"
+
+    def _find(self) -> dict[str, str]:
+        """Find the folders of the category, and return the mask of each anomalous image if they have masks."""
+        if not Path(self.root).is_dir():
+            msg = f"`root` must be a folder, got {self.root}."
+            raise ValueError(msg)
+        check_category(self)
+        folder = Path(self.root) / self.category
+        normal = (folder / "train" / "good").resolve()
+        if not _images(normal):
+            msg = f"`category` must have images in train/good, got {folder}, which has none."
+            raise ValueError(msg)
+        tested = [path for path in sorted(folder.glob("test/*")) if _images(path)]
+        if not tested and self.test_split_mode == TestSplitMode.FROM_DIR:
+            msg = (
+                f"`category` must have images in test/good or test/<defect>, got {folder}, which has none. "
+                "With good images alone, set `val_split_mode` and `test_split_mode` to `none`."
+            )
+            raise ValueError(msg)
+        self.normal_dir = normal
+        self.normal_test_dir = [path.resolve() for path in tested if path.name == "good"]
+        self.abnormal_dir = [path.resolve() for path in tested if path.name != "good"]
+        return _find_masks(folder, [path.name for path in tested if path.name != "good"])
+
+
+def _find_masks(folder: Path, defects: list[str]) -> dict[str, str]:
+    """Return the path of the mask of each anomalous image, or nothing if there are no masks."""
+    images, masks = [], {}
+    for defect in defects:
+        image_folder, mask_folder = (folder / "test" / defect).resolve(), folder / "ground_truth" / defect
+        images += _images(image_folder)
+        for path in _images(mask_folder):
+            of = image_folder / path.relative_to(mask_folder).with_name(path.stem.removesuffix("_mask"))
+            masks[of] = str(path)
+    without = [image for image in images if image.with_suffix("") not in masks]
+    if masks and without:
+        msg = (
+            f"`root` must have masks of all anomalous images or of none, got none of {without[0]} and of "
+            f"{len(without) - 1} others. Add ground_truth/<defect>/<name>_mask.png, or remove `ground_truth`."
+        )
+        raise ValueError(msg)
+    return {str(image): masks[image.with_suffix("")] for image in images} if masks else {}
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS and path.is_file())

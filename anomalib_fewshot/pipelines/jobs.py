@@ -1,0 +1,198 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The runs of a benchmark: every method on every category, k and seed. Nothing is read but names of folders."""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from anomalib.data import AnomalibDataModule
+from anomalib.models import AnomalibModule
+
+from anomalib_fewshot.data.few_shot import check_category
+
+from .specs import Spec, check, find_class, instantiate, read_spec, variants
+
+OVERRIDES = {"k_shot", "seeds", "data", "trainer"}
+STATISTICS = {"mean": "mean brightness", "spread": "spread of grey values", "border": "brightness of the border"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a method learns from a support and is tested.
+
+    All methods on one (dataset, category, k_shot, seed) have the same support.
+
+    Args:
+        method (str): Name of the method in the tables.
+        dataset (str): Name of the dataset in the tables.
+        category (str): Category, or an empty name where the dataset has none.
+        k_shot (int): Number of images in the support.
+        seed (int): Seed of the support, of the global generators, and of a model that has a ``seed``.
+        model (dict): ``class_path`` and ``init_args`` of the model.
+        data (dict): ``class_path`` and ``init_args`` of the datamodule that the support is chosen from.
+        trainer (dict): Arguments of anomalib's engine.
+    """
+
+    method: str
+    dataset: str
+    category: str
+    k_shot: int
+    seed: int
+    model: Spec
+    data: Spec
+    trainer: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """What identifies the run: it changes with anything that the result depends on."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        """Return the job in a line."""
+        return f"{self.method} on {self.dataset} {self.category}, k = {self.k_shot}, seed {self.seed}"
+
+
+def make_jobs(
+    methods: Mapping[str, str | Path | Spec],
+    datasets: Mapping[str, Spec],
+    k_shot: Sequence[int],
+    seeds: int | Sequence[int],
+    *,
+    controls: str | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    root: str | Path | None = None,
+) -> list[Job]:
+    """Return the runs of a grid, those on the same images one after the other.
+
+    The arguments are those of :func:`anomalib_fewshot.benchmark`.
+
+    Raises:
+        FileNotFoundError: If the file of a method is not there.
+        ValueError: If a model, dataset, category, argument or override does not exist, or if a number is out of range.
+    """
+    models = _models(methods, controls)
+    overrides = overrides or {}
+    _check_overrides(overrides, models)
+    seeded = {name for name, spec in models.items() if _takes_seed(spec)}
+    jobs = []
+    for dataset, entry in datasets.items():
+        for category, data in _categories(dataset, entry, root):
+            for method, model in models.items():
+                own = {"k_shot": k_shot, "seeds": seeds, "data": {}, "trainer": {}} | dict(overrides.get(method, {}))
+                own_data = data | {"init_args": data["init_args"] | own["data"]}
+                for seed, k in product(_seeds(own["seeds"]), _numbers("k_shot", own["k_shot"], least=1)):
+                    arguments = model["init_args"] | ({"seed": seed} if method in seeded else {})
+                    own_model = model | {"init_args": arguments}
+                    jobs.append(Job(method, dataset, category, k, seed, own_model, own_data, dict(own["trainer"])))
+    cells = list(dict.fromkeys((job.dataset, job.category) for job in jobs))
+    return sorted(jobs, key=lambda job: (cells.index((job.dataset, job.category)), job.seed, job.k_shot))
+
+
+def _models(methods: Mapping[str, str | Path | Spec], controls: str | None) -> dict[str, Spec]:
+    """Return the model of each method: grids are spread out, and controls added."""
+    if not methods:
+        msg = "`methods` must name at least one method, got none."
+        raise ValueError(msg)
+    models = {}
+    for name, given in methods.items():
+        for variant, spec in variants(read_spec(given)):
+            models[f"{name} {variant}".strip()] = spec
+    if controls is not None:
+        if controls not in models:
+            msg = f"`controls` must be the name of a method, got {controls!r}. There are {list(models)}."
+            raise ValueError(msg)
+        models |= dict(_controls(controls, models[controls]))
+    for name, spec in models.items():
+        try:
+            check(spec, AnomalibModule)
+        except ValueError as error:
+            msg = f"The method {name!r}: {error}"
+            raise ValueError(msg) from error
+    return models
+
+
+def _controls(name: str, spec: Spec) -> Iterator[tuple[str, Spec]]:
+    """Yield what a method has to beat: itself without training, without pretraining, and plain statistics."""
+    arguments = _parameters(find_class(spec, AnomalibModule))
+    untrained = {"num_steps": 0} if "num_steps" in arguments else {}
+    if untrained:
+        yield f"{name}, no fine-tuning", spec | {"init_args": spec["init_args"] | untrained}
+    if "pre_trained" in arguments:
+        random = untrained | {"pre_trained": False} | ({"weights": None} if "weights" in arguments else {})
+        yield f"{name}, random weights", spec | {"init_args": spec["init_args"] | random}
+    for statistic, title in STATISTICS.items():
+        yield title, {"class_path": "PlainStatistic", "init_args": {"statistic": statistic}}
+
+
+def _categories(dataset: str, entry: Spec, root: str | Path | None) -> Iterator[tuple[str, Spec]]:
+    """Yield each category of a dataset with the specification of its datamodule."""
+    spec = read_spec(entry)
+    if root is not None:
+        spec["init_args"]["root"] = str(root)
+    try:
+        cls = find_class(spec, AnomalibDataModule)
+    except ValueError as error:
+        msg = f"The dataset {dataset!r}: {error}"
+        raise ValueError(msg) from error
+    if "category" not in _parameters(cls):
+        yield str(spec["init_args"].get("name", "")), spec
+        return
+    categories = entry.get("categories") or _folders(dataset, spec)
+    for category in categories:
+        own = spec | {"init_args": spec["init_args"] | {"category": category}}
+        check_category(instantiate(own, AnomalibDataModule))
+        yield category, own
+
+
+def _folders(dataset: str, spec: Spec) -> list[str]:
+    if "category" in spec["init_args"]:
+        return [spec["init_args"]["category"]]
+    root = spec["init_args"].get("root")
+    found = sorted(path.parent.name for path in Path(root).glob("*/train")) if root is not None else []
+    if not found:
+        msg = (
+            f"The dataset {dataset!r} must have `categories`, or a `root` with a folder for each that holds a folder "
+            f"`train`, got the root {str(root)!r}. Check `root`, or name the categories."
+        )
+        raise ValueError(msg)
+    return found
+
+
+def _check_overrides(overrides: Mapping[str, Mapping[str, Any]], models: Mapping[str, Spec]) -> None:
+    for name, override in overrides.items():
+        if name not in models:
+            msg = f"`overrides` must be of methods, got {name!r}. There are {list(models)}."
+            raise ValueError(msg)
+        if not set(override) <= OVERRIDES:
+            msg = (
+                f"An override must be one of {sorted(OVERRIDES)}, got {sorted(set(override) - OVERRIDES)} of {name!r}."
+            )
+            raise ValueError(msg)
+
+
+def _takes_seed(spec: Spec) -> bool:
+    """Return whether a model has a seed that the user has not set."""
+    return "seed" not in spec["init_args"] and "seed" in _parameters(find_class(spec, AnomalibModule))
+
+
+def _seeds(seeds: int | Sequence[int]) -> list[int]:
+    return _numbers("seeds", list(range(seeds)) if isinstance(seeds, int) else seeds, least=0)
+
+
+def _numbers(name: str, values: int | Sequence[int], least: int) -> list[int]:
+    numbers = sorted(set([values] if isinstance(values, int) else values))
+    if not numbers or numbers[0] < least:
+        msg = f"`{name}` must be numbers of at least {least}, got {values}."
+        raise ValueError(msg)
+    return numbers
+
+
+def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(cls).parameters

@@ -1,0 +1,54 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a sweep is going to do, and about how long it takes."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+from .jobs import Job
+
+USUAL_SECONDS = (1, 20)  # of a run on two cores: of a plain statistic, and of 30 steps of CoftAD at k = 8
+
+
+def show_plan(console: Console, jobs: Sequence[Job], seconds: Mapping[str, float]) -> None:
+    """Print the runs of a sweep by method, its supports, and an estimate.
+
+    Args:
+        console (Console): Where to print.
+        jobs (Sequence[Job]): All runs.
+        seconds (Mapping[str, float]): Seconds that a run took, by method, as far as it is known.
+    """
+    table = Table("Method", "Runs", "Seconds a run", title=f"{len(jobs)} runs")
+    for method, count in Counter(job.method for job in jobs).items():
+        table.add_row(method, str(count), f"{seconds[method]:.1f}" if method in seconds else "not measured yet")
+    console.print(table)
+    console.print(*_supports(jobs), sep="\n", highlight=False)
+    console.print(_estimate(jobs, seconds), highlight=False)
+
+
+def _supports(jobs: Sequence[Job]) -> Iterator[str]:
+    for dataset, category in dict.fromkeys((job.dataset, job.category) for job in jobs):
+        own = [job for job in jobs if (job.dataset, job.category) == (dataset, category)]
+        k_shot, seeds = (", ".join(map(str, sorted(values))) for values in _values(own))
+        yield f"{dataset} {category}: k = {k_shot}; seeds {seeds}"
+
+
+def _values(jobs: Sequence[Job]) -> tuple[set[int], set[int]]:
+    return {job.k_shot for job in jobs}, {job.seed for job in jobs}
+
+
+def _estimate(jobs: Sequence[Job], seconds: Mapping[str, float]) -> str:
+    if not seconds:
+        least, most = (len(jobs) * usual / 60 for usual in USUAL_SECONDS)
+        return (
+            f"Nothing is measured here yet. On two cores at 224 pixels a run took {USUAL_SECONDS[0]} to "
+            f"{USUAL_SECONDS[1]} seconds, which is {least:.0f} to {most:.0f} minutes in all."
+        )
+    usual = median(seconds.values())
+    total = sum(seconds.get(job.method, usual) for job in jobs)
+    return f"About {total / 60:.0f} minutes in all, one run after the other, by the medians of the finished runs."

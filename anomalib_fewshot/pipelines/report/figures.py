@@ -1,0 +1,244 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Figures of the report as inline SVG, which takes its font and colours from the page.
+
+Matplotlib draws with stand-in colours; they are replaced by ``currentColor`` and by the CSS variables ``--series-1`` to
+``--series-8``, so that one figure is readable on light and on dark paper. The same input gives the same bytes.
+"""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+SERIES = 8  # colours in the page's style sheet
+MARKERS = "os^DvPX*p<"
+INK = "#010203"  # stands for the colour of the text
+WIDTH, HEIGHT = 380, 270  # units of the drawing; a phone shows one about as wide as that
+RC: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "anomalib-fewshot",
+    "font.size": 11,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "axes.axisbelow": True,
+    "grid.color": INK,
+    "grid.alpha": 0.13,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 5.5,
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """Colour and marker of a method in all figures."""
+
+    color: str
+    marker: str
+
+
+def styles(methods: Sequence[str]) -> dict[str, Style]:
+    """Return a style for each method, by the order of their names, so that it is the same in every section."""
+    return {
+        method: Style(_stand_in(number % SERIES), MARKERS[number % len(MARKERS)])
+        for number, method in enumerate(sorted(methods))
+    }
+
+
+def swatch(style: Style, name: str) -> str:
+    """Return the line and marker of a method for a legend."""
+    with mpl.rc_context(RC):
+        figure = Figure(figsize=(26 / 72, 12 / 72))
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.plot([0, 1], [0, 0], color=style.color)
+        axes.plot([0.5], [0], color=style.color, marker=style.marker)
+        axes.set(xlim=(0, 1), ylim=(-1, 1))
+        axes.axis("off")
+        return _svg(figure, name, "")
+
+
+def curves(summary: pd.DataFrame, look: Mapping[str, Style], label: str, name: str) -> str:
+    """Draw the macro mean of a metric over k, with its intervals; methods are set apart sideways.
+
+    Args:
+        summary (pd.DataFrame): What :func:`~anomalib_fewshot.pipelines.statistics.summarize` returns for one dataset.
+        look (Mapping[str, Style]): Style of each method.
+        label (str): Name of the metric.
+        name (str): Name of the figure, unique on the page.
+    """
+    shots = sorted(summary["k_shot"].unique())
+    methods = [method for method in look if summary.loc[summary["method"] == method, "mean"].notna().any()]
+    with mpl.rc_context(RC):
+        figure, axes = _panel()
+        for number, method in enumerate(methods):
+            points = summary[summary["method"] == method].set_index("k_shot").reindex(shots)
+            spread = 0.45 * (number - (len(methods) - 1) / 2) / max(len(methods), 4)
+            x = np.arange(len(shots)) + spread
+            color = look[method].color
+            axes.vlines(x, points["low"], points["high"], color=color, linewidth=1.2, alpha=0.65)
+            axes.plot(x, points["mean"], color=color, marker=look[method].marker)
+        axes.set_xticks(range(len(shots)), labels=[str(k) for k in shots])
+        axes.set_xlim(-0.5, len(shots) - 0.5)
+        axes.set_xlabel("k, normal images learnt from")
+        axes.grid(axis="y")
+        _fraction(axes, label)
+        means = summary.loc[summary["mean"].notna(), "mean"]
+        ends = f"{means.min():.3f} to {means.max():.3f}"
+        text = f"{label} over k = {', '.join(map(str, shots))} for {', '.join(methods)}: {ends}."
+        return _svg(figure, name, text)
+
+
+def forest(
+    differences: pd.DataFrame,
+    look: Mapping[str, Style],
+    baseline: str,
+    limits: tuple[float, float],
+    name: str,
+) -> str:
+    """Draw the differences to the baseline with their intervals, and wins, ties and losses at the right.
+
+    Args:
+        differences (pd.DataFrame): What :func:`~anomalib_fewshot.pipelines.statistics.paired_differences` returns for
+            one dataset and k, in the order from top to bottom.
+        look (Mapping[str, Style]): Style of each method.
+        baseline (str): Name of the baseline.
+        limits (tuple[float, float]): Ends of the axis, one for all panels of a dataset.
+        name (str): Name of the figure, unique on the page.
+    """
+    rows = list(differences.itertuples())
+    height = 62 + 26 * len(rows)
+    with mpl.rc_context(RC):
+        figure = Figure(figsize=(WIDTH / 72, height / 72))
+        left, right = 0.29, 0.77
+        axes = figure.add_axes((left, 44 / height, right - left, 26 * len(rows) / height))
+        axes.axvline(0, color=INK, linewidth=0.8, alpha=0.6)
+        for y, row in enumerate(rows):
+            style = look[row.method]
+            axes.hlines(y, row.low, row.high, color=style.color, linewidth=2)
+            axes.plot([row.mean], [y], color=style.color, marker=style.marker, markersize=5.5)
+            counts = f"{row.wins} / {row.ties} / {row.losses}" if row.runs else "no pairs"
+            axes.text(1.04, y, counts, transform=axes.get_yaxis_transform(), va="center", fontsize=10)
+        axes.text(
+            1.04,
+            -0.75,
+            "won / tied / lost",
+            transform=axes.get_yaxis_transform(),
+            va="center",
+            fontsize=9,
+            alpha=0.7,
+        )
+        axes.set(xlim=limits, ylim=(len(rows) - 0.5, -0.5))
+        axes.set_yticks(range(len(rows)), labels=[_short(row.method) for row in rows], parse_math=False)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_formatter(FuncFormatter(_signed))
+        axes.grid(axis="x")
+        axes.set_xlabel(f"difference to {_short(baseline)}", parse_math=False)
+        text = "; ".join(f"{row.method} {_signed(row.mean, digits=3)}" for row in rows)
+        return _svg(figure, name, f"Paired differences to {baseline}: {text}.")
+
+
+def scatter(points: pd.DataFrame, look: Mapping[str, Style], labels: tuple[str, str], name: str) -> str:
+    """Draw accuracy against a cost.
+
+    Args:
+        points (pd.DataFrame): ``method``, ``cost`` and ``mean``, a row a method.
+        look (Mapping[str, Style]): Style of each method.
+        labels (tuple[str, str]): Names of the cost and of the metric.
+        name (str): Name of the figure, unique on the page.
+    """
+    with mpl.rc_context(RC):
+        figure, axes = _panel()
+        for point in points.itertuples():
+            axes.plot(
+                [point.cost],
+                [point.mean],
+                look[point.method].marker,
+                color=look[point.method].color,
+                markersize=8,
+            )
+        axes.margins(0.12)
+        if points["cost"].min() > 0:
+            low, high = points["cost"].min() / 1.6, points["cost"].max() * 1.6
+            axes.set_xscale("log")
+            axes.set_xlim(low, high)
+            axes.xaxis.set_major_locator(LogLocator(subs=(1,) if high / low > 100 else (1, 2, 5)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel(labels[0])
+        axes.grid()
+        _fraction(axes, labels[1])
+        text = "; ".join(f"{point.method} {point.cost:.3g}, {point.mean:.3f}" for point in points.itertuples())
+        return _svg(figure, name, f"{labels[1]} against {labels[0]}: {text}.")
+
+
+def _panel() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
+    return figure, figure.add_axes((0.12, 0.17, 0.86, 0.72))
+
+
+def _fraction(axes: Axes, label: str) -> None:
+    """Label the axis above its end, where it needs no turned text, and let it end at 1."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, min(high, 1 + 0.02 * (1 - low)))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.set_title(label, loc="left", fontsize=11, x=-0.1, pad=12)
+
+
+def _signed(value: float, _: int = 0, *, digits: int = 2) -> str:
+    text = f"{value:+.{digits}f}" if abs(value) >= 10**-digits / 2 else "0"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def _short(text: str, length: int = 16) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _stand_in(number: int) -> str:
+    return f"#0102{16 + number:02x}"
+
+
+def _svg(figure: Figure, name: str, text: str) -> str:
+    """Return the figure as an element with the page's font and colours, and with ids of its own."""
+    FigureCanvasSVG(figure)
+    file = io.StringIO()
+    figure.savefig(
+        file,
+        format="svg",
+        transparent=True,
+        metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+    )
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would hold for the whole page
+    svg = re.sub(r"font-family: [^;\"]*; ", "", svg)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg)  # the page says how wide
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    svg = svg.replace(INK, "currentColor")
+    for number in range(SERIES):
+        svg = svg.replace(_stand_in(number), f"var(--series-{number + 1})")
+    role = f'role="img" aria-label="{escape(text)}"' if text else 'aria-hidden="true"'
+    return svg.replace("<svg ", f'<svg {role} style="stroke-linejoin: round" ', 1)

@@ -1,0 +1,316 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The report of a few-shot benchmark, as one HTML file that needs nothing else, and as Markdown."""
+
+import base64
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from anomalib_fewshot.data.manifest import SupportManifest
+from anomalib_fewshot.pipelines.statistics import by_category, check_baseline, check_rows, paired_differences, summarize
+
+from . import figures, tables
+from .answers import MAIN, READING, Answer, answers, cautions
+from .tables import Cell, Table
+
+EXAMPLES = {
+    "hit": "the anomalous image with the highest score",
+    "miss": "the anomalous image with the lowest score",
+    "false_alarm": "the normal image with the highest score",
+}
+COLUMNS = ["error", "support", "device", "threads", "test_normal", "test_anomalous", "finished", "key"]
+COLUMNS += [*tables.SETTINGS, *tables.COSTS, "python", "torch", "anomalib", "anomalib_fewshot"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A sample heat map: whose it is, which it is in words, and the picture as a data URI."""
+
+    method: str
+    category: str
+    title: str
+    text: str
+    uri: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the report says of one dataset."""
+
+    name: str
+    about: str
+    answers: list[Answer]
+    legends: list[list[tuple[str, str]]]  # of the curves and of the costs
+    means: list[Table]
+    curves: list[str]
+    differences: Table | None
+    forests: list[tuple[str, str]]
+    ends: tuple[str, str]
+    heats: list[Table]
+    costs: Table | None
+    scatters: list[str]
+    example_k: int | None
+    examples: list[Example]
+    measures: Table | None
+
+
+def write_report(
+    folder: Path,
+    rows: pd.DataFrame,
+    *,
+    baseline: str,
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any],
+) -> Path:
+    """Write ``report.html`` and ``report.md`` into the folder of a sweep. The same input gives the same bytes.
+
+    Args:
+        folder (Path): Folder of the sweep; the report shows what is in its ``supports`` and ``examples``, if anything.
+        rows (pd.DataFrame): The table ``results.csv``, one row a run; read hashes and keys as text.
+        baseline (str): Name of the method that others are compared with.
+        config (Mapping[str, Any]): All settings of the sweep.
+        environment (Mapping[str, Any]): Versions, platform and processor.
+
+    Returns:
+        Path: The HTML file.
+
+    Raises:
+        ValueError: If there are no rows, a column is missing, there is no such baseline, a run is there twice or a
+            value is out of range.
+    """
+    if rows.empty:
+        msg = "`rows` must have at least one run, got none."
+        raise ValueError(msg)
+    if not (rows["status"] == "ok").any():  # then nothing was measured, and the table may lack what is
+        rows = rows.reindex(columns=list(dict.fromkeys([*rows, *tables.LABELS, *COLUMNS])))
+    for metric in tables.LABELS:
+        check_rows(rows, metric, *COLUMNS)
+    check_baseline(rows, baseline)
+    content = _content(folder, rows.sort_values(["dataset", "category", "k_shot", "seed", "method"]), baseline)
+    content["reading"] = READING
+    content["config"] = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+    content["environment"] = {str(name): str(value) for name, value in _plain(environment).items()}
+    jinja = Environment(
+        loader=PackageLoader("anomalib_fewshot.pipelines.report", "."),
+        autoescape=select_autoescape(["html.j2"]),  # the template of Markdown has a filter of its own
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    jinja.filters |= {"md": _markdown, "breakable": _breakable}
+    for name in ("report.md", "report.html"):
+        part = folder / f".{name}.part"
+        part.write_text(jinja.get_template(f"{name}.j2").render(content), encoding="utf-8")
+        part.replace(folder / name)
+    return folder / "report.html"
+
+
+def _content(folder: Path, rows: pd.DataFrame, baseline: str) -> dict[str, Any]:
+    """Return all that the templates show, but for the settings."""
+    summaries = {metric: summarize(rows, metric) for metric in tables.LABELS}
+    failed = rows[rows["status"] != "ok"]
+    return {
+        "baseline": baseline,
+        "overview": _overview(rows),
+        "cautions": cautions(rows, summaries[MAIN]),
+        "sections": [
+            _section(
+                folder,
+                rows[rows["dataset"] == name],
+                {metric: s[s["dataset"] == name] for metric, s in summaries.items()},
+                baseline,
+                f"d{number}",
+            )
+            for number, name in enumerate(sorted(rows["dataset"].unique()))
+        ],
+        "failed": Table(
+            "",
+            ["dataset", "category", "k", "seed", "method", "error"],
+            [
+                [
+                    Cell(row.dataset),
+                    Cell(row.category),
+                    Cell(str(row.k_shot)),
+                    Cell(str(row.seed)),
+                    Cell(row.method),
+                    Cell(tables.join([row.error])),
+                ]
+                for row in failed.itertuples()
+            ],
+            text_columns=6,
+        ),
+        "supports": list(_supports(folder)),
+        "settings": tables.settings_table(rows),
+    }
+
+
+def _overview(rows: pd.DataFrame) -> str:
+    """Return what was run in a line."""
+
+    def count(name: str, noun: str, plural: str = "") -> str:
+        number = rows[name].nunique() if name != "category" else len(rows[["dataset", "category"]].drop_duplicates())
+        return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+    failed = int((rows["status"] != "ok").sum())
+    parts = [
+        f"{len(rows)} {'run' if len(rows) == 1 else 'runs'} ({failed} failed)",
+        count("method", "method"),
+        count("dataset", "dataset"),
+        count("category", "category", "categories"),
+        f"k = {tables.join(sorted(rows['k_shot'].unique()))}",
+        count("seed", "seed"),
+    ]
+    finished = rows["finished"].dropna().astype(str)
+    return " · ".join(parts) + (f" · finished {finished.max()[:10]}" if len(finished) else "")
+
+
+def _section(
+    folder: Path,
+    rows: pd.DataFrame,
+    summaries: Mapping[str, pd.DataFrame],
+    baseline: str,
+    name: str,
+) -> Section:
+    main = summaries[MAIN]
+    done = rows[rows["status"] == "ok"]
+    order = main.groupby("method")["mean"].mean().reset_index().sort_values(["mean", "method"], ascending=[False, True])
+    methods = list(order["method"])
+    look = figures.styles(methods)
+    shown = [metric for metric in (MAIN, "pixel_AUROC") if summaries[metric]["mean"].notna().any()]
+    differences = paired_differences(rows, baseline, MAIN)
+    differences["order"] = differences["method"].map(methods.index)
+    differences = differences.sort_values(["k_shot", "order"]).drop(columns="order")
+    compared = differences.dropna(subset="mean")
+    categories = by_category(rows, MAIN)
+    ends = (categories["mean"].min(), categories["mean"].max())
+    tests = {
+        category: f"{block['test_normal'].max():.0f} + {block['test_anomalous'].max():.0f} images"
+        for category, block in done.groupby("category")
+    }
+    example_k, examples = _examples(folder, done, methods, baseline)
+    return Section(
+        name=str(rows["dataset"].iloc[0]),
+        about=f"Categories: {', '.join(sorted(rows['category'].unique()))}.",
+        answers=answers(rows, main, baseline) if len(done) else [],
+        legends=[
+            [(method, figures.swatch(look[method], f"{name}-{part}{i}")) for i, method in enumerate(methods)]
+            for part in ("curve", "cost")
+        ],
+        means=[tables.mean_table(summaries[metric], methods, tables.LABELS[metric]) for metric in shown],
+        curves=[figures.curves(summaries[metric], look, tables.LABELS[metric], f"{name}-{metric}") for metric in shown],
+        differences=tables.difference_table(compared, baseline) if len(compared) else None,
+        forests=[
+            (f"k = {k}", figures.forest(block, look, baseline, _limits(compared), f"{name}-forest{k}"))
+            for k, block in compared.groupby("k_shot")
+        ],
+        ends=(tables.fraction(ends[0]), tables.fraction(ends[1])),
+        heats=[
+            tables.heat_table(block, main[main["k_shot"] == k], methods, ends, tests)
+            for k, block in categories.groupby("k_shot")
+        ],
+        costs=tables.cost_table(done, methods) if len(done) else None,
+        scatters=_scatters(done, main, look, name),
+        example_k=example_k,
+        examples=examples,
+        measures=tables.measure_table(summaries, rows, methods) if shown else None,
+    )
+
+
+def _limits(differences: pd.DataFrame) -> tuple[float, float]:
+    """Return the ends of the axis of differences, with zero in between."""
+    values = differences[["low", "high", "mean"]].to_numpy()
+    low, high = min(0.0, pd.Series(values.ravel()).min()), max(0.0, pd.Series(values.ravel()).max())
+    margin = 0.06 * (high - low) or 0.01
+    return low - margin, high + margin
+
+
+def _scatters(done: pd.DataFrame, main: pd.DataFrame, look: Mapping[str, figures.Style], name: str) -> list[str]:
+    """Return accuracy against cost at the largest k with means, if all runs are from one device."""
+    means = main.dropna(subset="mean")
+    if means.empty or len(done[["device", "threads"]].drop_duplicates()) > 1:
+        return []
+    k = means["k_shot"].max()
+    means = means[means["k_shot"] == k].set_index("method")["mean"]
+    drawn = []
+    for cost, label in (("fit_seconds", "seconds to fit"), ("latency_p50_ms", "milliseconds an image, p50")):
+        costs = done[done["k_shot"] == k].groupby("method")[cost].median()
+        points = pd.DataFrame({"cost": costs, "mean": means}).dropna().rename_axis("method").reset_index()
+        if len(points):
+            drawn.append(figures.scatter(points, look, (label, f"{tables.LABELS[MAIN]} at k = {k}"), f"{name}-{cost}"))
+    return drawn
+
+
+def _examples(
+    folder: Path,
+    done: pd.DataFrame,
+    methods: Sequence[str],
+    baseline: str,
+) -> tuple[int | None, list[Example]]:
+    """Return the k and the pictures of the best method and the baseline, of the largest k that has some."""
+    keys = [key for key in done["key"] if (folder / "examples" / str(key)).is_dir()]
+    there = done[done["key"].isin(keys) & done["method"].isin([methods[0], baseline])]
+    if there.empty:
+        return None, []
+    there = there[there["k_shot"] == there["k_shot"].max()].drop_duplicates(["category", "method"])
+    found = []
+    for row in sorted(there.itertuples(), key=lambda row: (row.category, methods.index(row.method))):
+        for name, text in EXAMPLES.items():
+            path = folder / "examples" / str(row.key) / f"{name}.jpg"
+            if path.is_file():
+                uri = "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode()
+                title = name.replace("_", " ")
+                found.append(
+                    Example(
+                        row.method,
+                        row.category,
+                        title,
+                        f"{row.category}, {row.method}: {text}, beside its heat map",
+                        uri,
+                    ),
+                )
+    return int(there["k_shot"].iloc[0]), found
+
+
+def _supports(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield what supports are of and the names of their images, together where the smaller begin the largest."""
+    groups: dict[tuple[str, str, str], list[SupportManifest]] = {}
+    for path in sorted((folder / "supports").glob("*.json")):
+        try:
+            manifest = SupportManifest.read(path)
+        except ValueError:
+            yield path.name, "cannot be read"
+            continue
+        groups.setdefault((manifest.dataset, manifest.category, str(manifest.seed)), []).append(manifest)
+    for (dataset, category, seed), manifests in sorted(groups.items()):
+        manifests.sort(key=lambda manifest: manifest.k_shot)
+        names = list(manifests[-1].images)
+        nested = all(list(manifest.images) == names[: len(manifest.images)] for manifest in manifests)
+        for some in [manifests] if nested else [[manifest] for manifest in manifests]:
+            shots = tables.join([manifest.k_shot for manifest in some])
+            yield f"{dataset} {category}, seed {seed}, k = {shots}", ", ".join(some[-1].images)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values as JSON has them: tuples as lists, paths as text."""
+    return json.loads(json.dumps(values, default=str))
+
+
+def _markdown(text: object) -> str:
+    """Return a text that GitHub shows as it is, in a table too."""
+    text = re.sub(r"[ \t\r\n]+", " ", str(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_|~])", r"\\\1", text)
+
+
+def _breakable(text: str) -> Markup:
+    """Return a name that a browser may break where a new word begins in it."""
+    return Markup("<wbr>").join(re.split(r"(?<=[a-z])(?=[A-Z][a-z])|(?<=[_=/,-])", text))  # join escapes the parts

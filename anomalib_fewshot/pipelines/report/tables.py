@@ -1,0 +1,209 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Tables of the report, for HTML and Markdown alike: cells of text with a note, a shade and a mark for the best."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+NOTHING = "\N{EN DASH}"
+LABELS = {
+    "image_AUROC": "image AUROC",
+    "image_AUPR": "image AUPR",
+    "image_F1Score": "image F1",
+    "pixel_AUROC": "pixel AUROC",
+    "pixel_AUPRO": "pixel PRO",
+}
+SETTINGS = {
+    "backbone": "backbone",
+    "weights": "weights",
+    "image_size": "image size",
+    "steps": "steps",
+    "learns_from": "learns from",
+    "threshold": "threshold from",
+}
+COSTS = {
+    "fit_seconds": "fit, s",
+    "test_seconds": "test, s",
+    "latency_p50_ms": "p50, ms",
+    "latency_p95_ms": "p95, ms",
+    "peak_memory_mib": "memory, MiB",
+    "gpu_memory_mib": "GPU memory, MiB",
+    "checkpoint_mib": "checkpoint, MiB",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell: its text, a smaller note under it, a shade in [0, 1] and whether it is the best of its row or column."""
+
+    text: str
+    note: str = ""
+    shade: float | None = None
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose first columns are text, aligned left, and the others numbers."""
+
+    caption: str
+    header: list[str]
+    rows: list[list[Cell]]
+    text_columns: int = 1
+    foot: list[list[Cell]] = field(default_factory=list)
+
+
+def fraction(value: float, *, sign: bool = False) -> str:
+    """Return a value in [0, 1] or a difference of such with three digits, with a real minus sign."""
+    if pd.isna(value):
+        return NOTHING
+    text = f"{value:+.3f}" if sign else f"{value:.3f}"
+    return ("0.000" if text in {"-0.000", "+0.000"} else text).replace("-", "\N{MINUS SIGN}")
+
+
+def interval(row: Mapping, *, sign: bool = False) -> str:
+    """Return the interval of a summary or difference, or nothing where there is none."""
+    if pd.isna(row["low"]):
+        return ""
+    return f"[{fraction(row['low'], sign=sign)},\N{NO-BREAK SPACE}{fraction(row['high'], sign=sign)}]"
+
+
+def amount(value: float) -> str:
+    """Return a duration or size with about three digits."""
+    if pd.isna(value):
+        return NOTHING
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def join(values: Sequence[object], *, empty: str = NOTHING) -> str:
+    """Return the values that differ, joined by commas."""
+    texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in values if not pd.isna(value)]
+    return ", ".join(dict.fromkeys(filter(None, texts))) or empty
+
+
+def mean_table(summary: pd.DataFrame, methods: Sequence[str], label: str) -> Table:
+    """Return macro means with their intervals, methods by k."""
+    shots = sorted(summary["k_shot"].unique())
+    cells = summary.set_index(["method", "k_shot"])
+    best = summary.groupby("k_shot")["mean"].max()
+    rows = []
+    for method in methods:
+        row = [Cell(method)]
+        for k in shots:
+            value = cells.loc[method, k]
+            notes = [interval(value)]
+            if value["missing"]:
+                notes.append(f"{value['runs']} of {value['runs'] + value['missing']} runs")
+            note = "\n".join(note for note in notes if note)
+            row.append(Cell(fraction(value["mean"]), note, best=value["mean"] == best[k]))
+        rows.append(row)
+    caption = f"{label}: macro mean over categories, [95 % interval]"
+    return Table(caption, ["method", *(f"k = {k}" for k in shots)], rows)
+
+
+def difference_table(differences: pd.DataFrame, baseline: str) -> Table:
+    """Return the paired differences to a baseline, a row a k and method."""
+    rows = [
+        [
+            Cell(f"k = {row.k_shot}"),
+            Cell(row.method),
+            Cell(fraction(row.mean, sign=True)),
+            Cell(interval(row._asdict(), sign=True) or NOTHING),
+            Cell(f"{row.wins} / {row.ties} / {row.losses}"),
+            Cell(str(row.runs)),
+            Cell(fraction(row.category_std)),
+            Cell(f"{fraction(row.worst, sign=True)}", row.worst_category),
+        ]
+        for row in differences.itertuples()
+    ]
+    header = ["k", "method", "difference", "95 % interval", "won / tied / lost", "pairs", "sd over categories", "worst"]
+    return Table(f"Paired differences to {baseline} in image AUROC", header, rows, text_columns=2)
+
+
+def heat_table(
+    categories: pd.DataFrame,
+    summary: pd.DataFrame,
+    methods: Sequence[str],
+    ends: tuple[float, float],
+    tests: Mapping,
+) -> Table:
+    """Return the means of one k, categories by methods, shaded between the two ends, with macro mean and worst."""
+    means = categories.pivot_table(index="category", columns="method", values="mean").reindex(columns=methods)
+    stds = categories.pivot_table(index="category", columns="method", values="std", dropna=False)
+    stds = stds.reindex(index=means.index, columns=methods)
+    rows = []
+    for category in means.index:
+        values = means.loc[category]
+        row = [Cell(category, tests.get(category, ""))]
+        for method in methods:
+            value, std = values[method], stds.loc[category, method]
+            note = "" if pd.isna(std) else f"± {fraction(std)}"
+            row.append(Cell(fraction(value), note, _shade(value, ends), best=value == values.max()))
+        rows.append(row)
+    by_method = summary.set_index("method")
+    macro, worst = [Cell("macro mean", "± over seeds")], [Cell("worst category")]
+    for method in methods:
+        value = by_method.loc[method]
+        note = "" if pd.isna(value["seed_std"]) else f"± {fraction(value['seed_std'])}"
+        macro.append(Cell(fraction(value["mean"]), note, best=value["mean"] == by_method["mean"].max()))
+        worst.append(
+            Cell(fraction(value["worst"]), value["worst_category"], best=value["worst"] == by_method["worst"].max()),
+        )
+    return Table(f"k = {summary['k_shot'].iloc[0]}", ["category", *methods], rows, foot=[macro, worst])
+
+
+def measure_table(summaries: Mapping[str, pd.DataFrame], rows: pd.DataFrame, methods: Sequence[str]) -> Table:
+    """Return the macro means of all metrics that have a value, a row a k and method."""
+    metrics = [metric for metric, summary in summaries.items() if summary["mean"].notna().any()]
+    tables = {metric: summaries[metric].set_index(["k_shot", "method"]) for metric in metrics}
+    lines = []
+    for k in sorted(rows["k_shot"].unique()):
+        for method in methods:
+            runs = rows[(rows["k_shot"] == k) & (rows["method"] == method)]
+            line = [Cell(f"k = {k}"), Cell(method), Cell(join(sorted(runs["threshold"].dropna())))]
+            for metric in metrics:
+                value = tables[metric].loc[k, method]
+                note = "" if pd.isna(value["seed_std"]) else f"± {fraction(value['seed_std'])}"
+                line.append(Cell(fraction(value["mean"]), note))
+            lines.append(line)
+    header = ["k", "method", "F1 threshold from", *(LABELS[metric] for metric in metrics)]
+    return Table("Macro means ± standard deviation over seeds", header, lines, text_columns=3)
+
+
+def cost_table(rows: pd.DataFrame, methods: Sequence[str]) -> Table:
+    """Return the median costs, a row a method, k, device and number of threads."""
+    costs = [cost for cost in COSTS if rows[cost].notna().any()]
+    groups = rows.groupby(["method", "k_shot", "device", "threads"], dropna=False)
+    lines = [
+        [
+            Cell(method),
+            Cell(f"k = {k}"),
+            Cell(join([device])),
+            Cell(join([threads])),
+            *(Cell(amount(block[cost].median())) for cost in costs),
+        ]
+        for name in methods
+        for (method, k, device, threads), block in groups
+        if method == name
+    ]
+    header = ["method", "k", "device", "threads", *(COSTS[cost] for cost in costs)]
+    return Table("Medians over runs, latency of one image at a time", header, lines, text_columns=3)
+
+
+def settings_table(rows: pd.DataFrame) -> Table:
+    """Return what each method was made of; two values in a cell mean that its runs differ."""
+    lines = [
+        [Cell(method), *(Cell(join(sorted(runs[name].dropna().unique(), key=str))) for name in SETTINGS)]
+        for method, runs in rows.groupby("method")
+    ]
+    return Table("What each method was made of", ["method", *SETTINGS.values()], lines, text_columns=1 + len(SETTINGS))
+
+
+def _shade(value: float, ends: tuple[float, float]) -> float | None:
+    if pd.isna(value):
+        return None
+    return 0.5 if ends[0] == ends[1] else round(float(np.clip((value - ends[0]) / (ends[1] - ends[0]), 0, 1)), 2)

@@ -1,0 +1,128 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Models and datamodules as plain data, ``class_path`` and ``init_args``, in the form of anomalib's configurations."""
+
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from difflib import get_close_matches
+from importlib import import_module
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import anomalib.data  # so that its classes are found by their short names  # noqa: F401
+import anomalib.models  # noqa: F401
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+Spec = dict[str, Any]
+
+
+def read_spec(spec: str | Path | Mapping[str, Any]) -> Spec:
+    """Return a specification as a dictionary: it may be the path of a YAML file such as those in ``configs/model``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If there is no ``class_path``.
+    """
+    if isinstance(spec, Mapping):
+        content = dict(spec)
+    else:
+        if not Path(spec).is_file():
+            msg = f"A model must be a `class_path` with `init_args`, or a YAML file of them, got {str(spec)!r}."
+            raise FileNotFoundError(msg)
+        content = yaml.safe_load(Path(spec).read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or "class_path" not in content:
+        msg = f"A model or datamodule must have a `class_path`, got {content!r}."
+        raise ValueError(msg)
+    return {"class_path": content["class_path"], "init_args": dict(content.get("init_args") or {})}
+
+
+def instantiate(spec: Spec, base: type) -> Any:  # noqa: ANN401
+    """Make the object that a specification describes.
+
+    Args:
+        spec (dict): ``class_path``, a short name or a full path, and ``init_args``, which may hold specifications.
+        base (type): Class that the object must be of.
+
+    Raises:
+        ValueError: If there is no such class, if it has no such argument, or if an argument has the wrong type.
+    """
+    find_class(spec, base)
+    return _parser(base).instantiate_classes(_parse(spec, base)).spec
+
+
+def check(spec: Spec, base: type) -> type:
+    """Return the class of a specification after a check of its arguments, without making the object.
+
+    Raises:
+        ValueError: As :func:`instantiate`.
+    """
+    cls = find_class(spec, base)
+    _parse(spec, base)
+    return cls
+
+
+def find_class(spec: Spec, base: type) -> type:
+    """Return the class of a specification.
+
+    Raises:
+        ValueError: If there is no such class.
+    """
+    module, _, name = str(spec["class_path"]).rpartition(".")
+    known = {cls.__name__: cls for cls in _subclasses(base)}
+    try:
+        cls = getattr(import_module(module), name) if module else known[name]
+    except (AttributeError, ImportError, KeyError) as error:
+        close = get_close_matches(name, known, n=3)
+        msg = (
+            f"`class_path` must name a {base.__name__}, got {spec['class_path']!r}. Close to it are {close or 'none'}."
+        )
+        raise ValueError(msg) from error
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        msg = f"`class_path` must name a {base.__name__}, got {spec['class_path']!r}, which is none."
+        raise ValueError(msg)  # noqa: TRY004  a value of the user's file
+    return cls
+
+
+def variants(spec: Spec) -> Iterator[tuple[str, Spec]]:
+    """Yield a specification for each combination of its arguments' grids, and the name of the combination.
+
+    Args:
+        spec (dict): A specification. An argument ``{"grid": [...]}`` stands for each of the values in turn.
+
+    Example:
+        >>> spec = {"class_path": "CoftAD", "init_args": {"seed": 1, "num_steps": {"grid": [0, 30]}}}
+        >>> [(name, variant["init_args"]) for name, variant in variants(spec)]
+        [('num_steps=0', {'seed': 1, 'num_steps': 0}), ('num_steps=30', {'seed': 1, 'num_steps': 30})]
+    """
+    arguments = spec["init_args"]
+    grids = {
+        name: value["grid"] for name, value in arguments.items() if isinstance(value, dict) and set(value) == {"grid"}
+    }
+    for values in product(*grids.values()):
+        chosen = dict(zip(grids, values, strict=True))
+        yield ", ".join(f"{name}={value}" for name, value in chosen.items()), spec | {"init_args": arguments | chosen}
+
+
+def _parser(base: type) -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--spec", type=base)
+    return parser
+
+
+def _parse(spec: Spec, base: type) -> Namespace:
+    try:
+        return _parser(base).parse_object({"spec": deepcopy(spec)})  # the parser changes what it is given
+    except ArgumentError as error:
+        lines = [line.strip() for line in str(error).splitlines()[2:]]
+        msg = f"The arguments of {spec['class_path']} are wrong: {' '.join(lines)}"
+        raise ValueError(msg) from error
+
+
+def _subclasses(base: type) -> Iterator[type]:
+    cls: type
+    for cls in base.__subclasses__():
+        yield cls
+        yield from _subclasses(cls)

@@ -1,0 +1,179 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The few-shot benchmark: methods on the same supports, over categories, k and seeds."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+import yaml
+from jsonargparse.typing import Path_fr
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from .environment import environment
+from .jobs import Job, make_jobs
+from .plan import show_plan
+from .runners import Runner, Task, run_processes, run_ray, run_serial
+from .specs import read_spec
+from .store import Store, write_atomically
+from .worker import Settings
+
+console = Console()
+
+
+def benchmark(
+    methods: dict[str, Path_fr | dict[str, Any]],
+    datasets: dict[str, dict[str, Any]],
+    k_shot: int | list[int] = [1, 2, 4, 8],  # noqa: B006  read, never changed; a list is what the command line shows
+    seeds: int | list[int] = 5,
+    baseline: str | None = None,
+    controls: str | None = None,
+    overrides: dict[str, dict[str, Any]] | None = None,
+    root: str | None = None,
+    results: str = "results/fewshot",
+    runner: Literal["serial", "processes", "ray"] | None = None,
+    workers: int | None = None,
+    threads: int | None = None,
+    accelerator: str = "auto",
+    latency_runs: int = 30,
+    cache_gib: float = 2.0,
+    dry_run: bool = False,
+) -> pd.DataFrame:
+    """Compare methods on few normal images: every method on every category, k and seed, with the same supports.
+
+    Each run is stored when it is finished. A sweep that was ended goes on where it was when it is started again, and
+    runs that failed are tried again. Runs of another configuration in the folder are left alone and left out.
+
+    Args:
+        methods (dict): Models by their name in the tables: ``class_path`` and ``init_args``, or a YAML file
+            of them. An argument ``{grid: [...]}`` makes a method of each value.
+        datasets (dict): Image datamodules by name: ``class_path``, ``init_args`` and ``categories``. Without categories
+            these are the folders of the ``root`` that have a folder ``train``.
+        k_shot (int | list[int]): Numbers of normal images. Defaults to ``[1, 2, 4, 8]``.
+        seeds (int | list[int]): Seeds, or how many there are, counted from 0. Defaults to ``5``.
+        baseline (str | None): Method that the others are compared with. Defaults to ``None``, the first one.
+        controls (str | None): Method to add controls of: without fine-tuning and with random weights, as far as it has
+            ``num_steps`` and ``pre_trained``, and three plain statistics. Defaults to ``None``: no controls.
+        overrides (dict | None): By method: ``k_shot`` and ``seeds`` of its own, and arguments of its ``data`` and its
+            ``trainer``. Defaults to ``None``.
+        root (str | None): Root of the datasets, instead of the one in their ``init_args``. Defaults to ``None``.
+        results (str): Folder of the results. Defaults to ``"results/fewshot"``.
+        runner (str | None): ``"serial"``, ``"processes"`` or ``"ray"``. Defaults to ``None``: a process for each GPU
+            where there are several, else serial.
+        workers (int | None): Number of processes or Ray workers. Defaults to ``None``: one for each GPU, else two.
+        threads (int | None): Threads of each run on the CPU. Defaults to ``None``: all, or a worker's share.
+        accelerator (str): Accelerator of Lightning's trainer. Defaults to ``"auto"``.
+        latency_runs (int): Forward passes from which the latency is measured. Defaults to ``30``.
+        cache_gib (float): GiB of decoded test images that each process keeps. Defaults to ``2.0``.
+        dry_run (bool): Show the runs and an estimate, and do nothing. Defaults to ``False``.
+
+    Returns:
+        pd.DataFrame: The table of ``results.csv``, a row for each run and category.
+
+    Raises:
+        FileNotFoundError: If the file of a method is not there.
+        ModuleNotFoundError: If Ray is asked for and not installed.
+        OSError: If results cannot be written. What was finished before is kept.
+        ValueError: If an argument is out of its range or names something that does not exist.
+
+    Example:
+        >>> from anomalib_fewshot import benchmark
+        >>> table = benchmark(
+        ...     methods={"CoftAD": {"class_path": "CoftAD"}, "Patchcore": {"class_path": "Patchcore"}},
+        ...     datasets={"ELPV": {"class_path": "ELPV", "categories": ["mono", "poly"]}},
+        ...     k_shot=[1, 4],
+        ... )  # doctest: +SKIP
+    """
+    config = {name: value for name, value in locals().items() if name not in {"dry_run", "runner", "workers"}}
+    config["methods"] = {name: read_spec(spec) for name, spec in methods.items()}
+    k_shot = [k_shot] if isinstance(k_shot, int) else k_shot
+    jobs = make_jobs(config["methods"], datasets, k_shot, seeds, controls=controls, overrides=overrides, root=root)
+    names = list(dict.fromkeys(job.method for job in jobs))
+    baseline = config["baseline"] = names[0] if baseline is None else baseline
+    if baseline not in names:
+        msg = f"`baseline` must be the name of a method, got {baseline!r}. There are {names}."
+        raise ValueError(msg)
+    if dry_run:
+        show_plan(console, jobs, _seconds(Path(results), jobs))
+        return pd.DataFrame([vars(job) for job in jobs])
+    store = Store(Path(results))
+    machine = environment()
+    write_atomically(store.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    write_atomically(store.folder / "environment.json", json.dumps(machine, indent=2))
+    settings = Settings(accelerator, threads, latency_runs, cache_gib)
+    try:
+        _run(jobs, store, _runner(runner, workers), settings)
+    finally:  # also when it was interrupted: what there is can be looked at
+        table = store.table(jobs)
+        if not table.empty:
+            from .report import write_report  # draws: too much to import at every start of anomalib
+
+            report = write_report(store.folder, table, baseline=baseline, config=config, environment=machine)
+            failures = int((table.status != "ok").sum())
+            console.print(f"{len(table)} of {len(jobs)} runs are there, {failures} of them failed. Report: {report}")
+    return table
+
+
+def _runner(name: str | None, workers: int | None) -> Runner:
+    if name is None:
+        name = "processes" if workers or torch.cuda.device_count() > 1 else "serial"
+    if name == "serial":
+        return run_serial
+    return partial(run_ray if name == "ray" else run_processes, workers=workers)
+
+
+def _run(jobs: Sequence[Job], store: Store, runner: Runner, settings: Settings) -> None:
+    pending = [job for job in jobs if not store.is_finished(job)]
+    _say_what_is_there(len(jobs), len(pending), store.num_others(jobs))
+    pictured = _pictured(jobs)
+    claims: dict[str, ExitStack] = {}
+
+    def tasks() -> Iterator[Task]:
+        for job in pending:
+            with ExitStack() as stack:
+                if not stack.enter_context(store.claim(job)):
+                    progress.advance(bar)  # another process has taken it
+                    continue
+                claims[job.key] = stack.pop_all()
+            progress.update(bar, description=str(job))
+            yield job, job.key in pictured
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.description}"), console=console, speed_estimate_period=3600) as progress:
+        bar = progress.add_task("", total=len(pending))
+        for job, outcome in runner(tasks(), settings):
+            store.save(job, outcome)
+            claims.pop(job.key).close()
+            store.table(jobs)
+            progress.advance(bar)
+            if not outcome.ok:
+                console.print(f"[red]Failed:[/red] {job}: {escape(outcome.rows[0]['error'])}", highlight=False)
+
+
+def _say_what_is_there(num_jobs: int, num_pending: int, num_others: int) -> None:
+    if num_pending < num_jobs:
+        console.print(f"{num_jobs - num_pending} of {num_jobs} runs are finished already.")
+    if num_others:
+        console.print(f"{num_others} runs in the folder are of another configuration: they are left out, and kept.")
+
+
+def _pictured(jobs: Sequence[Job]) -> set[str]:
+    """Return the runs whose best and worst cases are shown: the largest k and the first seed of each method."""
+    order = sorted(jobs, key=lambda job: (job.k_shot, -job.seed))
+    return set({(job.dataset, job.category, job.method): job.key for job in order}.values())
+
+
+def _seconds(folder: Path, jobs: Sequence[Job]) -> dict[str, float]:
+    """Return the median seconds of the finished runs of each method."""
+    if not folder.exists():
+        return {}
+    table = Store(folder).table(jobs)
+    return {} if "seconds" not in table else table.groupby("method")["seconds"].median().dropna().to_dict()

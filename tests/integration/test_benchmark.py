@@ -1,0 +1,263 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""`anomalib fewshot` from the command line to the report, and what can happen to it on the way."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from anomalib.cli import AnomalibCLI
+
+from anomalib_fewshot import benchmark
+from anomalib_fewshot.pipelines.worker import Worker
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SMALL = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "num_steps": 2, "num_views": 2}
+PLAIN = {"class_path": "PlainStatistic", "init_args": {"statistic": "spread", "image_size": 64}}
+COST = ["fit_seconds", "test_seconds", "latency_p50_ms", "latency_p95_ms", "peak_memory_mib", "seconds", "finished"]
+
+BREAKING = """
+import os
+from anomalib_fewshot import PlainStatistic
+
+class Breaking(PlainStatistic):
+    "Fails, or ends its process, when it is asked to learn."
+
+    def __init__(self, how: str) -> None:
+        super().__init__("mean", image_size=64)
+        self.how = how
+
+    def training_step(self, *args, **kwargs):
+        if self.how == "exits":
+            os._exit(9)
+        raise RuntimeError("it is broken")
+"""
+
+
+@pytest.fixture
+def breaking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Any]]:
+    """Return a function that gives a model that fails. Other processes find it too."""
+    (tmp_path / "breaking.py").write_text(BREAKING, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return lambda how: {"class_path": "breaking.Breaking", "init_args": {"how": how}}
+
+
+@pytest.fixture
+def config(mvtec_root: Path, tmp_path: Path) -> dict[str, Any]:
+    return {
+        "methods": {"CoftAD": {"class_path": "CoftAD", "init_args": SMALL}, "plain": PLAIN},
+        "datasets": {"parts": {"class_path": "MVTecFolder", "init_args": {"root": str(mvtec_root)}}},
+        "k_shot": [1, 2],
+        "seeds": 2,
+        "results": str(tmp_path / "sweep"),
+        "accelerator": "cpu",
+        "threads": 1,
+        "latency_runs": 2,
+    }
+
+
+def figures(table: pd.DataFrame) -> pd.DataFrame:
+    """Return what does not depend on the clock, in one order."""
+    columns = [name for name in table if name not in COST]
+    return table[columns].convert_dtypes().sort_values("key", ignore_index=True).astype(str)
+
+
+def test_command_line(config: dict[str, Any], tmp_path: Path) -> None:
+    config |= {"methods": config["methods"] | {"Padim": {"class_path": "Padim", "init_args": {"pre_trained": False}}}}
+    config |= {"baseline": "plain", "controls": "CoftAD"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    AnomalibCLI(["fewshot", "--config", str(tmp_path / "config.yaml"), "--k_shot", "[1]", "--seeds", "1"])
+    folder = tmp_path / "sweep"
+    table = pd.read_csv(folder / "results.csv", dtype={"support": str})
+    assert set(table.method) == {
+        *("CoftAD", "plain", "Padim", "CoftAD, no fine-tuning", "CoftAD, random weights"),
+        *("mean brightness", "spread of grey values", "brightness of the border"),
+    }
+    assert len(table) == 16
+    good = table[table.method != "Padim"]
+    assert (good.status == "ok").all()
+    assert good.groupby("category").support.nunique().tolist() == [1, 1]  # one support for all methods
+    assert good[[*COST[:-1], "checkpoint_mib", "image_AUROC", "image_AUPR", "image_F1Score"]].notna().all(axis=None)
+    assert table[table.method == "CoftAD"][["pixel_AUROC", "pixel_AUPRO"]].notna().all(axis=None)
+    assert set(good.threshold) == {"test images"}
+    # anomalib's Padim has no covariance of one image: a row says so, and the others went on.
+    assert table[table.method == "Padim"].error.str.contains("not finite").all()
+    assert {path.name for path in folder.iterdir()} >= {"environment.json", "report.html", "report.md", "config.yaml"}
+    assert len(list((folder / "supports").iterdir())) == 2
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "CoftAD, no fine-tuning" in page
+    assert "data:image/jpeg" in page
+    assert "not finite" in page
+
+
+@pytest.mark.parametrize("name", ["smoke", "realmini", "mvtec", "visa"])
+def test_files(name: str, mvtec_root: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    """The files parse and plan; the first run of the smallest is carried out with the real data and weights."""
+    path = CONFIGS / "benchmark" / f"{name}.yaml"
+    flags = ["fewshot", "--config", str(path), "--results", str(tmp_path / "sweep")]
+    flags += ["--root", str(mvtec_root)] if name == "realmini" else []
+    AnomalibCLI([*flags, "--dry_run"])
+    runs = {"smoke": 16, "realmini": 8 * 2 * 4 * 5, "mvtec": 8 * 15 * 4 * 5, "visa": 8 * 12 * 4 * 5}[name]
+    assert f"{runs} runs" in capsys.readouterr().out
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_smoke(tmp_path: Path) -> None:
+    config = yaml.safe_load((CONFIGS / "benchmark" / "smoke.yaml").read_text(encoding="utf-8"))
+    config["methods"]["Patchcore"] = str(CONFIGS / "model" / "patchcore_lite0.yaml")
+    config["datasets"]["ELPV"]["categories"] = ["mono"]
+    table = benchmark(**config | {"k_shot": 1, "seeds": 1, "results": str(tmp_path / "sweep"), "latency_runs": 1})
+    assert (table.image_AUROC > 0.6).all()
+    assert (tmp_path / "sweep" / "report.html").is_file()
+
+
+def test_same_command_again_changes_nothing(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    first = benchmark(**config)
+    monkeypatch.setattr(Worker, "run", None)  # nothing is run again
+    pd.testing.assert_frame_equal(benchmark(**config), first)
+
+
+def test_interrupted_sweep_goes_on(
+    config: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Interrupted at its fifth run, it gives the rows of a sweep that was not, in another process order."""
+    expected = benchmark(**config | {"results": str(tmp_path / "whole")})
+    run, count = Worker.run, []
+
+    def interrupted(self: Worker, *args: Any) -> Any:  # noqa: ANN401
+        count.append(1)
+        if len(count) == 5:
+            raise KeyboardInterrupt
+        return run(self, *args)
+
+    monkeypatch.setattr(Worker, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark(**config)
+    assert len(pd.read_csv(tmp_path / "sweep" / "results.csv")) == 4
+    assert (tmp_path / "sweep" / "report.html").is_file()  # of what there is
+    table = benchmark(**config)
+    assert len(count) == 5 + 12
+    pd.testing.assert_frame_equal(figures(table), figures(expected))
+
+
+def test_failing_model_is_a_row_and_the_others_go_on(
+    config: dict[str, Any],
+    breaking: Callable[[str], dict[str, Any]],
+    capsys: pytest.CaptureFixture,
+) -> None:
+    config["methods"] = {"bad": breaking("raises"), "plain": PLAIN}
+    table = benchmark(**config).set_index("method")
+    assert set(table.loc["bad"].error) == {"RuntimeError: it is broken"}
+    assert (table.loc["plain"].status == "ok").all()
+    assert "Failed: bad on parts bolt, k = 1, seed 0" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_k_above_the_images_of_a_category_is_a_row(config: dict[str, Any]) -> None:
+    config |= {"methods": {"plain": PLAIN}, "k_shot": [2, 11], "seeds": 1}
+    table = benchmark(**config).set_index(["category", "k_shot"])
+    assert table.loc[("bolt", 2), "status"] == "ok"
+    assert "got 11, but" in table.loc[("bolt", 11), "error"]
+    assert "has 10. Lower `k_shot` or add images" in table.loc[("cloth", 11), "error"]
+
+
+def test_changed_configuration_is_not_mixed(config: dict[str, Any], capsys: pytest.CaptureFixture) -> None:
+    config |= {"methods": {"plain": PLAIN}, "k_shot": 1, "seeds": 1}
+    first = benchmark(**config)
+    changed = PLAIN | {"init_args": PLAIN["init_args"] | {"statistic": "mean"}}
+    second = benchmark(**config | {"methods": {"plain": changed}})
+    assert len(second) == 2
+    assert not set(first.key) & set(second.key)
+    assert "2 runs in the folder are of another configuration" in capsys.readouterr().out
+
+
+def test_processes_give_the_same_figures_and_outlive_one_that_dies(
+    config: dict[str, Any],
+    breaking: Callable[[str], dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    config["seeds"] = 1
+    serial = benchmark(**config)
+    methods = config["methods"] | {"dying": breaking("exits")}
+    parallel = benchmark(**config | {"methods": methods, "results": str(tmp_path / "parallel"), "workers": 2})
+    died = parallel.method == "dying"
+    assert parallel[died].error.str.contains("memory ran out").all()
+    columns = [name for name in figures(parallel[~died]) if name in serial]
+    pd.testing.assert_frame_equal(figures(parallel[~died])[columns], figures(serial)[columns])
+
+
+def test_ray_gives_the_same_figures(config: dict[str, Any], tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    config["seeds"] = 1
+    serial = benchmark(**config)
+    try:
+        there = benchmark(**config | {"results": str(tmp_path / "ray"), "runner": "ray", "workers": 2})
+    finally:
+        ray.shutdown()
+    pd.testing.assert_frame_equal(figures(there), figures(serial))
+
+
+def test_ray_that_is_not_installed(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'anomalib-fewshot\[ray\]'"):
+        benchmark(**config, runner="ray")
+
+
+def test_wrong_baseline(config: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"`baseline` must be the name of a method, got 'X'. There are \['CoftAD'"):
+        benchmark(**config, baseline="X")
+
+
+def test_command_line_says_in_a_line_what_is_wrong(config: dict[str, Any], tmp_path: Path) -> None:
+    config["methods"] = {"A": {"class_path": "CoftADD"}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    with pytest.raises(SystemExit, match="anomalib fewshot: The method 'A': .* Close to it are .'CoftAD'"):
+        AnomalibCLI(["fewshot", "--config", str(tmp_path / "config.yaml")])
+
+
+def test_dry_run_estimates_by_what_was_measured(config: dict[str, Any], capsys: pytest.CaptureFixture) -> None:
+    config["methods"] = {"plain": PLAIN}
+    plan = benchmark(**config, dry_run=True)
+    assert len(plan) == 8
+    assert "Nothing is measured here yet" in capsys.readouterr().out.replace("\n", " ")
+    benchmark(**config)
+    benchmark(**config, dry_run=True)
+    assert "by the medians of the finished" in capsys.readouterr().out.replace("\n", " ")
+
+
+def start(config: Path) -> subprocess.Popen:
+    code = "from anomalib.cli.cli import main; main()"
+    command = [sys.executable, "-W", "ignore", "-c", code, "fewshot", "--config", str(config)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.slow
+def test_killed_three_times_and_two_at_once(config: dict[str, Any], tmp_path: Path) -> None:
+    """Killed without warning it goes on, and two processes share the runs: the rows are those of one left alone."""
+    expected = benchmark(**config | {"results": str(tmp_path / "whole")})
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    runs = Path(config["results"]) / "runs"
+    for finished in (2, 5, 7):
+        process = start(path)
+        while process.poll() is None and len(list(runs.glob("*.json"))) < finished:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert len(list(runs.glob("*.json"))) < len(expected)
+    both = [start(path), start(path)]
+    assert [process.wait(timeout=300) for process in both] == [0, 0]
+    table = pd.read_csv(Path(config["results"]) / "results.csv", dtype=str, keep_default_na=False)
+    whole = pd.read_csv(tmp_path / "whole" / "results.csv", dtype=str, keep_default_na=False)
+    pd.testing.assert_frame_equal(figures(table), figures(whole))
+    assert Path(Path(config["results"]) / "report.html").exists()

@@ -1,0 +1,144 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Which runs a configuration means."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from anomalib_fewshot.pipelines.jobs import Job, make_jobs
+
+METHODS: dict[str, Any] = {
+    "A": {"class_path": "CoftAD", "init_args": {"pre_trained": True, "weights": "file.pth"}},
+    "B": {"class_path": "Padim"},
+}
+
+
+@pytest.fixture
+def datasets(mvtec_root: Path) -> dict[str, Any]:
+    return {"parts": {"class_path": "MVTecFolder", "init_args": {"root": str(mvtec_root)}}}
+
+
+def of(jobs: list[Job], method: str) -> Job:
+    return next(job for job in jobs if job.method == method)
+
+
+def test_every_method_on_every_category_k_and_seed(datasets: dict[str, Any]) -> None:
+    jobs = make_jobs(METHODS, datasets, [1, 2], [0, 7])
+    runs = {(job.method, job.category, job.k_shot, job.seed) for job in jobs}
+    assert runs == {(m, c, k, s) for m in "AB" for c in ("bolt", "cloth") for k in (1, 2) for s in (0, 7)}
+    assert len(jobs) == len({job.key for job in jobs}) == 16
+
+
+def test_runs_on_the_same_images_follow_one_another(datasets: dict[str, Any]) -> None:
+    jobs = make_jobs(METHODS, datasets, [2, 1], 2)
+    assert [job.category for job in jobs] == ["bolt"] * 8 + ["cloth"] * 8
+    cells = [(job.seed, job.k_shot) for job in jobs[:8]]
+    assert cells == sorted(cells)  # all methods of a cell, then the next cell
+
+
+def test_categories_may_be_named_and_a_folder_has_none(datasets: dict[str, Any], mvtec_root: Path) -> None:
+    datasets["parts"]["categories"] = ["cloth"]
+    datasets["folder"] = {"class_path": "Folder", "init_args": {"name": "own", "normal_dir": "good"}}
+    jobs = make_jobs(METHODS, datasets, [1], 1, root=mvtec_root)
+    assert {(job.dataset, job.category) for job in jobs} == {("parts", "cloth"), ("folder", "own")}
+    assert {job.data["init_args"]["root"] for job in jobs} == {str(mvtec_root)}
+
+
+def test_seeds_are_a_number_or_a_list(datasets: dict[str, Any]) -> None:
+    assert {job.seed for job in make_jobs(METHODS, datasets, [1], 3)} == {0, 1, 2}
+    assert {job.seed for job in make_jobs(METHODS, datasets, [1], [3])} == {3}
+
+
+def test_seed_reaches_a_model_that_has_one_unless_it_was_given(datasets: dict[str, Any]) -> None:
+    methods = METHODS | {"C": {"class_path": "CoftAD", "init_args": {"seed": 5}}}
+    jobs = make_jobs(methods, datasets, [1], [3])
+    seeds = {name: of(jobs, name).model["init_args"].get("seed") for name in "ABC"}
+    assert seeds == {"A": 3, "B": None, "C": 5}
+
+
+def test_grid_makes_a_method_of_each_value(datasets: dict[str, Any]) -> None:
+    methods = {"A": {"class_path": "CoftAD", "init_args": {"num_steps": {"grid": [0, 9]}, "layers": [1]}}}
+    jobs = make_jobs(methods, datasets, [1], 1)
+    assert {job.method: job.model["init_args"] for job in jobs} == {
+        f"A num_steps={steps}": {"num_steps": steps, "layers": [1], "seed": 0} for steps in (0, 9)
+    }
+
+
+def test_controls_are_added_by_one_line(datasets: dict[str, Any]) -> None:
+    jobs = make_jobs(METHODS, datasets, [1], 1, controls="A")
+    untrained = {"pre_trained": True, "weights": "file.pth", "num_steps": 0, "seed": 0}
+    assert of(jobs, "A, no fine-tuning").model["init_args"] == untrained
+    assert of(jobs, "A, random weights").model["init_args"] == untrained | {"pre_trained": False, "weights": None}
+    plain = {job.model["init_args"]["statistic"] for job in jobs if job.model["class_path"] == "PlainStatistic"}
+    assert plain == {"mean", "spread", "border"}
+
+
+def test_controls_of_a_method_without_steps(datasets: dict[str, Any]) -> None:
+    methods = {job.method for job in make_jobs(METHODS, datasets, [1], 1, controls="B")}
+    assert methods >= {"B, random weights", "mean brightness"}
+    assert "B, no fine-tuning" not in methods
+
+
+def test_overrides_of_a_method(datasets: dict[str, Any]) -> None:
+    own = {"k_shot": [4], "seeds": 1, "data": {"eval_batch_size": 3}, "trainer": {"max_epochs": 2}}
+    jobs = make_jobs(METHODS, datasets, [1, 2], 2, overrides={"B": own})
+    assert {(job.k_shot, job.seed) for job in jobs if job.method == "B"} == {(4, 0)}
+    assert of(jobs, "B").trainer == {"max_epochs": 2}
+    assert of(jobs, "B").data["init_args"]["eval_batch_size"] == 3
+    assert "eval_batch_size" not in of(jobs, "A").data["init_args"]
+
+
+def test_method_may_be_a_file(datasets: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(METHODS["B"]), encoding="utf-8")
+    assert make_jobs({"B": tmp_path / "a.yaml"}, datasets, [1], 1) == make_jobs({"B": METHODS["B"]}, datasets, [1], 1)
+
+
+def test_key_changes_with_all_that_a_result_depends_on() -> None:
+    model, data = {"class_path": "A", "init_args": {"x": 1}}, {"class_path": "D", "init_args": {}}
+    job = Job("A", "parts", "bolt", 4, 0, model, data, {})
+    others = [
+        replace(job, k_shot=2),
+        replace(job, seed=1),
+        replace(job, category="cloth"),
+        replace(job, model=model | {"init_args": {"x": 2}}),
+        replace(job, data=data | {"init_args": {"root": "."}}),
+        replace(job, trainer={"max_epochs": 1}),
+    ]
+    assert len({job.key, *(other.key for other in others)}) == 7
+    assert replace(job, model={"init_args": {"x": 1}, "class_path": "A"}).key == job.key  # the order is nothing
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"methods": {}}, "`methods` must name at least one method"),
+        ({"methods": {"A": "no_such.yaml"}}, "or a YAML file of them, got 'no_such.yaml'"),
+        ({"methods": {"A": {"init_args": {}}}}, "must have a `class_path`"),
+        ({"methods": {"A": {"class_path": "CoftADD"}}}, "The method 'A': .* got 'CoftADD'. Close to it are .'CoftAD'"),
+        ({"methods": {"A": {"class_path": "MVTecAD"}}}, "must name a AnomalibModule|Close to it are"),
+        ({"methods": {"A": {"class_path": "anomalib.data.MVTecAD"}}}, "got 'anomalib.data.MVTecAD', which is none"),
+        ({"methods": {"A": {"class_path": "CoftAD", "init_args": {"stepz": 1}}}}, "The method 'A': .*stepz"),
+        ({"datasets": {"X": {"class_path": "MVTec_AD"}}}, "The dataset 'X': .*'MVTecAD'"),
+        ({"k_shot": [0]}, "`k_shot` must be numbers of at least 1, got .0."),
+        ({"seeds": 0}, "`seeds` must be numbers of at least 0"),
+        ({"controls": "Z"}, "`controls` must be the name of a method, got 'Z'. There are .'A', 'B'"),
+        ({"overrides": {"Z": {}}}, "`overrides` must be of methods, got 'Z'"),
+        ({"overrides": {"A": {"epochs": 1}}}, "must be one of .*'k_shot'.*got .'epochs'. of 'A'"),
+        ({"root": "no_such_folder"}, "The dataset 'parts' must have `categories`, or a `root`.*no_such_folder"),
+    ],
+)
+def test_wrong_configuration(datasets: dict[str, Any], change: dict[str, Any], message: str) -> None:
+    arguments = {"methods": METHODS, "datasets": datasets, "k_shot": [1], "seeds": 1} | change
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        make_jobs(**arguments)
+
+
+def test_wrong_category(datasets: dict[str, Any]) -> None:
+    datasets["parts"]["categories"] = ["bolt", "nut"]
+    with pytest.raises(ValueError, match=r"got 'nut'. There are \['bolt', 'cloth'\]"):
+        make_jobs(METHODS, datasets, [1], 1)

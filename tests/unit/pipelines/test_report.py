@@ -1,0 +1,334 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The report: what it says, that it says it whatever the sweep lacks, and that a real browser shows it."""
+
+import hashlib
+import io
+import itertools
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from anomalib_fewshot.data.manifest import SupportManifest
+from anomalib_fewshot.pipelines.report import write_report
+
+METHODS = {  # level at k = 1, gain a doubling of k, seconds to fit, milliseconds an image
+    "CoftAD": (0.83, 0.025, 14.0, 21.0),
+    "Dfkde": (0.72, 0.020, 0.8, 18.0),
+    "NoTraining": (0.78, 0.022, 0.4, 20.0),
+    "Padim": (0.74, 0.045, 1.1, 33.0),
+    "Patchcore": (0.86, 0.021, 2.6, 52.0),
+    "PlainStatistic": (0.63, 0.002, 0.05, 0.6),
+}
+CATEGORIES = ("magnetic_tile", "elpv_mono", "elpv_poly", "brick_cracks", "cookies")
+MASKED = ("magnetic_tile", "cookies")
+MEASURED = ("image_AUROC", "image_AUPR", "image_F1Score", "pixel_AUROC", "pixel_AUPRO", "device", "fit_seconds")
+MEASURED += ("latency_p50_ms", "latency_p95_ms", "peak_memory_mib", "checkpoint_mib", "test_seconds", "support")
+ENVIRONMENT = {"python": "3.11.7", "platform": "Linux-x86_64", "processor": "2 cores"}
+
+
+def sweep(
+    *,
+    methods: dict[str, tuple[float, float, float, float]] = METHODS,
+    categories: tuple[str, ...] = CATEGORIES,
+    shots: tuple[int, ...] = (1, 2, 4, 8),
+    seeds: int = 5,
+    dataset: str = "RealMini",
+    masked: tuple[str, ...] = MASKED,
+    failures: int = 0,
+) -> pd.DataFrame:
+    """Return the rows of a made-up sweep, the last of which failed."""
+    generator = np.random.default_rng(0)
+    ease = dict(zip(categories, generator.normal(0, 0.05, len(categories)), strict=True))
+    rows = []
+    for category, k, seed in itertools.product(categories, shots, range(seeds)):
+        luck = generator.normal(0, 0.02)
+        for method, (level, gain, fit, latency) in methods.items():
+            image = float(
+                np.clip(level + gain * np.log2(k) + ease[category] + luck + generator.normal(0, 0.012), 0.4, 1),
+            )
+            name = f"{method} {dataset} {category} {k} {seed}"
+            maps = category in masked and method != "Dfkde"
+            rows.append({
+                "method": method, "dataset": dataset, "category": category, "k_shot": k, "seed": seed, "status": "ok",
+                "error": np.nan, "image_AUROC": image, "image_AUPR": image**1.2, "image_F1Score": image**1.5,
+                "pixel_AUROC": image**0.4 if maps else np.nan, "pixel_AUPRO": image**0.9 if maps else np.nan,
+                "threshold": "normal images", "fit_seconds": fit * generator.uniform(0.9, 1.2), "test_seconds": 3.2,
+                "latency_p50_ms": latency * generator.uniform(0.95, 1.05), "latency_p95_ms": latency * 1.3,
+                "peak_memory_mib": 910.0 + k, "gpu_memory_mib": np.nan, "checkpoint_mib": 17.2, "device": "cpu",
+                "threads": 2, "backbone": "tf_efficientnet_lite0_packaged", "weights": "57934424", "image_size": "256",
+                "steps": 30 if method == "CoftAD" else 0, "support": f"{category} {k} {seed}", "test_normal": 60,
+                "test_anomalous": 60, "learns_from": "support", "python": "3.11.7", "torch": "2.9.1",
+                "anomalib": "2.7.0", "anomalib_fewshot": "0.1.0", "finished": "2026-01-05T12:00:00",
+                "key": hashlib.sha256(name.encode()).hexdigest()[:16],
+            })  # fmt: skip
+    for row in rows[len(rows) - failures :]:
+        row.update(dict.fromkeys(MEASURED, np.nan), status="failed", error="RuntimeError: <memory> | line 1\nline 2")
+    text = pd.DataFrame(rows).to_csv(index=False)
+    return pd.read_csv(io.StringIO(text), dtype=dict.fromkeys(("key", "support", "weights"), str))
+
+
+def add_files(folder: Path, rows: pd.DataFrame) -> None:
+    """Write a support of every cell, and examples for the first seed and the largest k."""
+    for (dataset, category, k, seed), _ in rows.groupby(["dataset", "category", "k_shot", "seed"]):
+        images = {f"{(seed * 7 + number * 13) % 100:03}.png": "0" * 64 for number in range(k)}
+        SupportManifest(dataset, category, k, seed, images).write(
+            folder / "supports" / f"{dataset}-{category}-k{k}-seed{seed}.json",
+        )
+    generator = np.random.default_rng(0)
+    for row in rows[
+        (rows["k_shot"] == rows["k_shot"].max()) & (rows["seed"] == 0) & (rows["status"] == "ok")
+    ].itertuples():
+        (folder / "examples" / row.key).mkdir(parents=True)
+        for name in ("hit", "miss", "false_alarm"):
+            picture = generator.integers(60, 200, (6, 12, 3)).astype(np.uint8)
+            image = Image.fromarray(picture).resize((400, 200), Image.Resampling.BICUBIC)
+            image.save(folder / "examples" / row.key / f"{name}.jpg")
+
+
+def report(folder: Path, rows: pd.DataFrame, baseline: str = "NoTraining") -> tuple[str, str]:
+    """Return the report as HTML and as Markdown."""
+    path = write_report(
+        folder,
+        rows,
+        baseline=baseline,
+        config={"k_shot": (1, 2), "root": Path("data")},
+        environment=ENVIRONMENT,
+    )
+    return path.read_text(encoding="utf-8"), (folder / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a sweep of two datasets, with everything, and its report."""
+    folder = tmp_path_factory.mktemp("full")
+    parts = [sweep(failures=3), sweep(dataset="Parts", categories=("nut", "bolt"), masked=(), shots=(1, 4))]
+    for part in parts:
+        add_files(folder, part)
+    report(folder, pd.concat(parts))
+    return folder
+
+
+def test_answers(tmp_path: Path) -> None:
+    """Means of 0.9 and 0.8 that always differ by 0.1, and a third that is now above, now below the first."""
+    rows = sweep(categories=("nut", "bolt"), shots=(4,), seeds=3, masked=())
+    rows = rows[rows["method"].isin(["CoftAD", "Padim", "NoTraining"])]
+    level = rows["method"].map({"CoftAD": 0.9, "Padim": 0.89, "NoTraining": 0.8})
+    rows["image_AUROC"] = level + np.where(rows["method"] == "Padim", 0.02 * (rows["seed"] - 1), 0)
+    html, markdown = report(tmp_path, rows)
+    assert "CoftAD 0.900 has the highest mean; Padim is 0.010 behind, [" in markdown
+    assert "6 paired runs, not told apart." in markdown
+    minus, space = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
+    interval = f"[{minus}0.100,{space}{minus}0.100]"
+    assert f"Baseline: NoTraining is 0.100 behind, {interval}, 6 paired runs. CoftAD takes" in markdown
+    assert "<b>CoftAD 0.900</b> has the highest mean" in html
+    html, markdown = report(tmp_path, rows[rows["method"] != "Padim"])
+    assert "CoftAD 0.900 is best; NoTraining is 0.100 behind" in markdown
+
+
+def test_every_part_is_there(full: Path) -> None:
+    html = (full / "report.html").read_text(encoding="utf-8")
+    assert html.count('<svg role="img"') == (2 + 4 + 2) + (1 + 2 + 2)
+    assert html.count('<img src="data:image/jpeg;base64,') == 2 * 3 * (5 + 2)
+    assert 'alt="bolt, Patchcore: the normal image with the highest score, beside its heat map"' in html
+    assert "RuntimeError: &lt;memory&gt; | line 1" in html
+    assert "RealMini cookies, seed 3, k = 1, 2, 4, 8" in html
+    assert "Parts: the number of categories" not in html
+    markdown = (full / "report.md").read_text(encoding="utf-8")
+    assert "RuntimeError: &lt;memory&gt; \\| line 1 line 2" in markdown
+    for part in (html, markdown):
+        assert "29, 59 or 299 normal images" in part
+        assert "root: data" in part
+        assert "Linux-x86" in part
+        assert "RealMini: runs without an image AUROC" in part
+
+
+def test_tables_of_markdown_are_whole(full: Path) -> None:
+    """Each line of a table has as many cells as its first."""
+    lines = (full / "report.md").read_text(encoding="utf-8").splitlines()
+    for before, line in itertools.pairwise(lines):
+        if line.startswith("|") and before.startswith("|"):
+            assert len(re.findall(r"(?<!\\)\|", line)) == len(re.findall(r"(?<!\\)\|", before)), line
+    assert sum(line.startswith("| ---") for line in lines) == (2 + 1 + 4 + 1 + 1) + (1 + 1 + 2 + 1 + 1) + 2
+
+
+def test_html_is_closed_and_ids_are_unique(full: Path) -> None:
+    html = (full / "report.html").read_text(encoding="utf-8")
+    for tag in ("svg", "table", "tr", "td", "th", "figure", "div", "dl", "section", "details", "ul", "g"):
+        assert len(re.findall(rf"<{tag}[ >]", html)) == html.count(f"</{tag}>"), tag
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r"url\(#([^)]+)\)", html)) <= set(ids)
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)|@import|<script|DejaVu|#0102""", html)
+
+
+def test_same_rows_same_bytes(tmp_path: Path) -> None:
+    """The order of the rows, and when it is written, change nothing."""
+    rows = sweep(shots=(1, 2), seeds=2)
+    assert report(tmp_path, rows) == report(tmp_path, rows.sample(frac=1, random_state=1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.md"]
+
+
+NAME = "<b>A & B</b>|$x$_*y*"
+
+
+@pytest.mark.parametrize(
+    ("settings", "baseline", "says"),
+    [
+        ({"methods": {"Padim": METHODS["Padim"]}}, "Padim", "with no other to compare"),
+        ({"shots": (4,)}, "Padim", "k = 4"),
+        ({"seeds": 1}, "Padim", "one seed, so there are no intervals"),
+        ({"categories": ("nut",)}, "Padim", "1 category"),
+        ({"failures": 120}, "Padim", "No run finished"),
+        ({"masked": ()}, "Padim", "Patchcore"),
+        ({"failures": 61}, "Padim", "the means are over the other 2 categories"),
+        ({"methods": {NAME: METHODS["CoftAD"], "Padim": METHODS["Padim"]}}, NAME, "Padim"),
+    ],
+    ids=["one method", "one k", "one seed", "one category", "all failed", "no masks", "half failed", "a name"],
+)
+def test_whatever_lacks(tmp_path: Path, settings: dict, baseline: str, says: str) -> None:
+    """Each sweep has 120 runs or fewer, and no files beside the table."""
+    rows = sweep(**{"shots": (1, 4), "seeds": 2, **settings})
+    html, markdown = report(tmp_path, rows, baseline)
+    assert says in html
+    assert says in markdown
+    assert not re.search(r"\bnan\b", re.sub(r"<style.*?</style>", "", html + markdown, flags=re.DOTALL), re.IGNORECASE)
+    assert "pixel" not in html or rows["pixel_AUROC"].notna().any()
+
+
+def test_nothing_measured(tmp_path: Path) -> None:
+    """Where all runs failed, the table has but the columns of a failure."""
+    rows = sweep(shots=(1,), seeds=1, failures=30)
+    columns = ["method", "dataset", "category", "k_shot", "seed", "status", "error", "key", "finished"]
+    html, _ = report(tmp_path, rows[columns])
+    assert "30 runs (30 failed)" in html
+    assert "RuntimeError" in html
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    rows = sweep(methods={NAME: METHODS["CoftAD"], "Padim": METHODS["Padim"]}, shots=(1,), seeds=2)
+    html, markdown = report(tmp_path, rows, NAME)
+    assert "<b>A" not in html
+    assert "&lt;b&gt;A &amp; B&lt;/b&gt;|$x$_*y*" in html
+    assert "&lt;b&gt;A &amp; B&lt;/b&gt;\\|$x$\\_\\*y\\*" in markdown
+
+
+def test_what_is_not_comparable_is_said(tmp_path: Path) -> None:
+    rows = sweep(shots=(1,), seeds=2, categories=("nut", "bolt"), masked=())
+    padim = rows["method"] == "Padim"
+    rows.loc[padim, ["torch", "device", "support"]] = ["2.10.0", "cuda", "other"]
+    rows.loc[padim & (rows["category"] == "nut"), "test_normal"] = 59
+    html, markdown = report(tmp_path, rows)
+    for text in (
+        "more than one version of torch: 2.10.0, 2.9.1",
+        "more than one device or number of threads (cpu, 2 threads; cuda, 2 threads)",
+        "In 4 cells methods had other support images",
+        "RealMini nut was tested on more than one set of images",
+    ):
+        assert text in html
+        assert text in markdown
+    assert "seconds to fit" not in html  # no picture of times that are not comparable
+
+
+def test_eight_methods_fifteen_categories(tmp_path: Path) -> None:
+    methods = {f"Method{number}": (0.7 + number / 50, 0.02, 1.0, 10.0) for number in range(8)}
+    html, _ = report(
+        tmp_path,
+        sweep(methods=methods, categories=tuple(f"part{n}" for n in range(15)), seeds=2),
+        "Method0",
+    )
+    assert html.count('<svg role="img"') == 1 + 4 + 2
+
+
+def test_errors(tmp_path: Path) -> None:
+    rows = sweep(shots=(1,), seeds=2)
+    with pytest.raises(ValueError, match=r"`baseline` must be one of \['CoftAD', .*'PlainStatistic'\], got 'None'"):
+        report(tmp_path, rows, "None")
+    with pytest.raises(ValueError, match="got none of the name threads"):
+        report(tmp_path, rows.drop(columns="threads"))
+    with pytest.raises(ValueError, match="must have at least one run"):
+        report(tmp_path, rows.iloc[:0])
+    assert not list(tmp_path.iterdir())
+
+
+# In a browser
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+FLAGS += ["--disable-background-networking", "--disable-component-update", "--hide-scrollbars"]
+FLAGS += ["--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=1400,1000"]
+PROBE = """<script>parent.postMessage(JSON.stringify({
+  width: innerWidth, page: document.documentElement.scrollWidth,
+  background: getComputedStyle(document.body).backgroundColor,
+  text: getComputedStyle(document.querySelector("figure svg text")).fill,
+  images: [...document.images].every(image => image.complete && image.naturalWidth > 0)
+}), "*")</script>"""
+FRAME = """<!DOCTYPE html><meta name="color-scheme" content="light dark">
+<script>onmessage = event => document.title = event.data</script>
+<iframe src="probe.html" width="{}" height="900" frameborder="0">"""
+
+
+def browse(folder: Path, page: Path, *flags: str) -> subprocess.CompletedProcess:
+    if BROWSER is None:
+        pytest.skip("no Chromium or Chrome on the PATH")
+    command = [BROWSER, *FLAGS, f"--user-data-dir={folder / 'profile'}", *flags, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+
+
+def probe(folder: Path, full: Path, *flags: str, width: int = 1280) -> dict:
+    """Return what a script finds in a copy of the page, in a frame since a window cannot be as narrow as a phone."""
+    html = (full / "report.html").read_text(encoding="utf-8")
+    html = html.replace("default-src 'none'", "default-src 'none'; script-src 'unsafe-inline'")  # allows the probe
+    (folder / "probe.html").write_text(html + PROBE, encoding="utf-8")
+    frame = folder / "frame.html"
+    frame.write_text(FRAME.format(width), encoding="utf-8")
+    dom = browse(folder, frame, "--dump-dom", *flags).stdout
+    return json.loads(re.search(r"<title>(.*?)</title>", dom).group(1))
+
+
+def requests(folder: Path, page: Path, *flags: str) -> tuple[str, list[str]]:
+    """Return what the browser says of a page, and the page's requests; the browser's own have no initiator."""
+    log = folder / "net.json"
+    done = browse(folder, page, f"--log-net-log={log}", "--enable-logging=stderr", *flags)
+    return done.stderr, re.findall(r'"initiator":"(?:null|file)[^{}]*?\{', log.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_page_is_not_wider_than_the_window(tmp_path: Path, full: Path, width: int) -> None:
+    found = probe(tmp_path, full, width=width)
+    assert found["width"] == width
+    assert found["page"] <= width
+    assert found["images"]
+
+
+def test_dark_and_light(tmp_path: Path, full: Path) -> None:
+    dark = probe(tmp_path, full, "--blink-settings=preferredColorScheme=0")
+    light = probe(tmp_path, full, "--blink-settings=preferredColorScheme=1")
+    assert light["background"] == "rgb(255, 255, 255)"
+    assert dark["background"] == "rgb(20, 24, 28)"
+    assert light["text"] != dark["text"]
+
+
+def test_page_needs_no_network_and_prints(tmp_path: Path, full: Path) -> None:
+    pdf = tmp_path / "report.pdf"
+    said, requested = requests(tmp_path, full / "report.html", f"--print-to-pdf={pdf}")
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert pdf.stat().st_size > 50_000
+    assert "CONSOLE" not in said
+    assert not requested
+
+
+def test_a_request_would_be_seen(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text('<img src="http://example.invalid/"><script>console.error("seen")</script>', encoding="utf-8")
+    said, requested = requests(tmp_path, page, "--dump-dom")
+    assert "CONSOLE" in said
+    assert requested

@@ -14,11 +14,12 @@ _MODULES = {
     "ELPV": "anomalib_fewshot.data",
     "FewShot": "anomalib_fewshot.data",
     "MVTecFolder": "anomalib_fewshot.data",
+    "MultiCategory": "anomalib_fewshot.data",
     "PlainStatistic": "anomalib_fewshot.models",
     "benchmark": "anomalib_fewshot.pipelines",
 }
 
-__all__ = ["CoftAD", "ELPV", "FewShot", "MVTecFolder", "PlainStatistic", "benchmark"]
+__all__ = ["CoftAD", "ELPV", "FewShot", "MVTecFolder", "MultiCategory", "PlainStatistic", "benchmark"]
 
 
 def __getattr__(name: str) -> object:

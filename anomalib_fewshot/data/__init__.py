@@ -7,6 +7,7 @@ import anomalib.data  # noqa: F401  first: its import registers the plug-ins, wh
 
 from .elpv import ELPV
 from .few_shot import FewShot
+from .multi_category import MultiCategory
 from .mvtec_folder import MVTecFolder
 
-__all__ = ["ELPV", "FewShot", "MVTecFolder"]
+__all__ = ["ELPV", "FewShot", "MVTecFolder", "MultiCategory"]

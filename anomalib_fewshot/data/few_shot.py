@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from anomalib import LearningType
-from anomalib.data import AnomalibDataModule, AnomalibDataset, get_datamodule
+from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageItem, get_datamodule
 from anomalib.data.utils import LabelName, read_image
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -61,13 +61,7 @@ class FewShot(AnomalibDataModule):
         seed: int = 0,
         support: str | Path | Sequence[str] | None = None,
     ) -> None:
-        if isinstance(source, Mapping):
-            source = get_datamodule(source)
-        if not isinstance(source, AnomalibDataModule):
-            msg = (
-                f"`source` must be an anomalib datamodule or its class_path and init_args, got {type(source).__name__}."
-            )
-            raise TypeError(msg)
+        source = as_datamodule(source)
         if k_shot < 1:
             msg = f"`k_shot` must be at least 1, got {k_shot}."
             raise ValueError(msg)
@@ -82,11 +76,17 @@ class FewShot(AnomalibDataModule):
         self.k_shot = k_shot
         self.support = support
         self.manifest: SupportManifest | None = None
+        self.manifest_file: str | None = "support.json"  # beside the results
 
     @property
     def name(self) -> str:  # type: ignore[override]  # as in anomalib, over an attribute of Lightning's
         """Name of the source: results lie where they lie without this datamodule."""
         return self.source.name
+
+    @property
+    def train_categories(self) -> list[str]:
+        """The categories that a model learns from."""
+        return [self.category]
 
     @property
     def category(self) -> str:
@@ -128,9 +128,10 @@ class FewShot(AnomalibDataModule):
             _check_readable([folder / path for path in support])
             seed = self.seed if self.support is None else None
             self.manifest = SupportManifest(self.name, self.category, len(support), seed, images)
+        self.normal_data = self.source.train_data.subsample(sorted(rows.values()))
         self.train_data = self.source.train_data.subsample([rows[path] for path in support])
-        if self.trainer is not None and self.trainer.is_global_zero and _is_training(self.trainer, stage):
-            self.manifest.write(Path(self.trainer.default_root_dir) / "support.json")
+        if self.manifest_file and self.trainer and self.trainer.is_global_zero and _is_training(self.trainer, stage):
+            self.manifest.write(Path(self.trainer.default_root_dir) / self.manifest_file)
 
     def _setup(self, _stage: str | None = None) -> None:
         """Not used: the source makes the datasets."""
@@ -141,15 +142,24 @@ class FewShot(AnomalibDataModule):
         A training of many steps takes the same few images again and again. They are read once, unless there are
         augmentations of the user's, or the model does not say to which size they are to be resized.
         """
-        in_memory = isinstance(self.train_data.augmentations, Resize)
+        data = self.support_items()
         return DataLoader(
-            [*self.train_data] if in_memory else self.train_data,
+            data,
             batch_size=self.train_batch_size,
             shuffle=True,
             generator=torch.Generator().manual_seed(self.seed),
-            num_workers=0 if in_memory else self.num_workers,
+            num_workers=0 if isinstance(data, list) else self.num_workers,
             collate_fn=self.external_collate_fn or self.train_data.collate_fn,
         )
+
+    def support_dataloader(self) -> DataLoader:
+        """Return the loader of the support, in the order of its paths."""
+        collate = self.external_collate_fn or self.train_data.collate_fn
+        return DataLoader(self.train_data, batch_size=self.train_batch_size, collate_fn=collate)
+
+    def support_items(self) -> list[ImageItem] | AnomalibDataset:
+        """Return the support: in memory, unless there are augmentations of the user's or no size is known."""
+        return [*self.train_data] if isinstance(self.train_data.augmentations, Resize) else self.train_data
 
     def val_dataloader(self) -> DataLoader | list:
         """Return the loader of the validation images, or none if the source has none."""
@@ -208,6 +218,20 @@ class FewShot(AnomalibDataModule):
                     kind = "a normal" if label == LabelName.NORMAL else "an anomalous"
                     known[Path(path).as_posix()] = f"{kind} image of the {title} data"
         return known
+
+
+def as_datamodule(source: AnomalibDataModule | Mapping[str, Any]) -> AnomalibDataModule:
+    """Return a datamodule, made if its ``class_path`` and ``init_args`` are given.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    if isinstance(source, Mapping):
+        source = get_datamodule(dict(source))
+    if not isinstance(source, AnomalibDataModule):
+        msg = f"`source` must be an anomalib datamodule or its class_path and init_args, got {type(source).__name__}."
+        raise TypeError(msg)
+    return source
 
 
 def _is_training(trainer: Trainer, stage: str | None) -> bool:

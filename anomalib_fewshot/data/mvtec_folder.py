@@ -23,7 +23,7 @@ class MVTecFolder(Folder):
 
     Args:
         root (str | Path): Folder of the categories. Its name is the name of the data set.
-        category (str): Folder in ``root``.
+        category (str): Folder in ``root``. Defaults to ``""``, for those who set it later.
         train_batch_size (int): Defaults to ``32``.
         eval_batch_size (int): Defaults to ``32``.
         num_workers (int): Defaults to ``8``.
@@ -51,7 +51,7 @@ class MVTecFolder(Folder):
     def __init__(
         self,
         root: str | Path,
-        category: str,
+        category: str = "",
         train_batch_size: int = 32,
         eval_batch_size: int = 32,
         num_workers: int = 8,

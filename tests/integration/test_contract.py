@@ -200,11 +200,28 @@ def test_data_file(name: str, mvtec_root: Path, tmp_path: Path) -> None:
     assert np.isfinite(metrics(anomalib("train", *flags, results=tmp_path))["image_AUROC"])
 
 
+@pytest.mark.parametrize("target", [None, "cloth"])
+def test_several_categories(target: str | None, mvtec_root: Path, tmp_path: Path) -> None:
+    flags = [*model_flags("CoftAD"), "--data", str(CONFIGS / "data" / "multi_category.yaml")]
+    flags += ["--data.source.root", str(mvtec_root), "--data.source.num_workers", "0"]
+    cli = anomalib("train", *flags, *(["--data.target", target] if target else []), results=tmp_path)
+    values, folder = metrics(cli), Path(cli.engine.trainer.default_root_dir)
+    supports = {path.relative_to(folder).as_posix() for path in folder.rglob("*.json")}
+    if target:
+        assert (folder.parent.name, supports) == ("cloth", {"support.json"})
+        assert not any("/" in name for name in values)
+        return
+    assert supports == {"supports/bolt.json", "supports/cloth.json"}
+    for name in ("image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score"):
+        assert values[name] == pytest.approx((values[f"bolt/{name}"] + values[f"cloth/{name}"]) / 2)
+
+
 def test_every_file_is_tested() -> None:
     tested = {
         *MODEL_FILES,
         CONFIGS / "quickstart.yaml",
         *(CONFIGS / f"data/few_shot_{n}.yaml" for n in ("mvtec", "mvtec_folder", "folder")),
+        CONFIGS / "data/multi_category.yaml",
         *(CONFIGS / f"benchmark/{n}.yaml" for n in ("smoke", "realmini", "mvtec", "visa")),  # test_benchmark.py
     }
     assert set(CONFIGS.rglob("*.yaml")) == tested

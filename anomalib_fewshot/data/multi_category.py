@@ -1,0 +1,305 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Several categories as one datamodule: to learn from the others of a target, or from a few images of each."""
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from itertools import accumulate
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib import TaskType
+from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageBatch, ImageItem
+from anomalib.metrics import Evaluator
+from torch.utils.data import ConcatDataset, DataLoader, Sampler
+
+from anomalib_fewshot.metrics import MacroMean, by_category
+
+from .few_shot import FewShot, as_datamodule
+from .manifest import SupportManifest
+
+Source = AnomalibDataModule | dict[str, Any]
+
+
+class MultiCategory(AnomalibDataModule):
+    """Learn from several categories of an anomalib dataset.
+
+    With a ``target``, a model learns from all normal training images of the other categories, and is tested on the
+    target, of which ``k_shot`` images are its support. Without one, it learns from ``k_shot`` images of each category,
+    and is tested on each: the figures are those of each category and their mean.
+
+    A batch is of one category, as episodes need it; without a target, training batches are mixed.
+
+    Args:
+        source (AnomalibDataModule | dict | list): Datamodule of a category dataset, or its ``class_path`` and
+            ``init_args``: each category gets a copy. Or a list of datamodules, one for each category, which may be of
+            different classes.
+        categories (list[str] | None): Categories. Defaults to ``None``: the folders of the source's root that have a
+            folder ``train``, or the categories of a list of sources.
+        target (str | None): Category to test on. It never is among what is learnt from. Defaults to ``None``.
+        k_shot (int): Number of normal images in a support. Defaults to ``4``.
+        seed (int): Seed of the supports and of the order of batches. Defaults to ``0``.
+        support (str | Path | list[str] | None): The target's support instead of a choice, as in :class:`FewShot`.
+            Defaults to ``None``.
+
+    Raises:
+        TypeError: If a source is not a datamodule.
+        ValueError: If there are fewer than two categories, if the target is not one of them, if a category is there
+            twice, if a support is given without a target, or as :class:`FewShot` does.
+
+    Example:
+        >>> from anomalib_fewshot import ELPV
+        >>> datamodule = MultiCategory([ELPV(category="mono"), ELPV(category="poly")], target="poly", k_shot=2)
+        >>> datamodule.train_categories, datamodule.category
+        (['mono'], 'poly')
+    """
+
+    seed: int
+    train_data: ConcatDataset  # type: ignore[assignment]  # categories may be datasets of different classes
+
+    def __init__(
+        self,
+        source: Source | list[Source],
+        categories: list[str] | None = None,
+        target: str | None = None,
+        k_shot: int = 4,
+        seed: int = 0,
+        support: str | Path | Sequence[str] | None = None,
+    ) -> None:
+        given = [as_datamodule(part) for part in (source if isinstance(source, list) else [source])]
+        if isinstance(source, list) and categories is not None:
+            msg = "`categories` must be left out where `source` is a list: each source has its own."
+            raise ValueError(msg)
+        if support is not None and target is None:
+            msg = "`support` must be that of a `target`, got no target. Name one."
+            raise ValueError(msg)
+        super().__init__(
+            train_batch_size=given[0].train_batch_size,
+            eval_batch_size=given[0].eval_batch_size,
+            num_workers=given[0].num_workers,
+            seed=seed,
+        )
+        self.sources = given
+        self.categories = categories
+        self.target = target
+        self.k_shot = k_shot
+        self.support = support
+        self._parts: dict[str, FewShot] = {}
+
+    @property
+    def name(self) -> str:  # type: ignore[override]  # as in anomalib, over an attribute of Lightning's
+        """Name of the first source."""
+        return self.sources[0].name
+
+    @property
+    def category(self) -> str:
+        """The target, or nothing where all categories are tested."""
+        return self.target or ""
+
+    @category.setter
+    def category(self, category: str) -> None:
+        self.target = category
+        self._parts = {}
+
+    @property
+    def parts(self) -> dict[str, FewShot]:
+        """The few-shot datamodule of each category, by its name."""
+        if not self._parts:
+            sources = self._sources_by_category()
+            if self.target is not None and self.target not in sources:
+                msg = f"`target` must be one of the categories {list(sources)}, got {self.target!r}."
+                raise ValueError(msg)
+            if len(sources) < 2:
+                msg = f"`categories` must be at least two, got {list(sources)}. For one category, use `FewShot`."
+                raise ValueError(msg)
+            self._parts = {name: self._part(name, source) for name, source in sources.items()}
+        return self._parts
+
+    @property
+    def train_categories(self) -> list[str]:
+        """The categories that a model learns from."""
+        return [name for name in self.parts if name != self.target]
+
+    @property
+    def manifest(self) -> SupportManifest | None:
+        """The target's support, after ``setup``."""
+        return None if self.target is None else self.parts[self.target].manifest
+
+    @property
+    def task(self) -> TaskType:
+        """Segmentation if any category has masks."""
+        tasks = {part.task for part in self.parts.values()}
+        return TaskType.SEGMENTATION if TaskType.SEGMENTATION in tasks else TaskType.CLASSIFICATION
+
+    def prepare_data(self) -> None:
+        """Let the sources download their data."""
+        if self.categories is None and len(self.sources) == 1 and not _folders(self.sources[0]):
+            self.sources[0].prepare_data()  # the categories are known once they are there
+        for part in self.parts.values():
+            part.prepare_data()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Set up all categories, choose the supports, and see that nothing of the target is learnt from."""
+        for part in self.parts.values():
+            part.trainer = self.trainer
+            part.setup(stage)
+        tested = self.parts if self.target is None else {self.target: self.parts[self.target]}
+        learnt = [self.parts[name] for name in self.train_categories]
+        self.train_data = ConcatDataset([p.train_data if self.target is None else p.normal_data for p in learnt])
+        self.support_data = ConcatDataset([part.train_data for part in tested.values()])
+        self.test_data = ConcatDataset([part.test_data for part in tested.values()])
+        if all(hasattr(part, "val_data") for part in tested.values()):
+            self.val_data = ConcatDataset([part.val_data for part in tested.values()])
+        self._check()
+        if self.target is None:
+            self._measure_by_category()
+
+    def _setup(self, _stage: str | None = None) -> None:
+        """Not used: the sources make the datasets."""
+
+    def train_dataloader(self) -> DataLoader:
+        """Return the loader of what is learnt from, in an order that the seed alone decides."""
+        generator = torch.Generator().manual_seed(self.seed)
+        if self.target is None:
+            in_memory = [item for part in self.parts.values() for item in part.support_items()]
+            return DataLoader(
+                in_memory,
+                batch_size=self.train_batch_size,
+                shuffle=True,
+                generator=generator,
+                collate_fn=_collate_normal,
+            )
+        return self._loader(self.train_data, self.train_batch_size, generator)
+
+    def support_dataloader(self) -> DataLoader:
+        """Return the loader of the supports of what is tested, in their order."""
+        return self._loader(self.support_data, self.train_batch_size)
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Return the loader of the validation images, or none if a category has none."""
+        return self._loader(self.val_data, self.eval_batch_size) if hasattr(self, "val_data") else []
+
+    def test_dataloader(self) -> DataLoader:
+        """Return the loader of the test images, whose batches are of one category."""
+        return self._loader(self.test_data, self.eval_batch_size)
+
+    def _loader(self, data: ConcatDataset, batch_size: int, generator: torch.Generator | None = None) -> DataLoader:
+        lengths = [len(part) for part in data.datasets]
+        return DataLoader(
+            data,
+            batch_sampler=CategoryBatches(lengths, batch_size, generator),
+            num_workers=self.num_workers,
+            collate_fn=self.external_collate_fn or ImageBatch.collate,
+        )
+
+    def _part(self, name: str, source: AnomalibDataModule) -> FewShot:
+        support = self.support if name == self.target else None
+        k_shot = self.k_shot if self.target in {None, name} else 1  # a support of the others is not used
+        part = FewShot(source, k_shot, self.seed, support)
+        part.manifest_file = {None: f"supports/{name}.json", name: "support.json"}.get(self.target)
+        return part
+
+    def _sources_by_category(self) -> dict[str, AnomalibDataModule]:
+        if len(self.sources) > 1:
+            names = [source.category for source in self.sources]
+            if len(set(names)) < len(names):
+                msg = f"`source` must be a list of different categories, got {names}."
+                raise ValueError(msg)
+            return dict(zip(names, self.sources, strict=True))
+        source = self.sources[0]
+        names = self.categories if self.categories is not None else _folders(source)
+        if not names:
+            root = getattr(source, "root", None)
+            msg = f"`categories` must be named, as the root {root} has no folder with a `train` in it."
+            raise ValueError(msg)
+        sources = {name: deepcopy(source) for name in names}
+        for name, copy in sources.items():
+            copy.category = name
+        return sources
+
+    def _check(self) -> None:
+        """Raise if a training category has one image, or if an image of the target is learnt from."""
+        if self.target is None:
+            return
+        small = [name for name in self.train_categories if len(self.parts[name].normal_data) < 2]
+        if small:
+            msg = f"Every category must have two normal training images or more, got one in {small}. Leave it out."
+            raise ValueError(msg)
+        target = self.parts[self.target].source
+        held = {path for data in _subsets(target) for path in data.samples.image_path}
+        leaked = held & {path for data in self.train_data.datasets for path in data.samples.image_path}
+        if leaked:
+            msg = f"No image of the target must be learnt from, got {sorted(leaked)[0]} in another category too."
+            raise ValueError(msg)
+
+    def _measure_by_category(self) -> None:
+        """Let the model's evaluator measure each category by itself."""
+        evaluator = getattr(getattr(self.trainer, "lightning_module", None), "evaluator", None)
+        if not isinstance(evaluator, Evaluator):
+            return
+        categories = {
+            path: name
+            for name, part in self.parts.items()
+            for data in _subsets(part)
+            for path in data.samples.image_path
+        }
+        for name in ("val_metrics", "test_metrics"):
+            metrics = getattr(evaluator, name)
+            if not any(isinstance(metric, MacroMean) for metric in metrics):
+                setattr(evaluator, name, by_category(metrics, categories))
+
+
+class CategoryBatches(Sampler[list[int]]):
+    """Batches of indices, each of one category of concatenated datasets, of nearly one size and at least two indices.
+
+    Args:
+        lengths (Sequence[int]): Number of images of each category.
+        batch_size (int): Images in a batch at most, but for a category that would leave a batch of one.
+        generator (torch.Generator | None): Generator that shuffles the images of a category and the batches.
+            Defaults to ``None``: all in their order.
+
+    Example:
+        >>> list(CategoryBatches([5, 2], batch_size=3))
+        [[0, 1, 2], [3, 4], [5, 6]]
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, generator: torch.Generator | None = None) -> None:
+        self.lengths = list(lengths)
+        self.batch_size = batch_size
+        self.generator = generator
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return sum(self._count(length) for length in self.lengths)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the batches."""
+        batches = []
+        for length, end in zip(self.lengths, accumulate(self.lengths), strict=True):
+            order = torch.arange(length) if self.generator is None else torch.randperm(length, generator=self.generator)
+            batches += [part.tolist() for part in (order + end - length).tensor_split(self._count(length))]
+        if self.generator is not None:
+            batches = [batches[i] for i in torch.randperm(len(batches), generator=self.generator)]
+        yield from batches
+
+    def _count(self, length: int) -> int:
+        return max(1, min(ceil(length / self.batch_size), length // 2))
+
+
+def _folders(source: AnomalibDataModule) -> list[str]:
+    root = getattr(source, "root", None)
+    return [] if root is None else sorted(path.parent.name for path in Path(root).glob("*/train"))
+
+
+def _subsets(part: AnomalibDataModule) -> list[AnomalibDataset]:
+    return [getattr(part, name) for name in ("train_data", "val_data", "test_data") if hasattr(part, name)]
+
+
+def _collate_normal(items: list[ImageItem]) -> ImageBatch:
+    """Collate normal images of several categories, of which some have masks and others do not."""
+    batch: Any = ImageBatch.collate([replace(item, gt_mask=None, mask_path=None) for item in items])
+    return batch

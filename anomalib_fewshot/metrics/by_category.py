@@ -1,0 +1,87 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Any anomalib metric for each category, and their mean: scores of different categories are never pooled."""
+
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+
+import torch
+from anomalib.data import ImageBatch
+from anomalib.metrics import AnomalibMetric
+from torch import nn
+from torchmetrics import Metric
+
+
+class CategoryMetric(Metric):
+    """A metric of the images of one category.
+
+    Args:
+        metric (AnomalibMetric): Metric to compute.
+        category (str): Category, which becomes part of the name: ``bottle/image_AUROC``.
+        categories (Mapping[str, str]): Category of each image by its path.
+    """
+
+    full_state_update = True
+
+    def __init__(self, metric: AnomalibMetric, category: str, categories: Mapping[str, str]) -> None:
+        super().__init__()
+        self.metric = metric
+        self.name = f"{category}/{metric.name}"
+        self.category = category
+        self.categories = categories
+
+    def update(self, batch: ImageBatch) -> None:
+        """Update the metric if the batch is of its category."""
+        if self.categories[batch.image_path[0]] == self.category:  # type: ignore[index]  # every datamodule gives it
+            self.metric.update(batch)
+
+    def compute(self) -> torch.Tensor | None:
+        """Return the metric. ``None`` if a metric that is not strict has had nothing that it needs, such as masks."""
+        return self.metric.compute()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        super().reset()
+        self.metric.reset()  # type: ignore[attr-defined]  # a mixin of torchmetrics' class
+
+
+class MacroMean(Metric):
+    """The mean of a metric over categories, for those categories that have it.
+
+    Args:
+        metrics (Iterable[CategoryMetric]): The metric of each category, which are updated elsewhere.
+        name (str): Name of the metric.
+    """
+
+    full_state_update = True
+
+    def __init__(self, metrics: Iterable[CategoryMetric], name: str) -> None:
+        super().__init__()
+        self.parts = list(metrics)  # not a module list: each part is logged by itself
+        self.name = name
+
+    def update(self, batch: ImageBatch) -> None:
+        """Do nothing: the parts are updated."""
+
+    def compute(self) -> torch.Tensor | None:
+        """Return the mean. ``None`` if no category has the metric."""
+        values = [value for part in self.parts if (value := part.compute()) is not None]
+        return torch.stack(values).mean() if values else None
+
+
+def by_category(metrics: Iterable[AnomalibMetric], categories: Mapping[str, str]) -> nn.ModuleList:
+    """Return each metric for each category, and its mean over categories under the metric's own name.
+
+    Every batch must hold images of one category.
+
+    Args:
+        metrics (Iterable[AnomalibMetric]): Metrics of an evaluator.
+        categories (Mapping[str, str]): Category of each image by its path.
+    """
+    result = nn.ModuleList()
+    for metric in metrics:
+        names = dict.fromkeys(categories.values())
+        parts = [CategoryMetric(deepcopy(metric), name, categories) for name in names]
+        result.extend([*parts, MacroMean(parts, metric.name)])
+    return result

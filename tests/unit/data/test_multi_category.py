@@ -1,0 +1,185 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What is learnt from, and what is tested, over several categories."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from anomalib.data import Folder, MVTecAD
+
+from anomalib_fewshot import FewShot, MultiCategory, MVTecFolder
+from anomalib_fewshot.data.multi_category import CategoryBatches
+
+
+@pytest.fixture
+def root(mvtec_root: Path, tmp_path: Path) -> Path:
+    """Return a folder of three categories, of which the third has no masks."""
+    shutil.copytree(mvtec_root, tmp_path / "data")
+    shutil.copytree(mvtec_root / "bolt", tmp_path / "data" / "nut")
+    for image in (tmp_path / "data" / "nut").rglob("*.png"):
+        image.write_bytes(image.read_bytes() + b"other")  # a file of its own
+    shutil.rmtree(tmp_path / "data" / "nut" / "ground_truth")
+    return tmp_path / "data"
+
+
+def make(root: Path, **arguments: Any) -> MultiCategory:  # noqa: ANN401
+    datamodule = MultiCategory(MVTecFolder(root, num_workers=0, train_batch_size=4), **arguments)
+    datamodule.setup()
+    return datamodule
+
+
+def paths(data: Any) -> list[str]:  # noqa: ANN401
+    return [path for part in data.datasets for path in part.samples.image_path]
+
+
+def categories(data: Any, root: Path) -> set[str]:  # noqa: ANN401
+    return {Path(path).relative_to(root).parts[0] for path in paths(data)}
+
+
+def test_target_is_tested_and_the_others_are_learnt_from(root: Path) -> None:
+    datamodule = make(root, target="cloth", k_shot=2)
+    assert datamodule.train_categories == ["bolt", "nut"]
+    assert categories(datamodule.train_data, root) == {"bolt", "nut"}
+    assert len(datamodule.train_data) == 20  # all normal images
+    for data, count in ((datamodule.support_data, 2), (datamodule.test_data, 8), (datamodule.val_data, 8)):
+        assert categories(data, root) == {"cloth"}
+        assert len(data) == count
+    assert (datamodule.name, datamodule.category) == ("data", "cloth")
+
+
+@pytest.mark.parametrize("target", ["bolt", "cloth", "nut"])
+def test_nothing_of_the_target_reaches_training(root: Path, target: str) -> None:
+    datamodule = make(root, target=target, k_shot=1)
+    seen = {path for batch in datamodule.train_dataloader() for path in batch.image_path}
+    held = {*paths(datamodule.support_data), *paths(datamodule.test_data), *paths(datamodule.val_data)}
+    assert len(seen) == 20
+    assert not seen & held
+    assert all(f"/{target}/" not in path for path in seen)
+
+
+def test_image_that_is_in_two_categories_is_refused(mvtec_root: Path) -> None:
+    folder = {"root": mvtec_root / "bolt", "normal_dir": "train/good", "num_workers": 0}
+    test = {"normal_test_dir": "test/good", "abnormal_dir": "test/hole"}
+    same = Folder(name="same", **folder, **test)
+    same.category = "other"
+    datamodule = MultiCategory([MVTecFolder(mvtec_root, "bolt"), same], target="bolt", k_shot=1)
+    with pytest.raises(ValueError, match="No image of the target must be learnt from, got .*bolt/train/good/000.png"):
+        datamodule.setup()
+
+
+def test_without_a_target_each_category_is_learnt_from_and_tested(root: Path) -> None:
+    datamodule = make(root, k_shot=3)
+    assert datamodule.train_categories == ["bolt", "cloth", "nut"]
+    assert (len(datamodule.train_data), len(datamodule.test_data), len(datamodule.support_data)) == (9, 24, 9)
+    assert datamodule.category == ""
+    (batch, *_) = datamodule.train_dataloader()
+    assert batch.gt_mask is None  # batches are mixed, and one category has none
+
+
+def test_support_is_that_of_few_shot(root: Path) -> None:
+    alone = FewShot(MVTecFolder(root, "cloth"), k_shot=3, seed=5)
+    alone.setup()
+    both = [make(root, target=target, k_shot=3, seed=5) for target in ("cloth", None)]
+    assert paths(both[0].support_data) == alone.train_data.samples.image_path.tolist()
+    assert set(alone.train_data.samples.image_path) < set(paths(both[1].train_data))
+    assert both[0].manifest == alone.manifest
+
+
+def test_support_may_be_named(root: Path) -> None:
+    datamodule = make(root, target="cloth", support=["007.png"])
+    assert [Path(path).name for path in paths(datamodule.support_data)] == ["007.png"]
+
+
+def test_target_can_be_changed(root: Path) -> None:
+    datamodule = make(root, target="cloth", k_shot=2)
+    datamodule.category = "nut"
+    datamodule.setup()
+    assert datamodule.train_categories == ["bolt", "cloth"]
+    assert categories(datamodule.test_data, root) == {"nut"}
+
+
+def test_sources_may_be_of_different_classes(mvtec_root: Path) -> None:
+    sources = [
+        {"class_path": "MVTecAD", "init_args": {"root": str(mvtec_root), "category": "bolt", "num_workers": 0}},
+        MVTecFolder(mvtec_root, "cloth", num_workers=0),
+    ]
+    datamodule = MultiCategory(sources, target="cloth", k_shot=1)
+    datamodule.setup()
+    assert isinstance(datamodule.parts["bolt"].source, MVTecAD)
+    assert len(datamodule.train_data) == 10
+
+
+def test_batches_are_of_one_category_and_of_two_images_at_least(root: Path) -> None:
+    datamodule = make(root, target="cloth", k_shot=2)
+    for loader in (datamodule.train_dataloader(), datamodule.test_dataloader(), datamodule.val_dataloader()):
+        for batch in loader:
+            assert len({Path(path).relative_to(root).parts[0] for path in batch.image_path}) == 1
+            assert len(batch.image) >= 2
+
+
+def test_order_follows_the_seed_alone(root: Path) -> None:
+    def order(seed: int) -> list[list[str]]:
+        loader = make(root, target="cloth", k_shot=2, seed=seed).train_dataloader()
+        return [list(batch.image_path) for _ in range(2) for batch in loader]
+
+    torch.manual_seed(1)
+    first = order(0)
+    torch.manual_seed(2)
+    assert order(0) == first != order(1)
+    half = len(first) // 2
+    assert first[:half] != first[half:]  # every epoch has an order of its own
+
+
+@pytest.mark.parametrize("lengths", [[5, 2], [7], [2, 2, 2], [9, 33, 4]])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8, 32])
+def test_category_batches(lengths: list[int], batch_size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    sampler = CategoryBatches(lengths, batch_size, generator)
+    batches = list(sampler)
+    assert len(batches) == len(sampler)
+    assert sorted(index for batch in batches for index in batch) == list(range(sum(lengths)))
+    category = [number for number, length in enumerate(lengths) for _ in range(length)]
+    for batch in batches:
+        assert len({category[index] for index in batch}) == 1
+        assert 2 <= len(batch) <= max(batch_size, 3)
+
+
+def test_category_of_one_image(root: Path) -> None:
+    for image in list((root / "nut/train/good").iterdir())[1:]:
+        image.unlink()
+    with pytest.raises(ValueError, match=r"two normal training images or more, got one in \['nut'\]. Leave it out."):
+        make(root, target="cloth", k_shot=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"target": "bottle"}, r"`target` must be one of the categories \['bolt', 'cloth', 'nut'\], got 'bottle'"),
+        ({"categories": ["bolt"]}, r"`categories` must be at least two, got \['bolt'\]. For one .* use `FewShot`"),
+        ({"categories": ["bolt", "screw"]}, "got 'screw'"),
+        ({"support": ["0.png"]}, "`support` must be that of a `target`"),
+        ({"target": "bolt", "k_shot": 11}, "got 11, but .* has 10"),
+    ],
+)
+def test_wrong_arguments(root: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(root, **arguments)
+
+
+def test_root_without_categories(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`categories` must be named, as the root .* has no folder with a `train`"):
+        make(tmp_path)
+
+
+def test_list_of_sources(mvtec_root: Path) -> None:
+    sources = [MVTecFolder(mvtec_root, "bolt"), MVTecFolder(mvtec_root, "bolt")]
+    with pytest.raises(ValueError, match=r"must be a list of different categories, got \['bolt', 'bolt'\]"):
+        MultiCategory(sources).setup()
+    with pytest.raises(ValueError, match="`categories` must be left out where `source` is a list"):
+        MultiCategory(sources, categories=["bolt"])
+    with pytest.raises(TypeError, match="got str"):
+        MultiCategory(["MVTecAD"])

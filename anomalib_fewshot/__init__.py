@@ -16,10 +16,11 @@ _MODULES = {
     "MVTecFolder": "anomalib_fewshot.data",
     "MultiCategory": "anomalib_fewshot.data",
     "PlainStatistic": "anomalib_fewshot.models",
+    "RegAD": "anomalib_fewshot.models",
     "benchmark": "anomalib_fewshot.pipelines",
 }
 
-__all__ = ["CoftAD", "ELPV", "FewShot", "MVTecFolder", "MultiCategory", "PlainStatistic", "benchmark"]
+__all__ = ["CoftAD", "ELPV", "FewShot", "MVTecFolder", "MultiCategory", "PlainStatistic", "RegAD", "benchmark"]
 
 
 def __getattr__(name: str) -> object:

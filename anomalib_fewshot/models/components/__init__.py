@@ -3,9 +3,24 @@
 
 """What two models share, and nothing else."""
 
-from .backbone import Backbone, normalization
+from .adversarial import AdversarialHealth, AdversarialLoss, Discriminator
+from .backbone import Backbone, backbone_stages, normalization
 from .gaussian import Gaussian, Moments
 from .step_progress import StepProgress
-from .support_augmentation import SupportAugmentation, cut_paste
+from .support_augmentation import NUM_FIXED_VIEWS, SupportAugmentation, cut_paste, fixed_views
 
-__all__ = ["Backbone", "Gaussian", "Moments", "StepProgress", "SupportAugmentation", "cut_paste", "normalization"]
+__all__ = [
+    "NUM_FIXED_VIEWS",
+    "AdversarialHealth",
+    "AdversarialLoss",
+    "Backbone",
+    "Discriminator",
+    "Gaussian",
+    "Moments",
+    "StepProgress",
+    "SupportAugmentation",
+    "backbone_stages",
+    "cut_paste",
+    "fixed_views",
+    "normalization",
+]

@@ -1,13 +1,18 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Random views of support images, and anomalies made from them, each with a generator of one's own."""
+"""Views of support images, fixed or random, and anomalies made from them, with a generator of one's own."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import kornia.augmentation as K  # noqa: N812  kornia's own abbreviation
 import torch
+from kornia.geometry.transform import rotate, translate
 from torch import nn
+from torch.nn import functional as F  # noqa: N812
+from torchvision.transforms.v2.functional import rgb_to_grayscale
+
+NUM_FIXED_VIEWS = 22
 
 
 def _mild() -> list[nn.Module]:
@@ -72,6 +77,43 @@ class SupportAugmentation(nn.Module):
 
 def _draw_seed(generator: torch.Generator) -> int:
     return int(torch.randint(2**31, (), generator=generator))
+
+
+def fixed_views(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> Iterator[torch.Tensor]:
+    """Yield 22 views of each image, the image itself first, each made from the image and not from another view.
+
+    They are: the image; rotations by -45 to 45 degrees in steps of 11.25; moves by 10 and by 5 % of the sides in each
+    diagonal direction; the mirror image; the image in grey; rotations by 90, 180 and 270 degrees. What comes in from
+    outside is the reflection. An image that is not square is stretched to its size after a quarter turn.
+
+    Args:
+        images (torch.Tensor): Normalised images, shape ``(B, 3, H, W)``.
+        mean (Sequence[float]): Mean that the images are normalised with, per channel.
+        std (Sequence[float]): Standard deviation that the images are normalised with, per channel.
+
+    Yields:
+        torch.Tensor: A view of each image, shape ``(B, 3, H, W)``.
+
+    Reference:
+        The support set of RegAD, https://arxiv.org/abs/2207.07361.
+    """
+    yield images
+    for step in (-4, -3, -2, -1, 1, 2, 3, 4):
+        angle = images.new_full((len(images),), 11.25 * step)
+        yield rotate(images, angle, padding_mode="reflection", align_corners=False)
+    size = images.new_tensor([images.shape[-1], images.shape[-2]])
+    for fraction in (0.1, 0.05):
+        for signs in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
+            shift = (fraction * size * images.new_tensor(signs)).expand(len(images), 2)
+            yield translate(images, shift, padding_mode="reflection", align_corners=False)
+    yield images.flip(-1)
+    scale, offset = (images.new_tensor(list(values)).view(3, 1, 1) for values in (std, mean))
+    yield (rgb_to_grayscale(images * scale + offset, num_output_channels=3) - offset) / scale
+    for turns in (1, 2, 3):
+        view = images.rot90(turns, (-2, -1))
+        if view.shape != images.shape:
+            view = F.interpolate(view, images.shape[-2:], mode="bilinear", align_corners=False)
+        yield view
 
 
 def cut_paste(images: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from anomalib_fewshot.models.components import Backbone, backbone, normalization
+from anomalib_fewshot.models.components import Backbone, backbone, backbone_stages, normalization
 
 IMAGE = torch.zeros(1, 3, 64, 64)
 
@@ -148,3 +148,53 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
     torch.save(timm.create_model("resnet34").state_dict() | {"conv1.weight": torch.zeros(1)}, tmp_path / "shape.pt")
     with pytest.raises(ValueError, match="must fit timm's resnet18"):
         Backbone("resnet18", weights=tmp_path / "shape.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("resnet18", [(64, 16, 16), (128, 8, 8), (256, 4, 4)]),
+        ("tf_efficientnet_lite0", [(24, 16, 16), (40, 8, 8), (112, 4, 4)]),
+        ("mobilenetv3_small_100", [(16, 16, 16), (24, 8, 8), (48, 4, 4)]),
+        ("convnext_atto", [(40, 16, 16), (80, 8, 8), (160, 4, 4)]),
+        ("densenet121", [(256, 16, 16), (512, 8, 8), (1024, 4, 4)]),
+    ],
+)
+def test_stages_are_the_model_cut_at_its_maps(name: str, shapes: list[tuple[int, ...]]) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        stages, channels, strides = backbone_stages(name, pre_trained=False)
+        torch.manual_seed(0)
+        info = timm.create_model(name, features_only=True).feature_info
+        indices = [index for index, stride in enumerate(info.reduction()) if stride in {4, 8, 16}]
+        torch.manual_seed(0)
+        model = timm.create_model(name, features_only=True, out_indices=indices).eval()
+        maps = torch.randn(2, 3, 64, 64)
+    assert ([(c, 64 // s, 64 // s) for c, s in zip(channels, strides, strict=True)]) == shapes
+    with torch.no_grad():
+        for stage, expected in zip(stages.eval(), model(maps), strict=True):
+            maps = stage(maps)
+            torch.testing.assert_close(maps, expected)
+
+
+def test_stages_of_chosen_layers_and_nothing_after_them() -> None:
+    stages, channels, strides = backbone_stages("resnet18", layers=[2, 1], pre_trained=False)
+    assert (channels, strides) == ([64, 128], [4, 8])
+    assert not any("512" in str(parameter.shape) or parameter.shape[0] > 128 for parameter in stages.parameters())
+    assert stages.training
+
+
+def test_stages_have_the_packaged_weights() -> None:
+    stages, *_ = backbone_stages("tf_efficientnet_lite0")
+    torch.testing.assert_close(stages[0][0].weight, backbone.packaged_weights()["conv_stem.weight"])
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "hrnet_w18_small"])
+def test_models_that_cannot_be_cut(name: str) -> None:
+    with pytest.raises(ValueError, match=f"must be a convolutional model that runs part after part.* got '{name}'"):
+        backbone_stages(name, pre_trained=False)
+
+
+def test_stages_of_layers_that_are_not_there() -> None:
+    with pytest.raises(ValueError, match=r"`layers` must be indices of the 5 feature maps of resnet18, got \[7\]"):
+        backbone_stages("resnet18", layers=[7], pre_trained=False)

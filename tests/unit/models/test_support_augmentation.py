@@ -6,7 +6,7 @@
 import pytest
 import torch
 
-from anomalib_fewshot.models.components import SupportAugmentation, cut_paste
+from anomalib_fewshot.models.components import NUM_FIXED_VIEWS, SupportAugmentation, cut_paste, fixed_views
 
 HALF = [0.5] * 3
 
@@ -80,3 +80,52 @@ def test_cut_paste_changes_what_the_mask_says_and_nothing_else() -> None:
 def test_cut_paste_follows_the_generator() -> None:
     assert torch.equal(cut_paste(images(), generator())[0], cut_paste(images(), generator())[0])
     assert not torch.equal(cut_paste(images(), generator())[1], cut_paste(images(), generator(1))[1])
+
+
+def fixed(batch: torch.Tensor) -> list[torch.Tensor]:
+    return list(fixed_views(batch, HALF, HALF))
+
+
+def test_fixed_views_are_22_and_the_first_is_the_image_itself() -> None:
+    views = fixed(images())
+    assert len(views) == NUM_FIXED_VIEWS == 22
+    assert torch.equal(views[0], images())
+    assert all(view.shape == (3, 3, 32, 48) and view.isfinite().all() for view in views)
+    assert all(not torch.allclose(one, two) for i, one in enumerate(views) for two in views[:i])
+
+
+def test_fixed_views_are_the_same_every_time_and_in_any_batch() -> None:
+    before = torch.get_rng_state()
+    for view, again, single in zip(fixed(images()), fixed(images()), fixed(images()[1:2]), strict=True):
+        assert torch.equal(view, again)
+        torch.testing.assert_close(view[1:2], single)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_fixed_mirror_image_and_quarter_turns_are_exact() -> None:
+    square = images()[..., :32]
+    views = fixed(square)
+    assert torch.equal(views[17], square.flip(-1))
+    for turns in (1, 2, 3):
+        assert torch.equal(views[18 + turns], square.rot90(turns, (-2, -1)))
+    assert torch.equal(fixed(images())[20], images().rot90(2, (-2, -1)))  # of an image that is not square too
+
+
+def test_fixed_rotations_and_moves() -> None:
+    """A dot lies where it should: 12 pixels beside the centre, turned by 45 degrees; moved by a tenth of the sides."""
+    image = torch.zeros(1, 3, 41, 81)
+    image[..., 20, 52] = 1
+    views = fixed(image)
+    for view, sign in ((views[1], -1), (views[8], 1)):
+        top, left = divmod(int(view[0, 0].argmax()), 81)
+        assert (top, left) == (20 - sign * 8, 48)
+    places = {divmod(int(view[0, 0].argmax()), 81) for view in views[9:13]}
+    assert places == {(20 + 4 * y, 52 + 8 * x) for y in (1, -1) for x in (1, -1)}
+
+
+def test_fixed_grey_view_is_grey_in_colours_as_they_were() -> None:
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    grey = list(fixed_views(images(), mean, std))[18]
+    colours = grey * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
+    torch.testing.assert_close(colours[:, 0], colours[:, 1])
+    torch.testing.assert_close(colours[:, 0], colours[:, 2])

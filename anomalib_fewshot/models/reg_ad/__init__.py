@@ -1,0 +1,8 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""RegAD: a registration network trained on other categories, and a Gaussian at each position."""
+
+from .lightning_model import RegAD
+
+__all__ = ["RegAD"]

@@ -1,0 +1,429 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""RegAD's models, on small untrained backbones."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from anomalib.data import AnomalibDataModule, MVTecAD
+from anomalib.engine import Engine
+from lightning.pytorch import seed_everything
+from torch.nn import functional as F  # noqa: N812
+
+from anomalib_fewshot import FewShot, MultiCategory, RegAD
+from anomalib_fewshot.models.components import NUM_FIXED_VIEWS
+from anomalib_fewshot.models.reg_ad.stn import warp
+from anomalib_fewshot.models.reg_ad.torch_model import RegADModel, support_features
+
+
+def small(**arguments) -> RegAD:
+    settings = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "max_epochs": 2}
+    return RegAD(**settings | arguments, visualizer=False)
+
+
+def torch_model(name: str = "resnet10t", image_size: tuple[int, int] = (64, 96), **arguments) -> RegADModel:
+    settings = {"layers": None, "pre_trained": False, "weights": None, "stn_mode": "rotation_scale"}
+    settings |= {"regularization": 0.01}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return RegADModel(name, image_size=image_size, **settings | arguments).eval()
+
+
+def turn(model: RegADModel, size: float = 0.1) -> None:
+    """Let the spatial transformers do something."""
+    for number, transformer in enumerate(model.trunk.transformers):
+        torch.nn.init.constant_(transformer.localization[-1].bias, size * (number + 1))
+
+
+def images(count: int = 3, size: tuple[int, int] = (64, 96), seed: int = 0) -> torch.Tensor:
+    return torch.rand(count, 3, *size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def few_shot(root: Path, category: str = "bolt", k_shot: int = 2, **arguments) -> FewShot:
+    return FewShot(MVTecAD(root, category, num_workers=0, **arguments), k_shot=k_shot)
+
+
+def others_of(root: Path, target: str, k_shot: int = 2) -> MultiCategory:
+    source = MVTecAD(root, target, train_batch_size=5, num_workers=0)
+    return MultiCategory(source, ["bolt", "cloth"], target=target, k_shot=k_shot)
+
+
+def engine(results: Path) -> Engine:
+    return Engine(default_root_dir=results, enable_progress_bar=False, accelerator="cpu")
+
+
+def train(model: RegAD, datamodule: AnomalibDataModule, results: Path) -> str:
+    runner = engine(results)
+    runner.fit(model, datamodule=datamodule)
+    return str(runner.trainer.checkpoint_callback.best_model_path)
+
+
+def scores(model: RegAD, size: int = 64) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval().model(images(4, (size, size))).pred_score
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "tf_efficientnet_lite0", "mobilenetv3_small_100"])
+def test_shapes_and_scores(name: str) -> None:
+    model = torch_model(name)
+    turn(model)
+    with torch.no_grad():
+        model.fit(images().split(2), 3)
+        features, result = model.embed(images()), model(images())
+    assert features.shape == (3, sum(model.trunk.channels), 16, 24)
+    assert result.anomaly_map.shape == (3, 1, 64, 96)
+    torch.testing.assert_close(result.pred_score, result.anomaly_map.flatten(1).max(1).values)
+    distance = F.interpolate(model.density(features)[:, None], (64, 96), mode="bilinear")
+    torch.testing.assert_close(result.anomaly_map, model.blur(distance))
+
+
+def test_identity_transforms_give_the_backbone_s_own_maps() -> None:
+    model = torch_model()
+    maps, expected = images(), []
+    with torch.no_grad():
+        for stage in model.trunk.stages:
+            maps = stage(maps)
+            expected.append(maps)
+        features = model.embed(images())
+    expected = torch.cat([F.interpolate(m, (16, 24), mode="nearest") for m in expected], dim=1)
+    torch.testing.assert_close(features, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_maps_are_warped_back_by_their_own_and_all_earlier_transforms() -> None:
+    """Against matrices of 3 x 3, stage by stage."""
+    model = torch_model()
+    turn(model)
+    with torch.no_grad():
+        maps, ways_back = model.trunk(images())
+        features, own = images(), []
+        for stage, transformer in zip(model.trunk.stages, model.trunk.transformers, strict=True):
+            features, inverse = transformer(stage(features))
+            own.append(torch.cat([inverse, inverse.new_tensor([0, 0, 1]).expand(3, 1, 3)], dim=1))
+        back = [own[0], own[1] @ own[0], own[2] @ own[1] @ own[0]]
+        for warped, way_back, expected in zip(maps, ways_back, back, strict=True):
+            torch.testing.assert_close(way_back, expected[:, :2])
+            torch.testing.assert_close(warp(warped, way_back), warp(warped, expected[:, :2]))
+
+
+@pytest.mark.parametrize(("batch", "num_supports"), [(5, 2), (5, 1), (2, 2), (3, 8)])
+def test_supports_are_those_of_a_slow_loop(batch: int, num_supports: int) -> None:
+    features = images(batch)
+    expected = []
+    for query in range(batch):
+        others = [features[(query + step) % batch] for step in range(1, min(num_supports, batch - 1) + 1)]
+        expected.append(torch.stack(others).mean(0))
+    torch.testing.assert_close(support_features(features, num_supports), torch.stack(expected))
+
+
+def test_each_branch_goes_through_encoder_and_predictor() -> None:
+    model = torch_model()
+    with torch.no_grad():
+        result = model.register(images(4), 2)
+        features = model.trunk(images(4))[0][-1]
+        torch.testing.assert_close(result.query, model.encoder(features))
+        torch.testing.assert_close(result.support, model.encoder(support_features(features, 2)))
+        torch.testing.assert_close(result.support_prediction, model.predictor(result.support))
+    assert result.query_prediction.shape == (4, 256, 4, 6)
+
+
+def test_every_parameter_has_a_gradient() -> None:
+    model = torch_model().train()
+    turn(model, 0.05)
+    for transformer in model.trunk.transformers:  # its weights are 0 at first, which gives nothing to what is before
+        torch.nn.init.normal_(transformer.localization[-1].weight, std=0.01)
+    result = model.register(images(4), 2)
+    (result.query_prediction.square().sum() + result.support_prediction.sum()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("freeze", "alone", "kept"), [(None, True, True), (None, False, False), (False, True, False)])
+def test_batch_statistics(
+    mvtec_root: Path,
+    tmp_path: Path,
+    freeze: bool | None,
+    alone: bool,
+    kept: bool,
+) -> None:
+    """Those of a support's few images would ruin a pretrained backbone; those of the transformers are always learnt."""
+    model = small(freeze_batch_norm=freeze)
+    before = {key: value.clone() for key, value in model.model.trunk.state_dict().items() if "running_mean" in key}
+    train(model, few_shot(mvtec_root) if alone else others_of(mvtec_root, "bolt"), tmp_path)
+    after = model.model.trunk.state_dict()
+    equal = {key: torch.equal(after[key], value) for key, value in before.items()}
+    assert {value for key, value in equal.items() if key.startswith("stages")} == {kept}
+    assert not any(value for key, value in equal.items() if key.startswith("transformers"))
+
+
+def test_loss_of_a_fixed_batch_falls() -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.model.parameters(), lr=0.05, momentum=0.9)
+    losses = []
+    for _ in range(10):
+        result = model.model.register(images(4, (64, 64)), 2)
+        predictions = result.query_prediction, result.support_prediction
+        loss = model.loss(predictions, (result.query, result.support))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.3
+
+
+def test_anomaly_is_where_the_map_is_high() -> None:
+    stripes = torch.sin(torch.arange(96) / 3).expand(4, 3, 96, 96) + 0.05 * images(4, (96, 96))
+    model = torch_model(image_size=(96, 96))
+    model.fit([stripes], 4)
+    defect = stripes[:1].clone()
+    defect[..., 32:64, 40:72] = -1
+    with torch.no_grad():
+        result, normal = model(defect), model(stripes[:1])
+    top, left = divmod(int(result.anomaly_map.argmax()), 96)
+    assert 24 <= top < 72
+    assert 32 <= left < 80
+    assert result.pred_score > 2 * normal.pred_score
+
+
+@pytest.mark.parametrize("k_shot", [1, 2, 4, 8])
+def test_finite_and_deterministic(mvtec_root: Path, tmp_path: Path, k_shot: int) -> None:
+    results = []
+    for seed in (1, 2):
+        seed_everything(seed)
+        model = small(adversarial_weight=0.1)
+        train(model, few_shot(mvtec_root, k_shot=k_shot), tmp_path)
+        results.append(scores(model))
+        assert model.model.density.basis.shape[1] == NUM_FIXED_VIEWS * k_shot
+    assert results[0].isfinite().all()
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+
+
+def test_another_seed_gives_another_network() -> None:
+    first, second, third = (small(seed=seed).model.encoder[0].weight for seed in (0, 0, 1))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, third)
+
+
+def test_weight_zero_is_the_plain_method(mvtec_root: Path, tmp_path: Path) -> None:
+    """Bit for bit that of a model whose adversarial loss is taken away, and nothing is drawn on the way."""
+    states = []
+    for plain in (False, True):
+        torch.manual_seed(0)
+        model = small(adversarial_weight=0.0)
+        if plain:
+            model.adversarial.forward = lambda first, *_: (first.new_zeros(()), None)
+        train(model, few_shot(mvtec_root), tmp_path)
+        states.append([*model.model.state_dict().values()])
+    assert all(torch.equal(one, two) for one, two in zip(*states, strict=True))
+    assert not [name for name, _ in model.named_parameters() if name.startswith("adversarial")]
+    model = small(adversarial_weight=0.5)
+    train(model, few_shot(mvtec_root), tmp_path)
+    assert not all(torch.equal(one, two) for one, two in zip(model.model.state_dict().values(), states[0], strict=True))
+
+
+def test_training_of_the_adversarial_loss(mvtec_root: Path, tmp_path: Path) -> None:
+    model, runner = small(adversarial_weight=0.5), engine(tmp_path)
+    before = [p.clone() for p in model.adversarial.parameters()]
+    runner.fit(model, datamodule=few_shot(mvtec_root, k_shot=4))
+    assert {"discriminator_loss", "discriminator_accuracy", "train_loss", "spread"} <= set(
+        runner.trainer.callback_metrics,
+    )
+    assert not any(torch.equal(one, two) for one, two in zip(model.adversarial.parameters(), before, strict=True))
+    optimised = {id(p) for group in runner.trainer.optimizers[0].param_groups for p in group["params"]}
+    assert not optimised & {id(p) for p in model.adversarial.parameters()}
+    loaded = RegAD.load_from_checkpoint(runner.trainer.checkpoint_callback.best_model_path)
+    assert loaded.adversarial.get_extra_state()["state"][0]["step"] == 2
+
+
+def test_length_rate_and_validation(mvtec_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, runner, fits = small(max_epochs=4, learning_rate=1e-3), engine(tmp_path), []
+    fit = RegAD.fit
+    monkeypatch.setattr(RegAD, "fit", lambda self: (fits.append(self.current_epoch), fit(self)))
+    runner.fit(model, datamodule=others_of(mvtec_root, "bolt"))
+    assert runner.trainer.global_step == 8  # ten images in batches of five
+    assert fits == [3]
+    (group,) = runner.trainer.optimizers[0].param_groups
+    assert (group["initial_lr"], group["momentum"], group["weight_decay"]) == (1e-3, 0.9, 0)
+    assert group["lr"] == pytest.approx(0)
+
+
+def test_no_training_leaves_the_network_as_it_is(mvtec_root: Path, tmp_path: Path) -> None:
+    model = small(max_epochs=0)
+    before = {key: value.clone() for key, value in model.model.trunk.state_dict().items()}
+    train(model, others_of(mvtec_root, "bolt"), tmp_path)
+    assert all(torch.equal(value, before[key]) for key, value in model.model.trunk.state_dict().items())
+    assert scores(model).isfinite().all()
+    assert model.seen_categories == []
+
+
+def test_support_without_views(mvtec_root: Path, tmp_path: Path) -> None:
+    model, datamodule = small(max_epochs=0, augment_support=False), few_shot(mvtec_root, k_shot=3)
+    train(model, datamodule, tmp_path)
+    other = small(max_epochs=0).eval()
+    support = torch.cat([batch.image for batch in datamodule.support_dataloader()])
+    other.model.fit([model.pre_processor.transform(support)], 3)
+    torch.testing.assert_close(scores(model), scores(other))
+    assert model.model.density.basis.shape[1] == 3
+
+
+def test_checkpoint_gives_equal_scores(mvtec_root: Path, tmp_path: Path) -> None:
+    model = RegAD(image_size=64, max_epochs=1, visualizer=False)
+    loaded = RegAD.load_from_checkpoint(train(model, few_shot(mvtec_root), tmp_path))
+    assert loaded.hparams["pre_trained"] is False
+    assert loaded.fitted_support == model.fitted_support
+    torch.testing.assert_close(scores(loaded), scores(model), rtol=0, atol=0)
+
+
+def test_another_support_is_taken_without_training(mvtec_root: Path, tmp_path: Path) -> None:
+    """The scores are those of a density of the new support, and the figures those of a run that had it at once."""
+    first = small()
+    path = train(first, others_of(mvtec_root, "bolt", k_shot=2), tmp_path)
+    expected = engine(tmp_path).test(first, datamodule=others_of(mvtec_root, "bolt", k_shot=2))
+    model = small()
+    again = engine(tmp_path).test(model, datamodule=others_of(mvtec_root, "bolt", k_shot=2), ckpt_path=path)
+    assert again[0] == pytest.approx(expected[0])
+
+    direct, model = small(), small()
+    train(direct, others_of(mvtec_root, "bolt", k_shot=5), tmp_path)
+    engine(tmp_path).test(model, datamodule=others_of(mvtec_root, "bolt", k_shot=5), ckpt_path=path)
+    torch.testing.assert_close(scores(model), scores(direct))
+    assert model.model.density.basis.shape[1] == NUM_FIXED_VIEWS * 5
+    for name in ("image_threshold", "pixel_threshold", "image_min", "image_max", "pixel_min", "pixel_max"):
+        torch.testing.assert_close(getattr(model.post_processor, name), getattr(direct.post_processor, name))
+
+
+def test_seen_category_is_refused(mvtec_root: Path, tmp_path: Path) -> None:
+    path = train(small(), others_of(mvtec_root, "bolt"), tmp_path)
+    with pytest.raises(RuntimeError, match=r"got cloth, one of \['cloth'\]. Train without it"):
+        engine(tmp_path).test(small(), datamodule=few_shot(mvtec_root, "cloth"), ckpt_path=path)
+    allowed = small(allow_seen=True)
+    engine(tmp_path).test(allowed, datamodule=few_shot(mvtec_root, "cloth"), ckpt_path=path)
+    assert allowed.seen_categories == ["cloth"]
+    assert scores(allowed).isfinite().all()
+
+
+def test_category_that_it_trained_on_alone_is_not_refused(mvtec_root: Path, tmp_path: Path) -> None:
+    path = train(small(), few_shot(mvtec_root), tmp_path)
+    model = small()
+    engine(tmp_path).test(model, datamodule=few_shot(mvtec_root, k_shot=4), ckpt_path=path)
+    assert model.seen_categories == []
+
+
+@pytest.mark.parametrize("k_shot", [1, 4])
+def test_checkpoint_is_fitted_where_there_is_no_validation(mvtec_root: Path, tmp_path: Path, k_shot: int) -> None:
+    model = small()
+    train(model, few_shot(mvtec_root, k_shot=k_shot, val_split_mode="none"), tmp_path)
+    (path,) = tmp_path.rglob("*.ckpt")
+    loaded = RegAD.load_from_checkpoint(path)
+    assert loaded.post_processor.image_threshold.isfinite()
+    torch.testing.assert_close(scores(loaded), scores(model), rtol=0, atol=0)
+
+
+def test_threshold_without_validation_is_the_highest_score_of_a_left_out_image(
+    mvtec_root: Path,
+    tmp_path: Path,
+) -> None:
+    model, datamodule = small(augment_support=False), few_shot(mvtec_root, k_shot=3, val_split_mode="none")
+    train(model, datamodule, tmp_path)
+    model.eval()
+    support = model.pre_processor.transform(torch.cat([batch.image for batch in datamodule.support_dataloader()]))
+    expected, left_out = scores(model), []
+    with torch.no_grad():
+        for index in range(3):
+            model.model.fit([support[torch.arange(3) != index]], 2)
+            left_out.append(model.model(support[index, None]).pred_score)
+        model.model.fit([support], 3)
+    torch.testing.assert_close(model.post_processor.image_threshold, torch.cat(left_out).max(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scores(model), expected)
+
+
+def test_second_fit_forgets_the_first(mvtec_root: Path, tmp_path: Path) -> None:
+    model, other = small(max_epochs=0), small(max_epochs=0)
+    train(model, few_shot(mvtec_root, "cloth", k_shot=1), tmp_path)
+    train(model, few_shot(mvtec_root, "bolt"), tmp_path)
+    train(other, few_shot(mvtec_root, "bolt"), tmp_path)
+    torch.testing.assert_close(scores(model), scores(other), rtol=0, atol=0)
+
+
+def test_collapse_is_said_once(
+    mvtec_root: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = small(max_epochs=3)
+    torch.nn.init.zeros_(model.model.encoder[-1].weight)  # all encodings are the bias
+    with caplog.at_level(logging.WARNING):
+        train(model, few_shot(mvtec_root), tmp_path)
+    assert sum("The encodings have collapsed" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_training_that_does_not_stay_finite(mvtec_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="`learning_rate` must be one at which the training stays finite, got 1"):
+        train(small(max_epochs=30, learning_rate=1e12), few_shot(mvtec_root), tmp_path)
+
+
+def test_colours_are_those_of_the_pre_processor() -> None:
+    model = small()
+    assert model._colours() == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # noqa: SLF001
+    assert small(pre_processor=False)._colours() == ([0.0] * 3, [1.0] * 3)  # noqa: SLF001
+
+
+def test_exported_graph_is_equal_and_holds_the_inference_alone(mvtec_root: Path, tmp_path: Path) -> None:
+    """With transforms that do something, and with the scores as they are."""
+    model = small(max_epochs=0, adversarial_weight=0.1, post_processor=False)
+    turn(model.model)
+    train(model, few_shot(mvtec_root), tmp_path)
+    path = model.eval().to_onnx(tmp_path)
+    session = onnxruntime.InferenceSession(path)
+    batch = (images(3, (64, 64)) + 1) / 2
+    with torch.no_grad():
+        expected = model(batch)
+    for index in range(3):
+        found = session.run(["pred_score", "anomaly_map"], {"input": batch[index, None].numpy()})
+        np.testing.assert_allclose(found[0], expected.pred_score[index, None], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found[1], expected.anomaly_map[index, None], rtol=1e-4, atol=1e-4)
+    weights = [tensor.name for tensor in onnx.load(path).graph.initializer]
+    assert any(name.startswith("model.trunk") for name in weights)
+    assert not [name for name in weights if name.startswith(("model.encoder", "model.predictor", "adversarial"))]
+
+
+def test_scoring_before_training(mvtec_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="must be trained before it scores"):
+        engine(tmp_path).test(small(), datamodule=few_shot(mvtec_root))
+
+
+def test_data_without_a_support(mvtec_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="must have data of FewShot or MultiCategory, got MVTecAD"):
+        train(small(), MVTecAD(mvtec_root, "bolt", num_workers=0), tmp_path)
+    several = MultiCategory(MVTecAD(mvtec_root, "bolt", num_workers=0), ["bolt", "cloth"], k_shot=2)
+    with pytest.raises(ValueError, match="must have one category to score, got several"):
+        train(small(), several, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_epochs": -1}, "`max_epochs` must be at least 0, got -1"),
+        ({"num_supports": 0}, "`num_supports` must be at least 1, got 0"),
+        ({"image_size": 48}, "`image_size` must be at least 64, 4 times the last stride, got"),
+        ({"backbone": "resnet"}, "`backbone` must be the name of a timm model, got 'resnet'"),
+        ({"backbone": "vit_tiny_patch16_224"}, "`backbone` must be a convolutional model that runs part after part"),
+        ({"stn_mode": "free"}, "`stn_mode` must be one of"),
+        ({"regularization": 0}, "`regularization` must be above 0, got 0"),
+        ({"adversarial_weight": -1}, "`weight` must not be below 0, got -1"),
+        ({"layers": [9]}, "`layers` must be indices of the 5 feature maps of resnet10t, got"),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small(**arguments)
+
+
+def test_a_single_image_has_no_support() -> None:
+    with pytest.raises(ValueError, match="must be of two images or more, got one"):
+        support_features(images(1), 2)

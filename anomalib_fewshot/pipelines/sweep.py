@@ -17,6 +17,7 @@ from jsonargparse.typing import Path_fr
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 from .environment import environment
 from .jobs import Job, make_jobs
@@ -146,8 +147,15 @@ def _run(jobs: Sequence[Job], store: Store, runner: Runner, settings: Settings) 
             progress.update(bar, description=str(job))
             yield job, job.key in pictured
 
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.description}"), console=console, speed_estimate_period=3600) as progress:
+    columns = (
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    job_column = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
+    with Progress(*columns, job_column, console=console, expand=True, speed_estimate_period=3600) as progress:
         bar = progress.add_task("", total=len(pending))
         for job, outcome in runner(tasks(), settings):
             store.save(job, outcome)

@@ -26,6 +26,7 @@ SERIES = 8  # colours in the page's style sheet
 MARKERS = "os^DvPX*p<"
 INK = "#010203"  # stands for the colour of the text
 WIDTH, HEIGHT = 380, 270  # units of the drawing; a phone shows one about as wide as that
+LABEL_WIDTH = 5.8  # units of a letter in the names of a forest plot, on the average
 RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "anomalib-fewshot",
@@ -129,7 +130,8 @@ def forest(
     height = 62 + 26 * len(rows)
     with mpl.rc_context(RC):
         figure = Figure(figsize=(WIDTH / 72, height / 72))
-        left, right = 0.29, 0.77
+        names = [_short(row.method) for row in rows]
+        left, right = (8 + LABEL_WIDTH * max(map(len, names), default=0)) / WIDTH, 0.77
         axes = figure.add_axes((left, 44 / height, right - left, 26 * len(rows) / height))
         axes.axvline(0, color=INK, linewidth=0.8, alpha=0.6)
         for y, row in enumerate(rows):
@@ -148,8 +150,8 @@ def forest(
             alpha=0.7,
         )
         axes.set(xlim=limits, ylim=(len(rows) - 0.5, -0.5))
-        axes.set_yticks(range(len(rows)), labels=[_short(row.method) for row in rows], parse_math=False)
-        axes.tick_params(axis="y", length=0)
+        axes.set_yticks(range(len(rows)), labels=names, parse_math=False)
+        axes.tick_params(axis="y", length=0, labelsize=10)
         axes.spines["left"].set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(FuncFormatter(_signed))
@@ -212,7 +214,7 @@ def _signed(value: float, _: int = 0, *, digits: int = 2) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def _short(text: str, length: int = 16) -> str:
+def _short(text: str, length: int = 24) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

@@ -6,7 +6,6 @@
 import json
 import math
 import os
-import shutil
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,10 +105,6 @@ class Store:
     def num_others(self, jobs: Sequence[Job]) -> int:
         """Return how many runs the folder holds that are not of the current configuration."""
         return len({path.stem for path in (self.folder / "runs").glob("*.json")} - {job.key for job in jobs})
-
-    def clean(self) -> None:
-        """Remove the locks."""
-        shutil.rmtree(self.folder / ".locks", ignore_errors=True)
 
     def _write(self, job: Job, outcome: Outcome) -> None:
         for name, picture in outcome.pictures.items():

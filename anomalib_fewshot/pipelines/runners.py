@@ -22,9 +22,13 @@ DIED = "The process of the run died. Most often the system has ended it because 
 
 def run_serial(tasks: Iterable[Task], settings: Settings) -> Iterator[tuple[Job, Outcome]]:
     """Carry out runs one after the other, in this process."""
-    worker = Worker(settings)
-    for job, with_pictures in tasks:
-        yield job, worker.run(job, with_pictures)
+    threads = torch.get_num_threads()
+    try:
+        worker = Worker(settings)
+        for job, with_pictures in tasks:
+            yield job, worker.run(job, with_pictures)
+    finally:
+        torch.set_num_threads(threads)  # those of the caller
 
 
 def run_processes(tasks: Iterable[Task], settings: Settings, workers: int | None) -> Iterator[tuple[Job, Outcome]]:

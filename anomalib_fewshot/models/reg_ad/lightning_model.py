@@ -64,9 +64,8 @@ class RegAD(AnomalibModule):
         learning_rate (float): Learning rate of SGD, which falls to 0 as a cosine. Defaults to ``1e-4``.
         momentum (float): Momentum of SGD. Defaults to ``0.9``.
         weight_decay (float): Weight decay of SGD. Defaults to ``0.0``.
-        freeze_batch_norm (bool | None): Keep the backbone's batch statistics in training. The paper does not.
-            Defaults to ``None``: keep them if all that is learnt from is the target's support, whose few images make
-            poor statistics.
+        freeze_batch_norm (bool): Keep the backbone's batch statistics in training. The paper does not, and then other
+            categories' statistics are used on the target. Defaults to ``True``.
         adversarial_weight (float): Weight of the adversarial loss between the predictions of the two branches, which
             comes in over the first tenth of the training. 0 is the plain method. Defaults to ``0.0``.
         adversarial_learning_rate (float): Learning rate of its discriminator. Defaults to ``1e-4``.
@@ -102,7 +101,7 @@ class RegAD(AnomalibModule):
         learning_rate: float = 1e-4,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
-        freeze_batch_norm: bool | None = None,
+        freeze_batch_norm: bool = True,
         adversarial_weight: float = 0.0,
         adversarial_learning_rate: float = 1e-4,
         augment_support: bool = True,
@@ -183,8 +182,7 @@ class RegAD(AnomalibModule):
         self.fitted_support = None
         if self.max_epochs > 0:
             others = set(datamodule.train_categories) - {datamodule.category}
-            frozen = not others if self.freeze_batch_norm is None else self.freeze_batch_norm
-            self.model.trunk.freeze_batch_norm = frozen
+            self.model.trunk.freeze_batch_norm = self.freeze_batch_norm
             self.model.trunk.train(self.model.training)
             self.seen_categories = sorted(others | set(self.seen_categories))
             self.adversarial.ramp_steps = int(ADVERSARIAL_RAMP * self.trainer.estimated_stepping_batches)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from .jobs import Job
 
-USUAL_SECONDS = (1, 20)  # of a run on two cores: of a plain statistic, and of 30 steps of CoftAD at k = 8
+USUAL_SECONDS = (1, 20)  # of a run on two cores: of a plain statistic, and of 30 steps of CoftAD at k = 4
 
 
 def show_plan(console: Console, jobs: Sequence[Job], seconds: Mapping[str, float]) -> None:

@@ -19,7 +19,8 @@ from anomalib_fewshot.data.few_shot import check_category
 
 from .specs import Spec, check, find_class, instantiate, read_spec, variants
 
-OVERRIDES = {"k_shot", "seeds", "data", "trainer"}
+OVERRIDES = {"k_shot", "seeds", "model", "data", "trainer", "learns_from"}
+LEARNS_FROM = ("support", "others", "all")
 STATISTICS = {"mean": "mean brightness", "spread": "spread of grey values", "border": "brightness of the border"}
 
 
@@ -32,12 +33,15 @@ class Job:
     Args:
         method (str): Name of the method in the tables.
         dataset (str): Name of the dataset in the tables.
-        category (str): Category, or an empty name where the dataset has none.
+        category (str): Category, or an empty name where the dataset has none or all are tested at once.
         k_shot (int): Number of images in the support.
         seed (int): Seed of the support, of the global generators, and of a model that has a ``seed``.
         model (dict): ``class_path`` and ``init_args`` of the model.
         data (dict): ``class_path`` and ``init_args`` of the datamodule that the support is chosen from.
         trainer (dict): Arguments of anomalib's engine.
+        learns_from (str): ``"support"``; ``"others"``: a training on the other categories, which serves every k and
+            support of this one; or ``"all"``: one model for the supports of all categories. Defaults to ``"support"``.
+        categories (tuple[str, ...]): All categories of the dataset, where it learns from several.
     """
 
     method: str
@@ -48,15 +52,36 @@ class Job:
     model: Spec
     data: Spec
     trainer: dict[str, Any]
+    learns_from: str = "support"
+    categories: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
-        """What identifies the run: it changes with anything that the result depends on."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        """What identifies the run: it changes with anything that the result depends on, and not by a default."""
+        return _hash({name: value for name, value in asdict(self).items() if value != getattr(type(self), name, None)})
+
+    @property
+    def training_key(self) -> str:
+        """What identifies a training on other categories: its runs differ in k and support."""
+        return _hash({name: value for name, value in asdict(self).items() if name not in {"method", "k_shot", "seed"}})
+
+    @property
+    def tested(self) -> tuple[str, ...]:
+        """The categories that it is tested on."""
+        return self.categories if self.learns_from == "all" else (self.category,)
+
+    @property
+    def place(self) -> str:
+        """Where it is tested, in words."""
+        return f"{self.dataset} {'all categories' if self.learns_from == 'all' else self.category}"
+
+    def source(self, category: str) -> Spec:
+        """Return the specification of the datamodule of one of its categories."""
+        return _with(self.data, {"category": category}) if self.categories else self.data
 
     def __str__(self) -> str:
         """Return the job in a line."""
-        return f"{self.method} on {self.dataset} {self.category}, k = {self.k_shot}, seed {self.seed}"
+        return f"{self.method} on {self.place}, k = {self.k_shot}, seed {self.seed}"
 
 
 def make_jobs(
@@ -77,25 +102,33 @@ def make_jobs(
         FileNotFoundError: If the file of a method is not there.
         ValueError: If a model, dataset, category, argument or override does not exist, or if a number is out of range.
     """
-    models = _models(methods, controls)
     overrides = overrides or {}
+    models = _models(methods, controls, overrides)
     _check_overrides(overrides, models)
     seeded = {name for name, spec in models.items() if _takes_seed(spec)}
     jobs = []
     for dataset, entry in datasets.items():
-        for category, data in _categories(dataset, entry, root):
-            for method, model in models.items():
-                own = {"k_shot": k_shot, "seeds": seeds, "data": {}, "trainer": {}} | dict(overrides.get(method, {}))
-                own_data = data | {"init_args": data["init_args"] | own["data"]}
-                for seed, k in product(_seeds(own["seeds"]), _numbers("k_shot", own["k_shot"], least=1)):
-                    arguments = model["init_args"] | ({"seed": seed} if method in seeded else {})
-                    own_model = model | {"init_args": arguments}
-                    jobs.append(Job(method, dataset, category, k, seed, own_model, own_data, dict(own["trainer"])))
+        categories = dict(_categories(dataset, entry, root))
+        for method, model in models.items():
+            own: dict[str, Any] = {"k_shot": k_shot, "seeds": seeds, "data": {}, "trainer": {}}
+            own |= {"learns_from": "support", **overrides.get(method, {})}
+            _check_several(method, own["learns_from"], dataset, list(categories))
+            several = () if own["learns_from"] == "support" else tuple(categories)
+            tests = {"": next(iter(categories.values()))} if own["learns_from"] == "all" else categories
+            numbers = product(tests.items(), _seeds(own["seeds"]), _numbers("k_shot", own["k_shot"], least=1))
+            for (category, data), seed, k in numbers:
+                own_model = _with(model, {"seed": seed} if method in seeded else {})
+                settings = (own_model, _with(data, own["data"]), dict(own["trainer"]), own["learns_from"], several)
+                jobs.append(Job(method, dataset, category, k, seed, *settings))
     cells = list(dict.fromkeys((job.dataset, job.category) for job in jobs))
     return sorted(jobs, key=lambda job: (cells.index((job.dataset, job.category)), job.seed, job.k_shot))
 
 
-def _models(methods: Mapping[str, str | Path | Spec], controls: str | None) -> dict[str, Spec]:
+def _models(
+    methods: Mapping[str, str | Path | Spec],
+    controls: str | None,
+    overrides: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Spec]:
     """Return the model of each method: grids are spread out, and controls added."""
     if not methods:
         msg = "`methods` must name at least one method, got none."
@@ -103,7 +136,8 @@ def _models(methods: Mapping[str, str | Path | Spec], controls: str | None) -> d
     models = {}
     for name, given in methods.items():
         for variant, spec in variants(read_spec(given)):
-            models[f"{name} {variant}".strip()] = spec
+            title = f"{name} {variant}".strip()
+            models[title] = _with(spec, overrides.get(title, {}).get("model", {}))
     if controls is not None:
         if controls not in models:
             msg = f"`controls` must be the name of a method, got {controls!r}. There are {list(models)}."
@@ -146,7 +180,7 @@ def _categories(dataset: str, entry: Spec, root: str | Path | None) -> Iterator[
         return
     categories = entry.get("categories") or _folders(dataset, spec)
     for category in categories:
-        own = spec | {"init_args": spec["init_args"] | {"category": category}}
+        own = _with(spec, {"category": category})
         check_category(instantiate(own, AnomalibDataModule))
         yield category, own
 
@@ -175,6 +209,26 @@ def _check_overrides(overrides: Mapping[str, Mapping[str, Any]], models: Mapping
                 f"An override must be one of {sorted(OVERRIDES)}, got {sorted(set(override) - OVERRIDES)} of {name!r}."
             )
             raise ValueError(msg)
+        if override.get("learns_from", "support") not in LEARNS_FROM:
+            msg = f"`learns_from` must be one of {LEARNS_FROM}, got {override['learns_from']!r} of {name!r}."
+            raise ValueError(msg)
+
+
+def _check_several(method: str, learns_from: str, dataset: str, categories: Sequence[str]) -> None:
+    if learns_from != "support" and len(categories) < 2:
+        msg = (
+            f"The dataset {dataset!r} must have two categories or more for {method!r}, which learns from "
+            f"{learns_from!r}, got {list(categories)}."
+        )
+        raise ValueError(msg)
+
+
+def _with(spec: Spec, arguments: Mapping[str, Any]) -> Spec:
+    return spec | {"init_args": spec["init_args"] | arguments}
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _takes_seed(spec: Spec) -> bool:

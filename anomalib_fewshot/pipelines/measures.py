@@ -7,6 +7,7 @@ import ctypes
 import gc
 import hashlib
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,17 +46,19 @@ class Predictions:
 
 
 class Recorder(Callback):
-    """Keeps the raw outputs of a test, and how long validations take.
+    """Keeps the raw outputs of a test, and how long validations and the start of a test take.
 
     anomalib normalises scores and cuts them off at 0 and 1 before it measures: far scores become ties, and an AUROC
     moves by them. Callbacks that are given to the engine are called before the post-processor's.
 
     Attributes:
         validation_seconds (float): Seconds from the first batch of each validation to its end.
+        preparation_seconds (float): Seconds from the start of the test to its first batch. A model that has learnt from
+            other categories takes the support in them.
     """
 
     def __init__(self) -> None:
-        self.validation_seconds = 0.0
+        self.validation_seconds = self.preparation_seconds = 0.0
         self._since: float | None = None
         self._batches: list[Predictions] = []
 
@@ -67,6 +70,16 @@ class Recorder(Callback):
         """Stop the clock."""
         if self._since is not None:
             self.validation_seconds += time.perf_counter() - self._since
+        self._since = None
+
+    def on_test_start(self, *_args: Any, **_kwargs: Any) -> None:  # noqa: ANN401
+        """Start the clock. Callbacks are called before the model."""
+        self._since = time.perf_counter()
+
+    def on_test_batch_start(self, *_args: Any, **_kwargs: Any) -> None:  # noqa: ANN401
+        """Stop the clock at the first batch."""
+        if self._since is not None:
+            self.preparation_seconds = time.perf_counter() - self._since
         self._since = None
 
     def on_test_batch_end(
@@ -85,10 +98,14 @@ class Recorder(Callback):
         scores, labels = outputs.pred_score.flatten().float().cpu(), outputs.gt_label.bool().cpu()
         self._batches.append(Predictions(list(outputs.image_path), scores, labels, maps, masks))
 
-    @property
-    def predictions(self) -> Predictions:
-        """The outputs on all test images."""
-        batches = self._batches
+    def predictions(self, paths: Collection[str] | None = None) -> Predictions:
+        """Return the outputs on the test images.
+
+        Args:
+            paths (Collection[str] | None): The images of one category, where batches are of one category each. Defaults
+                to ``None``: all images.
+        """
+        batches = [batch for batch in self._batches if paths is None or batch.paths[0] in paths]
         return Predictions(
             paths=[path for batch in batches for path in batch.paths],
             scores=torch.cat([batch.scores for batch in batches]),
@@ -191,6 +208,8 @@ def weights_hash(module: nn.Module) -> str:
     """Return eight digits of the SHA-256 of a module's tensors: equal for equal weights."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
+        if not isinstance(value, torch.Tensor):  # the state of an optimiser
+            continue
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:8]

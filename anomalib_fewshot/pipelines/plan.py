@@ -32,10 +32,10 @@ def show_plan(console: Console, jobs: Sequence[Job], seconds: Mapping[str, float
 
 
 def _supports(jobs: Sequence[Job]) -> Iterator[str]:
-    for dataset, category in dict.fromkeys((job.dataset, job.category) for job in jobs):
-        own = [job for job in jobs if (job.dataset, job.category) == (dataset, category)]
+    for place in dict.fromkeys(job.place for job in jobs):
+        own = [job for job in jobs if job.place == place]
         k_shot, seeds = (", ".join(map(str, sorted(values))) for values in _values(own))
-        yield f"{dataset} {category}: k = {k_shot}; seeds {seeds}"
+        yield f"{place}: k = {k_shot}; seeds {seeds}"
 
 
 def _values(jobs: Sequence[Job]) -> tuple[set[int], set[int]]:

@@ -107,10 +107,10 @@ class Store:
         return len({path.stem for path in (self.folder / "runs").glob("*.json")} - {job.key for job in jobs})
 
     def _write(self, job: Job, outcome: Outcome) -> None:
-        for name, picture in outcome.pictures.items():
-            write_atomically(self.folder / "examples" / job.key / f"{name}.jpg", picture)
-        if outcome.manifest is not None:
-            outcome.manifest.write(self._support_file(job))
+        for (category, name), picture in outcome.pictures.items():
+            write_atomically(self.folder / "examples" / job.key / category / f"{name}.jpg", picture)
+        for category, manifest in zip(job.tested, outcome.manifests, strict=False):  # a run that failed has none
+            manifest.write(self._support_file(job, category))
         content = {"rows": [_plain(row) for row in outcome.rows], "scores": outcome.scores}
         write_atomically(self._run_file(job), json.dumps(content, indent=1))
 
@@ -123,8 +123,8 @@ class Store:
     def _run_file(self, job: Job) -> Path:
         return self.folder / "runs" / f"{job.key}.json"
 
-    def _support_file(self, job: Job) -> Path:
-        name = "-".join(part for part in (job.dataset, job.category) if part)
+    def _support_file(self, job: Job, category: str) -> Path:
+        name = "-".join(part for part in (job.dataset, category) if part)
         return self.folder / "supports" / f"{name.replace('/', '_')}-k{job.k_shot}-seed{job.seed}.json"
 
 

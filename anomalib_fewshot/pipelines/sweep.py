@@ -63,8 +63,10 @@ def benchmark(
         baseline (str | None): Method that the others are compared with. Defaults to ``None``, the first one.
         controls (str | None): Method to add controls of: without fine-tuning and with random weights, as far as it has
             ``num_steps`` and ``pre_trained``, and three plain statistics. Defaults to ``None``: no controls.
-        overrides (dict | None): By method: ``k_shot`` and ``seeds`` of its own, and arguments of its ``data`` and its
-            ``trainer``. Defaults to ``None``.
+        overrides (dict | None): By method: ``k_shot`` and ``seeds`` of its own, arguments of its ``model``, ``data``
+            and ``trainer``, and what it ``learns_from``: ``support``; ``others``, where one training on the other
+            categories serves all k and supports of a category; or ``all``, where one model learns the supports of all
+            categories. Defaults to ``None``.
         root (str | None): Root of the datasets, instead of the one in their ``init_args``. Defaults to ``None``.
         results (str): Folder of the results. Defaults to ``"results/fewshot"``.
         runner (str | None): ``"serial"``, ``"processes"`` or ``"ray"``. Defaults to ``None``: a process for each GPU
@@ -109,7 +111,7 @@ def benchmark(
     machine = environment()
     write_atomically(store.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     write_atomically(store.folder / "environment.json", json.dumps(machine, indent=2))
-    settings = Settings(accelerator, threads, latency_runs, cache_gib)
+    settings = Settings(accelerator, threads, latency_runs, cache_gib, store.folder.absolute() / "trainings")
     try:
         _run(jobs, store, _runner(runner, workers), settings)
     finally:  # also when it was interrupted: what there is can be looked at
@@ -118,8 +120,9 @@ def benchmark(
             from .report import write_report  # draws: too much to import at every start of anomalib
 
             report = write_report(store.folder, table, baseline=baseline, config=config, environment=machine)
-            failures = int((table.status != "ok").sum())
-            console.print(f"{len(table)} of {len(jobs)} runs are there, {failures} of them failed. Report: {report}")
+            failures = table.loc[table["status"] != "ok", "key"].nunique()
+            there = table["key"].nunique()
+            console.print(f"{there} of {len(jobs)} runs are there, {failures} of them failed. Report: {report}")
     return table
 
 

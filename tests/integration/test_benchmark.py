@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from anomalib.cli import AnomalibCLI
 
@@ -99,15 +100,49 @@ def test_command_line(config: dict[str, Any], tmp_path: Path) -> None:
     assert "not finite" in page
 
 
-@pytest.mark.parametrize("name", ["smoke", "realmini", "mvtec", "visa"])
+def test_learning_from_several_categories(config: dict[str, Any], tmp_path: Path) -> None:
+    """A network of the others serves all k and supports of a target; a model of all gives a row for each category."""
+    reg_ad = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "max_epochs": 1, "seed": 0}
+    config["methods"] = {"RegAD": {"class_path": "RegAD", "init_args": reg_ad}, "one for all": PLAIN, "plain": PLAIN}
+    config["overrides"] = {"RegAD": {"learns_from": "others"}, "one for all": {"learns_from": "all"}}
+    table = benchmark(**config)
+    assert (table.status == "ok").all()
+    assert table.groupby("method").size().tolist() == [8, 8, 8]
+    assert table.groupby("method").key.nunique().to_dict() == {"RegAD": 8, "one for all": 4, "plain": 8}
+    assert table.groupby(["category", "k_shot", "seed"]).support.nunique().eq(1).all()
+    assert table.learns_from.unique().tolist() == ["other categories", "the support", "the supports of all categories"]
+    own = table[table.method == "RegAD"]
+    assert own.groupby("category")[["weights", "training_seconds"]].nunique().eq(1).all(axis=None)
+    assert (own.fit_seconds > 0.01).all()  # each took its own support
+    trainings = [path for path in (tmp_path / "sweep" / "trainings").iterdir() if path.is_dir()]
+    seen = [torch.load(path / "model.ckpt", weights_only=False)["reg_ad"]["seen_categories"] for path in trainings]
+    assert sorted(seen) == [["bolt"], ["cloth"]]
+    plain = table[table.method == "plain"].set_index(["category", "k_shot", "seed"])
+    one = table[table.method == "one for all"].set_index(["category", "k_shot", "seed"])
+    assert one.loc["bolt"].test_normal.unique().tolist() == plain.loc["bolt"].test_normal.unique().tolist() == [4]
+    assert {path.parent.name for path in tmp_path.glob("sweep/examples/*/*/hit.jpg")} == {"bolt", "cloth"}
+
+
+def test_failed_run_of_all_categories_is_a_row_of_each(
+    config: dict[str, Any],
+    breaking: Callable[[str], dict[str, Any]],
+) -> None:
+    config |= {"methods": {"bad": breaking("raises")}, "overrides": {"bad": {"learns_from": "all"}}, "k_shot": 1}
+    table = benchmark(**config | {"seeds": 1})
+    assert table.set_index("category").error.to_dict() == dict.fromkeys(("bolt", "cloth"), "RuntimeError: it is broken")
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted((CONFIGS / "benchmark").iterdir())])
 def test_files(name: str, mvtec_root: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     """The files parse and plan; the first run of the smallest is carried out with the real data and weights."""
     path = CONFIGS / "benchmark" / f"{name}.yaml"
     flags = ["fewshot", "--config", str(path), "--results", str(tmp_path / "sweep")]
-    flags += ["--root", str(mvtec_root)] if name == "realmini" else []
+    flags += ["--root", str(mvtec_root)] if name.startswith("realmini") else []
     AnomalibCLI([*flags, "--dry_run"])
-    runs = {"smoke": 8, "realmini": 8 * 2 * 4 * 5, "mvtec": 8 * 15 * 4 * 5, "visa": 8 * 12 * 4 * 5}[name]
-    assert f"{runs} runs" in capsys.readouterr().out
+    runs = {"smoke": 8, "realmini": 8 * 2 * 4 * 5, "realmini_reg_ad": 5 * 2 * 4 * 5}
+    runs |= {"mvtec": 8 * 15 * 4 * 5, "visa": 8 * 12 * 4 * 5}
+    runs |= {"paper_reg_ad_mvtec": 5 * 15 * 3 * 10, "paper_reg_ad_mpdd": 5 * 6 * 3 * 10}
+    assert f"{runs[name]} runs" in capsys.readouterr().out
     assert not (tmp_path / "sweep").exists()
 
 

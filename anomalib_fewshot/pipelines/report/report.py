@@ -29,7 +29,8 @@ EXAMPLES = {
     "false_alarm": "the normal image with the highest score",
 }
 COLUMNS = ["error", "support", "device", "threads", "test_normal", "test_anomalous", "finished", "key"]
-COLUMNS += [*tables.SETTINGS, *tables.COSTS, "python", "torch", "anomalib", "anomalib_fewshot"]
+COLUMNS += [*tables.SETTINGS, *sorted(tables.COSTS.keys() - {"training_seconds"})]  # which not all runs have
+COLUMNS += ["python", "torch", "anomalib", "anomalib_fewshot"]
 
 
 @dataclass(frozen=True)
@@ -265,7 +266,7 @@ def _examples(
     found = []
     for row in sorted(there.itertuples(), key=lambda row: (row.category, methods.index(row.method))):
         for name, text in EXAMPLES.items():
-            path = folder / "examples" / str(row.key) / f"{name}.jpg"
+            path = folder / "examples" / str(row.key) / row.category / f"{name}.jpg"
             if path.is_file():
                 uri = "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode()
                 title = name.replace("_", " ")

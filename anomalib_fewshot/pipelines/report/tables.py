@@ -26,6 +26,7 @@ SETTINGS = {
     "threshold": "threshold from",
 }
 COSTS = {
+    "training_seconds": "training on others, s",
     "fit_seconds": "fit, s",
     "test_seconds": "test, s",
     "latency_p50_ms": "p50, ms",
@@ -176,7 +177,7 @@ def measure_table(summaries: Mapping[str, pd.DataFrame], rows: pd.DataFrame, met
 
 def cost_table(rows: pd.DataFrame, methods: Sequence[str]) -> Table:
     """Return the median costs, a row a method, k, device and number of threads."""
-    costs = [cost for cost in COSTS if rows[cost].notna().any()]
+    costs = [cost for cost in COSTS if cost in rows and rows[cost].fillna(0).any()]
     groups = rows.groupby(["method", "k_shot", "device", "threads"], dropna=False)
     lines = [
         [

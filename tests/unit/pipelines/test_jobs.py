@@ -93,9 +93,44 @@ def test_overrides_of_a_method(datasets: dict[str, Any]) -> None:
     assert "eval_batch_size" not in of(jobs, "A").data["init_args"]
 
 
+def test_model_of_a_method_is_changed_and_checked(datasets: dict[str, Any]) -> None:
+    jobs = make_jobs(METHODS, datasets, [1], 1, controls="A", overrides={"A": {"model": {"num_steps": 3, "seed": 5}}})
+    assert of(jobs, "A").model["init_args"] == METHODS["A"]["init_args"] | {"num_steps": 3, "seed": 5}
+    assert of(jobs, "A, no fine-tuning").model["init_args"]["seed"] == 5  # a control is of what was changed
+    with pytest.raises(ValueError, match="The method 'A': .*stepz"):
+        make_jobs(METHODS, datasets, [1], 1, overrides={"A": {"model": {"stepz": 1}}})
+
+
+def test_learning_from_others_is_one_training_for_all_k_and_supports(datasets: dict[str, Any]) -> None:
+    methods = {"A": {"class_path": "RegAD", "init_args": {"seed": 0}}, "B": {"class_path": "RegAD"}}
+    overrides = {name: {"learns_from": "others"} for name in methods}
+    jobs = make_jobs(methods, datasets, [1, 2], 2, overrides=overrides)
+    assert {job.categories for job in jobs} == {("bolt", "cloth")}
+    trainings = {name: {(job.category, job.training_key) for job in jobs if job.method == name} for name in methods}
+    assert len(trainings["A"]) == 2  # of each target
+    assert len(trainings["B"]) == 4  # and of each seed, where the model's follows the sweep's
+    assert trainings["A"] < trainings["B"]  # a training of the same model is the same, whatever the method is called
+    assert len({job.key for job in jobs}) == len(jobs)
+    assert {job.tested for job in jobs} == {("bolt",), ("cloth",)}
+    assert jobs[0].source("cloth")["init_args"]["category"] == "cloth"
+
+
+def test_learning_from_all_is_one_run_of_all_categories(datasets: dict[str, Any]) -> None:
+    jobs = make_jobs(METHODS, datasets, [1], [7], overrides={"B": {"learns_from": "all"}})
+    assert [(job.method, job.category) for job in jobs] == [("A", "bolt"), ("A", "cloth"), ("B", "")]
+    assert jobs[-1].tested == ("bolt", "cloth")
+    assert str(jobs[-1]) == "B on parts all categories, k = 1, seed 7"
+
+
 def test_method_may_be_a_file(datasets: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(METHODS["B"]), encoding="utf-8")
     assert make_jobs({"B": tmp_path / "a.yaml"}, datasets, [1], 1) == make_jobs({"B": METHODS["B"]}, datasets, [1], 1)
+
+
+def test_key_stays_what_it_was() -> None:
+    """Else sweeps would start anew with a new version."""
+    job = Job("A", "parts", "bolt", 4, 0, {"class_path": "A", "init_args": {"x": 1}}, {"class_path": "D"}, {})
+    assert job.key == "08863cdd92e42f69"
 
 
 def test_key_changes_with_all_that_a_result_depends_on() -> None:
@@ -108,8 +143,10 @@ def test_key_changes_with_all_that_a_result_depends_on() -> None:
         replace(job, model=model | {"init_args": {"x": 2}}),
         replace(job, data=data | {"init_args": {"root": "."}}),
         replace(job, trainer={"max_epochs": 1}),
+        replace(job, learns_from="others"),
+        replace(job, categories=("bolt", "cloth")),
     ]
-    assert len({job.key, *(other.key for other in others)}) == 7
+    assert len({job.key, *(other.key for other in others)}) == 9
     assert replace(job, model={"init_args": {"x": 1}, "class_path": "A"}).key == job.key  # the order is nothing
 
 
@@ -129,6 +166,7 @@ def test_key_changes_with_all_that_a_result_depends_on() -> None:
         ({"controls": "Z"}, "`controls` must be the name of a method, got 'Z'. There are .'A', 'B'"),
         ({"overrides": {"Z": {}}}, "`overrides` must be of methods, got 'Z'"),
         ({"overrides": {"A": {"epochs": 1}}}, "must be one of .*'k_shot'.*got .'epochs'. of 'A'"),
+        ({"overrides": {"A": {"learns_from": "x"}}}, "`learns_from` must be one of .*'others'.* got 'x' of 'A'"),
         ({"root": "no_such_folder"}, "The dataset 'parts' must have `categories`, or a `root`.*no_such_folder"),
     ],
 )
@@ -136,6 +174,13 @@ def test_wrong_configuration(datasets: dict[str, Any], change: dict[str, Any], m
     arguments = {"methods": METHODS, "datasets": datasets, "k_shot": [1], "seeds": 1} | change
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         make_jobs(**arguments)
+
+
+@pytest.mark.parametrize("learns_from", ["others", "all"])
+def test_learning_from_several_needs_several(datasets: dict[str, Any], learns_from: str) -> None:
+    datasets["parts"]["categories"] = ["bolt"]
+    with pytest.raises(ValueError, match=r"'parts' must have two categories or more for 'A'.*got \['bolt'\]"):
+        make_jobs(METHODS, datasets, [1], 1, overrides={"A": {"learns_from": learns_from}})
 
 
 def test_wrong_category(datasets: dict[str, Any]) -> None:

@@ -87,11 +87,11 @@ def add_files(folder: Path, rows: pd.DataFrame) -> None:
     for row in rows[
         (rows["k_shot"] == rows["k_shot"].max()) & (rows["seed"] == 0) & (rows["status"] == "ok")
     ].itertuples():
-        (folder / "examples" / row.key).mkdir(parents=True)
+        (folder / "examples" / row.key / row.category).mkdir(parents=True)
         for name in ("hit", "miss", "false_alarm"):
             picture = generator.integers(60, 200, (6, 12, 3)).astype(np.uint8)
             image = Image.fromarray(picture).resize((400, 200), Image.Resampling.BICUBIC)
-            image.save(folder / "examples" / row.key / f"{name}.jpg")
+            image.save(folder / "examples" / row.key / row.category / f"{name}.jpg")
 
 
 def report(folder: Path, rows: pd.DataFrame, baseline: str = "NoTraining") -> tuple[str, str]:

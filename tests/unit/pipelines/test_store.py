@@ -22,7 +22,7 @@ def make_job(seed: int = 0, steps: int = 1) -> Job:
 def make_outcome(job: Job, auroc: float = 0.5) -> Outcome:
     manifest = SupportManifest("parts", "bolt", 2, job.seed, {"0.png": "aa", "1.png": "bb"})
     row = {"method": job.method, "seed": job.seed, "status": "ok", "image_AUROC": auroc, "pixel_AUROC": float("nan")}
-    return Outcome([row], manifest, {"test/0.png": [False, 1.5]}, {"hit": b"\xff\xd8"})
+    return Outcome([row], [manifest], {"test/0.png": [False, 1.5]}, {("bolt", "hit"): b"\xff\xd8"})
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_finished_run_is_there_for_another_process(store: Store) -> None:
     assert pd.isna(row.pixel_AUROC)
     manifest = SupportManifest.read(store.folder / "supports" / "parts_all-bolt-k2-seed0.json")
     assert manifest.images == {"0.png": "aa", "1.png": "bb"}
-    assert (store.folder / "examples" / job.key / "hit.jpg").read_bytes() == b"\xff\xd8"
+    assert (store.folder / "examples" / job.key / "bolt" / "hit.jpg").read_bytes() == b"\xff\xd8"
 
 
 def test_a_failed_run_is_a_row_and_is_tried_again(store: Store) -> None:

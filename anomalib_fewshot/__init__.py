@@ -10,17 +10,32 @@ interpreter, costs next to nothing where anomalib is not used.
 __version__ = "0.1.0"
 
 _MODULES = {
+    "AdversarialCallback": "anomalib_fewshot.callbacks",
     "CoftAD": "anomalib_fewshot.models",
+    "DAGM": "anomalib_fewshot.data",
     "ELPV": "anomalib_fewshot.data",
     "FewShot": "anomalib_fewshot.data",
     "MVTecFolder": "anomalib_fewshot.data",
     "MultiCategory": "anomalib_fewshot.data",
     "PlainStatistic": "anomalib_fewshot.models",
     "RegAD": "anomalib_fewshot.models",
+    "UniAD": "anomalib_fewshot.models",
     "benchmark": "anomalib_fewshot.pipelines",
 }
 
-__all__ = ["CoftAD", "ELPV", "FewShot", "MVTecFolder", "MultiCategory", "PlainStatistic", "RegAD", "benchmark"]
+__all__ = [
+    "AdversarialCallback",
+    "CoftAD",
+    "DAGM",
+    "ELPV",
+    "FewShot",
+    "MVTecFolder",
+    "MultiCategory",
+    "PlainStatistic",
+    "RegAD",
+    "UniAD",
+    "benchmark",
+]
 
 
 def __getattr__(name: str) -> object:

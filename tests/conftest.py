@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 SIZE = 64
 CATEGORIES = ("bolt", "cloth")
@@ -43,6 +43,28 @@ def mvtec_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 save(image, root / category / folder / f"{index:03}.png")
                 if folder == "test/hole":
                     save(mask, root / category / "ground_truth" / "hole" / f"{index:03}_mask.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def dagm_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of two categories as DAGM 2007 is published: 5 images to train, one with a defect, 6 to test."""
+    root = tmp_path_factory.mktemp("DAGM")
+    generator = np.random.default_rng(0)
+    for category in ("Class1", "Class10"):
+        for split, count, defects in (("Train", 5, [3]), ("Test", 6, [2, 5])):
+            folder, lines = root / category / split, ["1"]
+            for number in range(1, count + 1):
+                image = generator.integers(90, 160, (SIZE, SIZE), dtype=np.uint8)
+                if number in defects:
+                    mask = Image.new("L", (SIZE, SIZE))
+                    ImageDraw.Draw(mask).ellipse((10, 20, 30, 40), fill=255)
+                    image[np.array(mask) > 0] = 10
+                    save(np.array(mask), folder / "Label" / f"{number:04}_label.PNG")
+                save(image, folder / f"{number:04}.PNG")
+                mask_name = f"{number:04}_label.PNG" if number in defects else "0"
+                lines.append(f"{number}\t{int(number in defects)}\t{number:04}.PNG\t0\t{mask_name}")
+            (folder / "Label" / "Labels.txt").write_text("\n".join(lines), encoding="utf-8")
     return root
 
 

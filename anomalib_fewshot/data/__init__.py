@@ -5,9 +5,10 @@
 
 import anomalib.data  # noqa: F401  first: its import registers the plug-ins, which import the modules below
 
+from .dagm import DAGM
 from .elpv import ELPV
 from .few_shot import FewShot
 from .multi_category import MultiCategory
 from .mvtec_folder import MVTecFolder
 
-__all__ = ["ELPV", "FewShot", "MVTecFolder", "MultiCategory"]
+__all__ = ["DAGM", "ELPV", "FewShot", "MVTecFolder", "MultiCategory"]

@@ -34,7 +34,8 @@ class FewShot(AnomalibDataModule):
     Args:
         source (AnomalibDataModule | dict): Datamodule to choose from, or its ``class_path`` and ``init_args``. If it
             has no seed of its own it gets 0, so that its splits are the same for every choice of a support.
-        k_shot (int): Number of images to keep. Not used where ``support`` is given. Defaults to ``4``.
+        k_shot (int | None): Number of images to keep, ``None`` for all. Not used where ``support`` is given.
+            Defaults to ``4``.
         seed (int): Seed of the choice. Defaults to ``0``.
         support (str | Path | Sequence[str] | None): The images to keep instead of a choice: path of a manifest, or a
             list of file names. Defaults to ``None``.
@@ -57,12 +58,12 @@ class FewShot(AnomalibDataModule):
     def __init__(
         self,
         source: AnomalibDataModule | dict[str, Any],
-        k_shot: int = 4,
+        k_shot: int | None = 4,
         seed: int = 0,
         support: str | Path | Sequence[str] | None = None,
     ) -> None:
         source = as_datamodule(source)
-        if k_shot < 1:
+        if k_shot is not None and k_shot < 1:
             msg = f"`k_shot` must be at least 1, got {k_shot}."
             raise ValueError(msg)
         super().__init__(
@@ -158,8 +159,9 @@ class FewShot(AnomalibDataModule):
         return DataLoader(self.train_data, batch_size=self.train_batch_size, collate_fn=collate)
 
     def support_items(self) -> list[ImageItem] | AnomalibDataset:
-        """Return the support: in memory, unless there are augmentations of the user's or no size is known."""
-        return [*self.train_data] if isinstance(self.train_data.augmentations, Resize) else self.train_data
+        """Return the support: in memory, unless it is all images, there are augmentations or no size is known."""
+        is_small = self.k_shot is not None or self.support is not None
+        return [*self.train_data] if is_small and isinstance(self.train_data.augmentations, Resize) else self.train_data
 
     def val_dataloader(self) -> DataLoader | list:
         """Return the loader of the validation images, or none if the source has none."""
@@ -189,7 +191,8 @@ class FewShot(AnomalibDataModule):
     def _choose(self, paths: list[str], folder: Path) -> list[str]:
         """Return the paths to keep: a choice, those that the user names, or those of a manifest."""
         if self.support is None:
-            return choose_support(paths, self.k_shot, dataset=self.name, category=self.category, seed=self.seed)
+            k_shot = len(paths) if self.k_shot is None else self.k_shot
+            return choose_support(paths, k_shot, dataset=self.name, category=self.category, seed=self.seed)
         if not isinstance(self.support, str | Path):
             files = [(folder / path).as_posix() for path in paths]
             chosen = match_support(self.support, files, self._other_images())
@@ -248,7 +251,7 @@ def check_category(source: AnomalibDataModule) -> None:
     root = getattr(source, "root", None)
     if not source.category or root is None or (Path(root) / source.category).exists():
         return
-    categories = sorted(path.parent.name for path in Path(root).glob("*/train"))
+    categories = sorted(path.parent.name for path in Path(root).glob("*/[Tt]rain"))
     if categories:
         msg = f"`category` must be a folder of {root}, got {source.category!r}. There are {categories}."
         raise ValueError(msg)

@@ -41,7 +41,7 @@ class MultiCategory(AnomalibDataModule):
         categories (list[str] | None): Categories. Defaults to ``None``: the folders of the source's root that have a
             folder ``train``, or the categories of a list of sources.
         target (str | None): Category to test on. It never is among what is learnt from. Defaults to ``None``.
-        k_shot (int): Number of normal images in a support. Defaults to ``4``.
+        k_shot (int | None): Number of normal images in a support, ``None`` for all. Defaults to ``4``.
         seed (int): Seed of the supports and of the order of batches. Defaults to ``0``.
         support (str | Path | list[str] | None): The target's support instead of a choice, as in :class:`FewShot`.
             Defaults to ``None``.
@@ -66,7 +66,7 @@ class MultiCategory(AnomalibDataModule):
         source: Source | list[Source],
         categories: list[str] | None = None,
         target: str | None = None,
-        k_shot: int = 4,
+        k_shot: int | None = 4,
         seed: int = 0,
         support: str | Path | Sequence[str] | None = None,
     ) -> None:
@@ -165,12 +165,13 @@ class MultiCategory(AnomalibDataModule):
         """Return the loader of what is learnt from, in an order that the seed alone decides."""
         generator = torch.Generator().manual_seed(self.seed)
         if self.target is None:
-            in_memory = [item for part in self.parts.values() for item in part.support_items()]
+            items = [part.support_items() for part in self.parts.values()]
             return DataLoader(
-                in_memory,
+                ConcatDataset(items),
                 batch_size=self.train_batch_size,
                 shuffle=True,
                 generator=generator,
+                num_workers=0 if all(isinstance(part, list) for part in items) else self.num_workers,
                 collate_fn=_collate_normal,
             )
         return self._loader(self.train_data, self.train_batch_size, generator)
@@ -292,7 +293,7 @@ class CategoryBatches(Sampler[list[int]]):
 
 def _folders(source: AnomalibDataModule) -> list[str]:
     root = getattr(source, "root", None)
-    return [] if root is None else sorted(path.parent.name for path in Path(root).glob("*/train"))
+    return [] if root is None else sorted(path.parent.name for path in Path(root).glob("*/[Tt]rain"))
 
 
 def _subsets(part: AnomalibDataModule) -> list[AnomalibDataset]:

@@ -8,5 +8,6 @@ import anomalib.models  # noqa: F401  first: its import registers the plug-ins, 
 from .coft_ad import CoftAD
 from .plain_statistic import PlainStatistic
 from .reg_ad import RegAD
+from .uni_ad import UniAD
 
-__all__ = ["CoftAD", "PlainStatistic", "RegAD"]
+__all__ = ["CoftAD", "PlainStatistic", "RegAD", "UniAD"]

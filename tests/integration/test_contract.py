@@ -29,6 +29,16 @@ SMALL = {
     "CoftAD": {"num_steps": 2, "num_views": 2, "image_size": 64, "backbone": "resnet10t", "pre_trained": False},
     "PlainStatistic": {"image_size": 64},
     "RegAD": {"max_epochs": 2, "image_size": 64, "backbone": "resnet10t", "pre_trained": False},
+    "UniAD": {
+        "num_steps": 2,
+        "batch_size": 2,
+        "image_size": 64,
+        "backbone": "resnet10t",
+        "pre_trained": False,
+        "dim": 32,
+        "num_layers": 1,
+        "neighbor_size": 3,
+    },
 }
 
 
@@ -182,9 +192,12 @@ def test_optimizer_follows_the_arguments(mvtec_root: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("path", MODEL_FILES, ids=lambda path: path.stem)
 def test_model_file(path: Path, mvtec_root: Path, tmp_path: Path) -> None:
     flags = ["--model", str(path), *few_shot(mvtec_root)]
-    if "resnet" in path.read_text(encoding="utf-8"):  # there are no weights without a network
+    if any(name in path.read_text(encoding="utf-8") for name in ("resnet", "_b4")):  # no weights without a network
         flags += ["--model.pre_trained", "false"]
-    if yaml.safe_load(path.read_text(encoding="utf-8"))["init_args"].get("num_steps", 1) > 0 and "coft" in path.stem:
+    if yaml.safe_load(path.read_text(encoding="utf-8"))["init_args"].get("num_steps", 1) > 0 and path.stem[:4] in {
+        "coft",
+        "uni_",
+    }:
         flags += ["--model.num_steps", "2"]
     if "reg_ad" in path.stem:
         flags += ["--model.max_epochs", "1"]
@@ -219,10 +232,27 @@ def test_several_categories(target: str | None, mvtec_root: Path, tmp_path: Path
         assert values[name] == pytest.approx((values[f"bolt/{name}"] + values[f"cloth/{name}"]) / 2)
 
 
+def test_dagm(dagm_root: Path, tmp_path: Path) -> None:
+    flags = ["--data", str(CONFIGS / "data" / "dagm.yaml"), "--data.source.root", str(dagm_root), "--data.k_shot", "2"]
+    values = metrics(
+        anomalib("train", *model_flags("UniAD"), *flags, "--data.source.num_workers", "0", results=tmp_path),
+    )
+    for name in ("image_AUROC", "pixel_AUROC"):
+        assert values[name] == pytest.approx((values[f"Class1/{name}"] + values[f"Class10/{name}"]) / 2)
+
+
+def test_adversarial_loss_in_a_model_of_anomalib(tmp_path: Path) -> None:
+    small = ["--data.source.num_test", "4", "--trainer.max_epochs", "1"]
+    values = metrics(anomalib("fit", "--config", str(CONFIGS / "adversarial_stfpm.yaml"), *small, results=tmp_path))
+    assert np.isfinite([values[f"discriminator_loss_{level}"] for level in range(3)]).all()
+
+
 def test_every_file_is_tested() -> None:
     tested = {
         *MODEL_FILES,
         CONFIGS / "quickstart.yaml",
+        CONFIGS / "adversarial_stfpm.yaml",
+        CONFIGS / "data/dagm.yaml",
         *(CONFIGS / f"data/few_shot_{n}.yaml" for n in ("mvtec", "mvtec_folder", "folder")),
         CONFIGS / "data/multi_category.yaml",
         *(CONFIGS / f"benchmark/{n}.yaml" for n in ("smoke", "realmini", "mvtec", "visa")),  # test_benchmark.py

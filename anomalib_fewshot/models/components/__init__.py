@@ -4,7 +4,7 @@
 """What two models share, and nothing else."""
 
 from .adversarial import AdversarialHealth, AdversarialLoss, Discriminator
-from .backbone import Backbone, backbone_stages, normalization
+from .backbone import Backbone, backbone_stages, normalization, normalization_of
 from .gaussian import Gaussian, Moments
 from .step_progress import StepProgress
 from .support_augmentation import NUM_FIXED_VIEWS, SupportAugmentation, cut_paste, fixed_views
@@ -23,4 +23,5 @@ __all__ = [
     "cut_paste",
     "fixed_views",
     "normalization",
+    "normalization_of",
 ]

@@ -91,6 +91,7 @@ class AdversarialLoss(nn.Module):
         ramp_steps (int): Steps over which the weight rises to its value. Defaults to ``0``.
         hidden (Sequence[int]): See :class:`Discriminator`. Defaults to ``(256, 128)``.
         seed (int): Seed of the discriminator. The global seed has no influence. Defaults to ``0``.
+        clip_norm (float | None): Highest norm of the discriminator's gradient. Defaults to ``None``: any.
 
     Raises:
         ValueError: If ``weight`` or ``ramp_steps`` is below 0.
@@ -104,6 +105,7 @@ class AdversarialLoss(nn.Module):
         ramp_steps: int = 0,
         hidden: Sequence[int] = (256, 128),
         seed: int = 0,
+        clip_norm: float | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("weight", weight), ("ramp_steps", ramp_steps)):
@@ -112,6 +114,7 @@ class AdversarialLoss(nn.Module):
                 raise ValueError(msg)
         self.weight = weight
         self.ramp_steps = ramp_steps
+        self.clip_norm = clip_norm
         self.discriminator: Discriminator | None = None
         self._loaded: dict[str, Any] | None = None
         if weight > 0:
@@ -162,10 +165,23 @@ class AdversarialLoss(nn.Module):
         discriminator.requires_grad_(requires_grad=False)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = _average(gradient)
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         accuracy = ((logits[0] < 0).float().mean() + (logits[1] > 0).float().mean()) / 2
         return AdversarialHealth(loss.detach(), accuracy)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
+        """Take the checkpoint of a model with any weight: a discriminator that is not of this shape is left out."""
+        name = f"{prefix}discriminator."
+        own = {} if self.discriminator is None else self.discriminator.state_dict(prefix=name)
+        given = {key: value for key, value in state_dict.items() if key.startswith(name)}
+        if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in given.items()}:
+            for key in given:
+                del state_dict[key]
+            state_dict |= {**own, f"{prefix}_extra_state": {}}
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the optimiser's state for the checkpoint: tensors and plain data."""

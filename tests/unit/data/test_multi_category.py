@@ -80,6 +80,14 @@ def test_without_a_target_each_category_is_learnt_from_and_tested(root: Path) ->
     assert batch.gt_mask is None  # batches are mixed, and one category has none
 
 
+def test_all_images_of_each_category(root: Path) -> None:
+    datamodule = make(root, k_shot=None)
+    assert len(datamodule.train_data) == len(datamodule.support_data) == 30
+    seen = [path for batch in datamodule.train_dataloader() for path in batch.image_path]
+    assert len(seen) == len(set(seen)) == 30
+    assert len(make(root, target="cloth", k_shot=None).support_data) == 10
+
+
 def test_support_is_that_of_few_shot(root: Path) -> None:
     alone = FewShot(MVTecFolder(root, "cloth"), k_shot=3, seed=5)
     alone.setup()

@@ -165,6 +165,46 @@ def test_checkpoint_goes_on_where_it_was(tmp_path: Path) -> None:
         torch.testing.assert_close(*losses, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("saved", "loaded"), [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)])
+def test_checkpoint_is_loaded_with_any_weight(saved: float, loaded: float) -> None:
+    """As a part of a model, strictly, as Lightning does it. A discriminator without a counterpart is left as it is."""
+    one, two = (nn.ModuleDict({"loss": loss_of(weight), "net": nn.Linear(2, 2)}) for weight in (saved, loaded))
+    one["loss"](features(-1), features(1), 0)
+    before = deepcopy(two["loss"].state_dict())
+    state = one.state_dict()
+    two.load_state_dict(deepcopy(state))
+    assert set(state) == set(one.state_dict())  # what was given is not changed
+    torch.testing.assert_close(two["net"].weight, one["net"].weight)
+    expected = one["loss"].state_dict() if saved == loaded else before
+    for name, value in two["loss"].state_dict().items():
+        if name != "_extra_state":
+            assert torch.equal(value, expected[name])
+    two["loss"](features(-1), features(1), 0)
+
+
+def test_checkpoint_of_other_features_is_left_out() -> None:
+    other = AdversarialLoss(4, 1.0)
+    other(features(0, channels=4), features(1, channels=4), 0)
+    adversarial = loss_of()
+    adversarial.load_state_dict(other.state_dict())
+    assert adversarial(features(-1), features(1), 0)[0].isfinite()
+
+
+def test_gradient_of_the_discriminator_is_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    for clip_norm in (None, 1e-3):
+        adversarial, norms = loss_of(clip_norm=clip_norm), []
+        parameters = [*adversarial.discriminator.parameters()]
+        monkeypatch.setattr(
+            adversarial.optimizer,
+            "step",
+            lambda parameters=parameters, norms=norms: norms.append(
+                torch.cat([p.grad.flatten() for p in parameters]).norm(),
+            ),
+        )
+        adversarial(features(-1), features(1), 0)
+        assert float(norms[0]) == pytest.approx(1e-3, rel=1e-3) if clip_norm else norms[0] > 1e-2
+
+
 @pytest.mark.parametrize(("arguments", "name"), [({"weight": -1}, "weight"), ({"ramp_steps": -1}, "ramp_steps")])
 def test_wrong_arguments(arguments: dict, name: str) -> None:
     with pytest.raises(ValueError, match=f"`{name}` must not be below 0, got -1"):

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from anomalib.pre_processing import PreProcessor
 from safetensors.torch import save_file
+from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-from anomalib_fewshot.models.components import Backbone, backbone, backbone_stages, normalization
+from anomalib_fewshot.models.components import Backbone, backbone, backbone_stages, normalization, normalization_of
 
 IMAGE = torch.zeros(1, 3, 64, 64)
 
@@ -175,6 +177,19 @@ def test_stages_are_the_model_cut_at_its_maps(name: str, shapes: list[tuple[int,
         for stage, expected in zip(stages.eval(), model(maps), strict=True):
             maps = stage(maps)
             torch.testing.assert_close(maps, expected)
+
+
+def test_stages_of_other_strides() -> None:
+    _, channels, strides = backbone_stages("tf_efficientnet_lite0", pre_trained=False, strides=(2, 4, 8, 16))
+    assert (channels, strides) == ([16, 24, 40, 112], [2, 4, 8, 16])
+
+
+def test_normalization_of_a_pre_processor() -> None:
+    normalize = Normalize([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+    for transform in (normalize, Compose([Resize((8, 8)), normalize])):
+        assert normalization_of(PreProcessor(transform)) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+    for pre_processor in (None, PreProcessor(Resize((8, 8)))):
+        assert normalization_of(pre_processor) == ([0.0] * 3, [1.0] * 3)
 
 
 def test_stages_of_chosen_layers_and_nothing_after_them() -> None:

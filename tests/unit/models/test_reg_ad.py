@@ -240,6 +240,13 @@ def test_training_of_the_adversarial_loss(mvtec_root: Path, tmp_path: Path) -> N
     assert loaded.adversarial.get_extra_state()["state"][0]["step"] == 2
 
 
+def test_checkpoint_of_an_adversarial_training_is_tested_as_a_plain_model(mvtec_root: Path, tmp_path: Path) -> None:
+    model, plain = small(adversarial_weight=0.5), small()
+    path = train(model, few_shot(mvtec_root), tmp_path)
+    engine(tmp_path).test(plain, datamodule=few_shot(mvtec_root), ckpt_path=path)
+    torch.testing.assert_close(scores(plain), scores(model), rtol=0, atol=0)
+
+
 def test_length_rate_and_validation(mvtec_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, runner, fits = small(max_epochs=4, learning_rate=1e-3), engine(tmp_path), []
     fit = RegAD.fit
@@ -365,12 +372,6 @@ def test_collapse_is_said_once(
 def test_training_that_does_not_stay_finite(mvtec_root: Path, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="`learning_rate` must be one at which the training stays finite, got 1"):
         train(small(max_epochs=30, learning_rate=1e12), few_shot(mvtec_root), tmp_path)
-
-
-def test_colours_are_those_of_the_pre_processor() -> None:
-    model = small()
-    assert model._colours() == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # noqa: SLF001
-    assert small(pre_processor=False)._colours() == ([0.0] * 3, [1.0] * 3)  # noqa: SLF001
 
 
 def test_exported_graph_is_equal_and_holds_the_inference_alone(mvtec_root: Path, tmp_path: Path) -> None:

@@ -1,0 +1,8 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Callbacks for models of anomalib and others."""
+
+from .adversarial import AdversarialCallback
+
+__all__ = ["AdversarialCallback"]

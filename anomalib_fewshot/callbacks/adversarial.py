@@ -1,0 +1,145 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The adversarial loss for models that know nothing of it: those whose loss compares two features."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
+
+from anomalib_fewshot.models.components import AdversarialLoss
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
+
+class AdversarialCallback(Callback):
+    """Add the adversarial loss to a model whose ``loss`` is called with two features that should be alike.
+
+    Among anomalib's models these are ``Stfpm``, with the features of teacher and student, ``ReverseDistillation`` and
+    ``Dinomaly``, with those of encoder and decoder, and each level of features gets a discriminator. Nothing of the
+    model is changed: its checkpoint can be used without the callback, whose state is kept beside it.
+
+    Args:
+        weight (float): Weight of the loss. 0 is the plain method. Defaults to ``0.1``.
+        learning_rate (float): Learning rate of the discriminators. Defaults to ``1e-4``.
+        ramp_steps (int): Steps over which the weight rises to its value. Defaults to ``0``.
+        clip_norm (float | None): Highest norm of a discriminator's gradient. Defaults to ``None``: any.
+        seed (int): Seed of the discriminators. The global seed has no influence. Defaults to ``0``.
+
+    Raises:
+        TypeError: In a training, if the model's ``loss`` is no module, or is not called with two sets of features.
+        ValueError: As :class:`AdversarialLoss` does.
+
+    Example:
+        >>> from anomalib.engine import Engine
+        >>> from anomalib.models import Stfpm
+        >>> Engine(callbacks=[AdversarialCallback(weight=0.1)]).fit(Stfpm())  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        weight: float = 0.1,
+        learning_rate: float = 1e-4,
+        ramp_steps: int = 0,
+        clip_norm: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._make = partial(
+            AdversarialLoss,
+            weight=weight,
+            learning_rate=learning_rate,
+            ramp_steps=ramp_steps,
+            clip_norm=clip_norm,
+            seed=seed,
+        )
+        self._make(1)  # says now what is wrong with the arguments
+        self.levels = nn.ModuleList()  # an adversarial loss for each level of features, made when these are seen
+        self._loaded: list[dict[str, Any]] = []
+        self._hook: RemovableHandle | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Listen to the model's loss."""
+        if stage != TrainerFn.FITTING:
+            return
+        name, loss = type(pl_module).__name__, getattr(pl_module, "loss", None)
+        if not isinstance(loss, nn.Module):
+            msg = f"AdversarialCallback must have a model with a module `loss`, got {name}, which has none."
+            raise TypeError(msg)
+
+        def add(_: nn.Module, features: tuple, output: torch.Tensor) -> torch.Tensor:
+            if not torch.is_grad_enabled():
+                return output
+            first, second = _pair(features, name)
+            return output + self._loss(trainer, pl_module, first, second)
+
+        self._hook = loss.register_forward_hook(add)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Stop listening."""
+        del trainer, pl_module, stage
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the discriminators and their optimisers' states."""
+        return {"levels": [level.state_dict() for level in self.levels] or self._loaded}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the discriminators of a checkpoint."""
+        self._loaded = state_dict["levels"]
+
+    def _loss(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        first: list[torch.Tensor],
+        second: list[torch.Tensor],
+    ) -> torch.Tensor:
+        if len(self.levels) == 0:
+            self.levels.extend(self._make(feature.shape[1]) for feature in first)
+            for level, state in zip(self.levels, self._loaded, strict=False):
+                level.load_state_dict(state)
+            self.levels.to(first[0].device)
+        results = [
+            level(one.movedim(1, -1), two.movedim(1, -1), trainer.global_step)
+            for level, one, two in zip(self.levels, first, second, strict=True)
+        ]
+        for number, (_, health) in enumerate(results):
+            if health is not None:
+                values = {"discriminator_loss": health.loss, "discriminator_accuracy": health.accuracy}
+                pl_module.log_dict({f"{name}_{number}": value for name, value in values.items()})
+        return torch.stack([loss for loss, _ in results]).mean()
+
+
+def _pair(features: tuple, name: str) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Return the two sets of features that a loss was called with.
+
+    Raises:
+        TypeError: If there are others than two, or if these are not of the same shapes.
+    """
+    sets = [_tensors(part) for part in features]
+    shapes = [[tuple(part.shape) if isinstance(part, torch.Tensor) else None for part in one] for one in sets]
+    if (
+        len(sets) != 2
+        or shapes[0] != shapes[1]
+        or any(shape is None or len(shape) not in {2, 4} for shape in shapes[0])
+    ):
+        msg = (
+            f"AdversarialCallback must have a model whose `loss` is called with two equal sets of features, (B, C) or "
+            f"(B, C, H, W), got {name}, whose `loss` is called with the shapes {shapes}. Use `AdversarialLoss` in it."
+        )
+        raise TypeError(msg)
+    return sets[0], sets[1]
+
+
+def _tensors(features: Any) -> list[Any]:  # noqa: ANN401  what any loss may take
+    if isinstance(features, Mapping):
+        return list(features.values())
+    return list(features) if isinstance(features, Sequence) else [features]

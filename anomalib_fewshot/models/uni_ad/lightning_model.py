@@ -1,0 +1,354 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""UniAD: one transformer reconstructs frozen features of all categories, and cannot copy them.
+
+Paper: https://arxiv.org/abs/2206.03687 (NeurIPS 2022). The adversarial loss: https://arxiv.org/abs/2312.03005.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator
+from math import isfinite
+from typing import Any
+
+import torch
+from anomalib import LearningType
+from anomalib.data import Batch, ImageBatch
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
+from torch import nn
+from torch.utils.data import Subset
+from torchvision.transforms.v2 import Compose, Normalize, Resize
+
+from anomalib_fewshot.models.components import (
+    NUM_FIXED_VIEWS,
+    AdversarialLoss,
+    fixed_views,
+    normalization,
+    normalization_of,
+)
+
+from .tokens import TrainingTokens
+from .torch_model import UniADModel, adversarial_channels, adversarial_pair
+from .transformer import feature_jitter
+
+logger = logging.getLogger(__name__)
+
+DROP_AT, DROP_BY = 0.8, 0.1  # part of the training after which the learning rate falls, and its factor
+ADVERSARIAL_RAMP = 0.1  # part of the training over which the adversarial loss comes in
+
+
+class UniAD(AnomalibModule):
+    """One transformer reconstructs frozen features of all categories; what it cannot reconstruct is anomalous.
+
+    Each position is reconstructed without its neighbourhood and from learnt queries, so that a feature cannot be
+    copied. With ``MultiCategory`` one model learns from a few images of every category, with any other datamodule from
+    its training images. The default is the plain method on EfficientNet-Lite0; the paper's is EfficientNet-B4.
+
+    Args:
+        backbone (str): Name of a convolutional timm model. Defaults to ``"tf_efficientnet_lite0"``, whose weights come
+            with this package.
+        layers (list[int] | None): Feature maps to reconstruct, as indices in timm's ``feature_info``. Defaults to
+            ``None``: strides 2, 4, 8 and 16.
+        pre_trained (bool): Load pretrained weights. Defaults to ``True``.
+        weights (str | None): File with the backbone's weights, in timm's naming. Defaults to ``None``: the package that
+            carries them, else timm's hub and its cache.
+        image_size (int | tuple[int, int]): Size that images are resized to. Defaults to ``224``.
+        neighbor_size (int): Side of the window round a position that its attention does not see. Defaults to ``7``.
+        jitter_scale (float): Noise of the tokens in training, see :func:`feature_jitter`. Defaults to ``20.0``.
+        dim (int): Length of the transformer's embeddings. Defaults to ``256``.
+        num_heads (int): Heads of each attention. Defaults to ``8``.
+        num_layers (int): Encoder layers, and decoder layers. Defaults to ``4``.
+        feedforward_dim (int): Width of the network at each position. Defaults to ``1024``.
+        dropout (float): Dropout of the transformer. Defaults to ``0.1``.
+        pool_size (int): Side in pixels of the mean whose highest value is the image's score. Defaults to ``16``.
+        num_steps (int): Number of optimiser steps, after 80 % of which the rate falls to a tenth. Defaults to ``150``,
+            two minutes on two cores, which is a try-out: the paper takes 454000.
+        batch_size (int): Images, or views of them, in a step. The datamodule's is that of reading them.
+            Defaults to ``8``.
+        learning_rate (float): Learning rate of AdamW. Defaults to ``1e-4``.
+        weight_decay (float): Weight decay of AdamW. Defaults to ``1e-4``.
+        gradient_clip_val (float): Highest norm of the gradient, that of the discriminator apart. Defaults to ``0.1``.
+        adversarial_weight (float): Weight of the adversarial loss, which comes in over the first tenth of the
+            training. 0 is the plain method. Defaults to ``0.0``.
+        adversarial_pair (str): What it makes alike: ``"decoder"``, the decoder's input and output; ``"layers"``, those
+            of each of its layers; ``"reconstruction"``, tokens and reconstruction. Defaults to ``"decoder"``.
+        adversarial_learning_rate (float): Learning rate of its discriminator. Defaults to ``1e-4``.
+        augment_support (bool): Learn from 22 fixed views of each training image. Defaults to ``True``.
+        cache_tokens (bool): Compute the tokens of all views once. Random augmentations of the user's need ``False``.
+            Defaults to ``True``.
+        cache_limit (float): GiB of tokens to keep in memory. Above, they are in a memory-mapped temporary file.
+            Defaults to ``4.0``.
+        seed (int): Seed of the transformer, its dropout, the batches and their noise. The global seed has no influence.
+            Defaults to ``0``.
+        pre_processor (nn.Module | bool): Defaults to ``True``: resize, and normalise as the weights ask.
+        post_processor (nn.Module | bool): Defaults to ``True``.
+        evaluator (Evaluator | bool): Defaults to ``True``.
+        visualizer (Visualizer | bool): Defaults to ``True``.
+
+    Raises:
+        ValueError: If an argument is out of its range, or as :class:`UniADModel` and :class:`AdversarialLoss` do.
+
+    Example:
+        >>> from anomalib.engine import Engine
+        >>> from anomalib_fewshot import ELPV, MultiCategory, UniAD
+        >>> datamodule = MultiCategory([ELPV("mono"), ELPV("poly")], k_shot=4)
+        >>> Engine().train(UniAD(), datamodule=datamodule)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        backbone: str = "tf_efficientnet_lite0",
+        layers: list[int] | None = None,
+        pre_trained: bool = True,
+        weights: str | None = None,
+        image_size: int | tuple[int, int] = 224,
+        neighbor_size: int = 7,
+        jitter_scale: float = 20.0,
+        dim: int = 256,
+        num_heads: int = 8,
+        num_layers: int = 4,
+        feedforward_dim: int = 1024,
+        dropout: float = 0.1,
+        pool_size: int = 16,
+        num_steps: int = 150,
+        batch_size: int = 8,
+        learning_rate: float = 1e-4,
+        weight_decay: float = 1e-4,
+        gradient_clip_val: float = 0.1,
+        adversarial_weight: float = 0.0,
+        adversarial_pair: str = "decoder",
+        adversarial_learning_rate: float = 1e-4,
+        augment_support: bool = True,
+        cache_tokens: bool = True,
+        cache_limit: float = 4.0,
+        seed: int = 0,
+        pre_processor: nn.Module | bool = True,
+        post_processor: nn.Module | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        for name, value in (("num_steps", num_steps), ("batch_size", batch_size), ("pool_size", pool_size)):
+            if value < 1:
+                msg = f"`{name}` must be at least 1, got {value}."
+                raise ValueError(msg)
+        size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
+        if pre_processor is True:
+            pre_processor = self.configure_pre_processor(size, backbone)
+        super().__init__(
+            pre_processor=pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        self.jitter_scale = jitter_scale
+        self.num_steps = num_steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.gradient_clip_val = gradient_clip_val
+        self.adversarial_pair = adversarial_pair
+        self.augment_support = augment_support
+        self.cache_tokens = cache_tokens
+        self.cache_limit = cache_limit
+        self.seed = seed
+        self.loss = nn.MSELoss()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.model = UniADModel(
+                backbone,
+                layers,
+                pre_trained,
+                weights,
+                size,
+                neighbor_size,
+                dim,
+                num_heads,
+                num_layers,
+                feedforward_dim,
+                dropout,
+                pool_size,
+            )
+        self.adversarial = AdversarialLoss(
+            adversarial_channels(adversarial_pair, self.model.channels, dim, num_layers),
+            adversarial_weight,
+            adversarial_learning_rate,
+            ramp_steps=int(ADVERSARIAL_RAMP * num_steps),
+            seed=seed,
+            clip_norm=gradient_clip_val,
+        )
+        self.register_buffer("is_trained", torch.tensor(data=False))
+        self.is_trained: torch.Tensor
+        self._tokens: TrainingTokens | None = None  # while it trains
+
+    @staticmethod
+    def configure_pre_processor(
+        image_size: tuple[int, int] | None = None,
+        backbone: str = "tf_efficientnet_lite0",
+    ) -> PreProcessor:
+        """Return the pre-processor: resize, and normalise as the backbone's weights ask."""
+        mean, std = normalization(backbone)
+        return PreProcessor(Compose([Resize(image_size or (224, 224), antialias=True), Normalize(mean, std)]))
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return AdamW of the transformer, whose rate falls once."""
+        optimizer = torch.optim.AdamW(
+            self.model.transformer.parameters(),
+            lr=self.learning_rate,
+            weight_decay=self.weight_decay,
+        )
+        scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [int(DROP_AT * self.num_steps)], DROP_BY)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @torch.no_grad()
+    def on_fit_start(self) -> None:
+        """Compute the tokens of the training images, and let Lightning's loop count steps instead of reading images."""
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        if not hasattr(datamodule, "train_data"):
+            msg = f"UniAD must have an anomalib datamodule, got {type(datamodule).__name__}. Give it as `datamodule`."
+            raise TypeError(msg)
+        rank, world_size, count = self.global_rank, self.trainer.world_size, len(datamodule.train_data)
+        share = list(range(rank, count, world_size)) or [rank % count]
+        num_views = NUM_FIXED_VIEWS if self.augment_support else 1
+        self._tokens = TrainingTokens(Subset(datamodule.train_data, share), self._views, num_views, self._embed)
+        if self.cache_tokens:
+            logger.info("Computing the tokens of %d views of %d images.", num_views, len(share))
+            self._tokens.keep(datamodule.train_batch_size, datamodule.num_workers, self.cache_limit)
+        steps = _Steps(self.num_steps, self.model.image_size)
+        datamodule.train_dataloader = lambda: steps
+
+    def on_train_start(self) -> None:
+        """Give the datamodule its own loader back, now that the loop has the other."""
+        del self.trainer.datamodule.train_dataloader  # type: ignore[attr-defined]
+        self.is_trained.fill_(value=True)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
+        """Return the loss of reconstructing tokens, which are drawn here and not from the batch."""
+        del batch
+        if self._tokens is None:
+            msg = "UniAD must be trained by a trainer, which calls `on_fit_start` first."
+            raise RuntimeError(msg)
+        generator = torch.Generator().manual_seed(
+            (self.seed << 32) + batch_idx * self.trainer.world_size + self.global_rank,
+        )
+        indices = torch.randint(len(self._tokens), (self.batch_size,), generator=generator)
+        tokens = self._tokens.take(indices).to(self.device)
+        noisy = feature_jitter(tokens, self.jitter_scale, generator)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):  # dropout draws from the global generators
+            torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+            reconstruction = self.model.transformer(noisy)
+        loss = self.loss(reconstruction.tokens.float(), tokens)
+        self._check_health(float(loss.detach()))
+        self.log("train_loss", loss.detach(), prog_bar=True)
+        pair = adversarial_pair(self.adversarial_pair, tokens, reconstruction)
+        fooling, health = self.adversarial(*pair, self.global_step)
+        if health is not None:
+            self.log_dict({"discriminator_loss": health.loss, "discriminator_accuracy": health.accuracy})
+        return loss + fooling
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
+        """Score a batch."""
+        del batch_idx
+        return batch.update(**self.model(batch.image)._asdict())
+
+    @torch.no_grad()
+    def on_train_epoch_end(self) -> None:
+        """Set the threshold from the training images, before the checkpoint is written, if there was no validation.
+
+        The model has seen them: the threshold, the highest of their scores, is too low.
+        """
+        if (
+            self._tokens is None
+            or not isinstance(self.post_processor, PostProcessor)
+            or any(self.trainer.num_val_batches)
+        ):
+            return
+        self.model.eval()
+        for images in torch.arange(len(self._tokens))[:: self._tokens.num_views].split(self.batch_size):
+            with self.trainer.precision_plugin.forward_context():
+                outputs: Any = self.model.score(self._tokens.take(images).to(self.device))
+            scored = _normal(outputs.pred_score, outputs.anomaly_map)
+            self.post_processor.on_validation_batch_end(self.trainer, self, scored)
+        self.post_processor.on_validation_epoch_end(self.trainer, self)
+        self.model.train()
+
+    def on_train_end(self) -> None:
+        """Let go of the tokens."""
+        self._tokens = None
+
+    def on_test_start(self) -> None:
+        """Refuse to score without a training."""
+        self._check_trained()
+
+    def on_predict_start(self) -> None:
+        """Refuse to score without a training."""
+        self._check_trained()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave nothing to load from elsewhere: the checkpoint holds the backbone's weights."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["hyper_parameters"] |= {"pre_trained": False, "weights": None}
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """One epoch of all steps, and one validation at its end."""
+        return {
+            "max_epochs": 1,
+            "gradient_clip_val": self.gradient_clip_val,
+            "num_sanity_val_steps": 0,
+            "log_every_n_steps": 1,
+        }
+
+    @property
+    def learning_type(self) -> LearningType:
+        """One class: anomalib's engine does not train models that say they are few-shot."""
+        return LearningType.ONE_CLASS
+
+    def _views(self, images: torch.Tensor) -> Iterable[torch.Tensor]:
+        """Return the pre-processed views of images, a batch of each view."""
+        images = images.to(self.device)
+        if isinstance(self.pre_processor, PreProcessor) and self.pre_processor.transform is not None:
+            images = self.pre_processor.transform(images)
+        return fixed_views(images, *normalization_of(self.pre_processor)) if self.augment_support else [images]
+
+    @torch.no_grad()
+    def _embed(self, images: torch.Tensor) -> torch.Tensor:
+        with self.trainer.precision_plugin.forward_context():  # as the test images
+            return self.model.embed(images).float().cpu()
+
+    def _check_health(self, loss: float) -> None:
+        if not isfinite(loss):
+            msg = f"`learning_rate` must be one at which the training stays finite, got {self.learning_rate}. Lower it."
+            raise RuntimeError(msg)
+
+    def _check_trained(self) -> None:
+        if not self.is_trained:
+            msg = "UniAD must be trained before it scores. Train it, or give a checkpoint: `ckpt_path`."
+            raise RuntimeError(msg)
+
+
+class _Steps:
+    """What Lightning's loop goes through where the model draws its batches itself: an empty image for each step."""
+
+    def __init__(self, num_steps: int, image_size: tuple[int, int]) -> None:
+        self.num_steps = num_steps
+        self.image_size = image_size
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        for _ in range(self.num_steps):
+            yield ImageBatch(image=torch.zeros(1, 3, *self.image_size))  # a pre-processor will transform it
+
+
+def _normal(score: torch.Tensor, anomaly_map: torch.Tensor) -> ImageBatch:
+    """Return scores of normal images as those of a validation."""
+    labels, masks = torch.zeros_like(score, dtype=torch.bool), torch.zeros_like(anomaly_map[:, 0], dtype=torch.bool)
+    batch = ImageBatch(image=anomaly_map.expand(-1, 3, -1, -1), gt_label=labels, gt_mask=masks)
+    return batch.update(pred_score=score, anomaly_map=anomaly_map)

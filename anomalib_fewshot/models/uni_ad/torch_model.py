@@ -1,0 +1,160 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""PyTorch model of UniAD."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from anomalib.data import InferenceBatch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from anomalib_fewshot.models.components import backbone_stages
+
+from .transformer import Reconstruction, ReconstructionTransformer
+
+ADVERSARIAL_PAIRS = ("decoder", "layers", "reconstruction")
+
+
+class UniADModel(nn.Module):
+    """Frozen features of several depths as tokens, their reconstruction, and the distance between them.
+
+    Args:
+        backbone (str): Name of a convolutional timm model.
+        layers (Sequence[int] | None): Feature maps to reconstruct, see :func:`backbone_stages`. ``None``: those of
+            strides 2, 4, 8 and 16.
+        pre_trained (bool): Load weights.
+        weights (str | Path | None): File with the weights.
+        image_size (tuple[int, int]): Height and width of the images, from which the grid follows.
+        neighbor_size (int): See :class:`ReconstructionTransformer`.
+        dim (int): See :class:`ReconstructionTransformer`.
+        num_heads (int): See :class:`ReconstructionTransformer`.
+        num_layers (int): See :class:`ReconstructionTransformer`.
+        feedforward_dim (int): See :class:`ReconstructionTransformer`.
+        dropout (float): See :class:`ReconstructionTransformer`.
+        pool_size (int): Side in pixels of the windows over which the anomaly map is averaged for the image's score.
+
+    Attributes:
+        channels (int): Channels C of a token.
+        grid (tuple[int, int]): Height h and width w of the grid of tokens, that of the last feature map.
+
+    Raises:
+        ValueError: As :func:`backbone_stages` and :class:`ReconstructionTransformer` do.
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        layers: Sequence[int] | None,
+        pre_trained: bool,
+        weights: str | Path | None,
+        image_size: tuple[int, int],
+        neighbor_size: int,
+        dim: int,
+        num_heads: int,
+        num_layers: int,
+        feedforward_dim: int,
+        dropout: float,
+        pool_size: int,
+    ) -> None:
+        super().__init__()
+        self.stages, channels, _ = backbone_stages(backbone, layers, pre_trained, weights, strides=(2, 4, 8, 16))
+        self.stages.requires_grad_(requires_grad=False).eval()
+        self.channels = sum(channels)
+        self.image_size = image_size
+        self.pool_size = pool_size
+        height, width = self._maps(torch.zeros(1, 3, *image_size))[-1].shape[-2:]
+        self.grid = height, width
+        self.transformer = ReconstructionTransformer(
+            self.channels,
+            self.grid,
+            neighbor_size,
+            dim,
+            num_heads,
+            num_layers,
+            feedforward_dim,
+            dropout,
+        )
+
+    def train(self, mode: bool = True) -> "UniADModel":
+        """Set the mode of all but the backbone, which is frozen."""
+        super().train(mode)
+        self.stages.eval()
+        return self
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the tokens of images: the features of all depths at each position of the grid, row by row.
+
+        Args:
+            images (torch.Tensor): Normalised images, shape ``(B, 3, H, W)``.
+
+        Returns:
+            torch.Tensor: Tokens, shape ``(B, N, C)``.
+        """
+        maps = [F.interpolate(m, self.grid, mode="bilinear", align_corners=True) for m in self._maps(images)]
+        return torch.cat(maps, dim=1).flatten(2).transpose(1, 2)  # (B, C, h, w) -> (B, N, C)
+
+    def _maps(self, images: torch.Tensor) -> list[torch.Tensor]:
+        maps = [images]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return maps[1:]
+
+    def score(self, tokens: torch.Tensor) -> InferenceBatch:
+        """Score images by their tokens, shape ``(B, N, C)``."""
+        distance = torch.linalg.vector_norm(tokens.float() - self.transformer(tokens).tokens.float(), dim=-1)
+        distance = distance.unflatten(1, self.grid)[:, None]  # (B, N) -> (B, 1, h, w)
+        anomaly_map = F.interpolate(distance, self.image_size, mode="bilinear", align_corners=True)
+        height, width = (min(self.pool_size, side) for side in self.image_size)
+        pooled = F.avg_pool2d(F.avg_pool2d(anomaly_map, (height, 1), 1), (1, width), 1)  # a mean over a window
+        return InferenceBatch(pred_score=pooled.amax((1, 2, 3)), anomaly_map=anomaly_map)
+
+    def forward(self, images: torch.Tensor) -> InferenceBatch:
+        """Score images.
+
+        Args:
+            images (torch.Tensor): Normalised images, shape ``(B, 3, H, W)``.
+
+        Returns:
+            InferenceBatch: Scores, shape ``(B,)``, and anomaly maps, shape ``(B, 1, H, W)``.
+        """
+        return self.score(self.embed(images))
+
+
+def adversarial_pair(
+    name: str,
+    tokens: torch.Tensor,
+    reconstruction: Reconstruction,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the two features that a discriminator is to tell apart.
+
+    Args:
+        name (str): ``"decoder"``, the input and the output of the decoder; ``"layers"``, the inputs of all its layers
+            side by side, and their outputs; or ``"reconstruction"``, the tokens and their reconstruction.
+        tokens (torch.Tensor): Tokens, shape ``(B, N, C)``.
+        reconstruction (Reconstruction): What was made of them.
+
+    Returns:
+        tuple[torch.Tensor, torch.Tensor]: Features, shape ``(B, N, channels)``, the channels being those of
+        :func:`adversarial_channels`.
+    """
+    if name == "reconstruction":
+        return tokens, reconstruction.tokens
+    layers = reconstruction.layers
+    if name == "decoder":
+        return layers[0], layers[-1]
+    return torch.cat(layers[:-1], dim=-1), torch.cat(layers[1:], dim=-1)
+
+
+def adversarial_channels(name: str, channels: int, dim: int, num_layers: int) -> int:
+    """Return the number of channels of a pair.
+
+    Raises:
+        ValueError: If there is no such pair.
+    """
+    if name not in ADVERSARIAL_PAIRS:
+        msg = f"`adversarial_pair` must be one of {ADVERSARIAL_PAIRS}, got {name!r}."
+        raise ValueError(msg)
+    return {"decoder": dim, "layers": num_layers * dim, "reconstruction": channels}[name]

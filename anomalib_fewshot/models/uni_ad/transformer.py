@@ -1,0 +1,250 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The transformer of UniAD, which reconstructs a grid of tokens without seeing what is near a position."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+
+def neighbor_mask(grid: tuple[int, int], neighbor_size: int) -> torch.Tensor:
+    """Return which keys a query may see: those outside the square window round its own position.
+
+    Args:
+        grid (tuple[int, int]): Height h and width w of the grid, whose positions are counted row by row.
+        neighbor_size (int): Side of the window, in positions.
+
+    Returns:
+        torch.Tensor: ``True`` where query i may see key j, shape ``(h * w, h * w)``.
+
+    Raises:
+        ValueError: If the size is even, or so large that a position would see nothing.
+
+    Example:
+        >>> neighbor_mask((1, 4), 3).int()
+        tensor([[0, 0, 1, 1],
+                [0, 0, 0, 1],
+                [1, 0, 0, 0],
+                [1, 1, 0, 0]], dtype=torch.int32)
+    """
+    if neighbor_size % 2 == 0 or not 0 < neighbor_size < max(grid):
+        msg = (
+            f"`neighbor_size` must be odd and less than the longer side of the grid of {grid[0]} x {grid[1]} features, "
+            f"got {neighbor_size}. Lower it or enlarge `image_size`."
+        )
+        raise ValueError(msg)
+    places = torch.cartesian_prod(torch.arange(grid[0]), torch.arange(grid[1]))  # (N, 2)
+    distance = (places[:, None] - places).abs().amax(-1)  # (N, N)
+    return distance > neighbor_size // 2
+
+
+def feature_jitter(tokens: torch.Tensor, scale: float, generator: torch.Generator) -> torch.Tensor:
+    """Return tokens with noise whose standard deviation is ``scale`` times a token's length over its channels.
+
+    Args:
+        tokens (torch.Tensor): Tokens, shape ``(B, N, C)``.
+        scale (float): Factor of the noise.
+        generator (torch.Generator): Generator on the CPU that decides the noise.
+
+    Returns:
+        torch.Tensor: Noisy tokens, shape ``(B, N, C)``.
+    """
+    noise = torch.randn(tokens.shape, generator=generator).to(tokens)
+    return tokens + scale * torch.linalg.vector_norm(tokens, dim=-1, keepdim=True) / tokens.shape[-1] * noise
+
+
+class Attention(nn.Module):
+    """Attention of several heads, through torch's own scaled dot product.
+
+    Args:
+        dim (int): Length D of an embedding.
+        num_heads (int): Number of heads.
+        dropout (float): Dropout of the attention's weights.
+    """
+
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
+
+    def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return the values that each query attends to.
+
+        Args:
+            query (torch.Tensor): Queries, shape ``(B, N, D)``.
+            key (torch.Tensor): Keys, shape ``(B, N, D)``.
+            value (torch.Tensor): Values, shape ``(B, N, D)``.
+            mask (torch.Tensor): ``True`` where a query may see a key, shape ``(N, N)``.
+
+        Returns:
+            torch.Tensor: Mixed values, shape ``(B, N, D)``.
+        """
+        heads = (self._split(part) for part in (self.query(query), self.key(key), self.value(value)))
+        mixed = F.scaled_dot_product_attention(*heads, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0)
+        return self.out(mixed.transpose(1, 2).flatten(2))  # (B, heads, N, d) -> (B, N, D)
+
+    def _split(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, N, D) -> (B, heads, N, d)
+
+
+class Residual(nn.Module):
+    """Add a branch to its input, and normalise: the post-norm residual of a transformer.
+
+    Args:
+        dim (int): Length D of an embedding.
+        dropout (float): Dropout of the branch.
+    """
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, rows: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
+        """Return LN(rows + branch), all of shape ``(B, N, D)``."""
+        return self.norm(rows + self.dropout(branch))
+
+
+def _feed_forward(dim: int, hidden: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, dim))
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention, and a network at each position.
+
+    Args:
+        dim (int): Length D of an embedding.
+        num_heads (int): Number of heads.
+        feedforward_dim (int): Width of the network at each position.
+        dropout (float): Dropout everywhere.
+    """
+
+    def __init__(self, dim: int, num_heads: int, feedforward_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = Attention(dim, num_heads, dropout)
+        self.feed_forward = _feed_forward(dim, feedforward_dim, dropout)
+        self.residuals = nn.ModuleList(Residual(dim, dropout) for _ in range(2))
+
+    def forward(self, rows: torch.Tensor, position: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return the encoded rows, shape ``(B, N, D)``, of which the position, ``(N, D)``, is told to q and k alone."""
+        placed = rows + position
+        rows = self.residuals[0](rows, self.attention(placed, placed, rows, mask))
+        return self.residuals[1](rows, self.feed_forward(rows))
+
+
+class DecoderLayer(nn.Module):
+    """A learnt query that attends to the memory, then to the output of the layer before: it has nothing to copy.
+
+    Args:
+        num_positions (int): Number N of positions of the grid.
+        dim (int): Length D of an embedding.
+        num_heads (int): Number of heads.
+        feedforward_dim (int): Width of the network at each position.
+        dropout (float): Dropout everywhere.
+    """
+
+    def __init__(self, num_positions: int, dim: int, num_heads: int, feedforward_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(num_positions, dim))
+        self.to_memory = Attention(dim, num_heads, dropout)
+        self.to_previous = Attention(dim, num_heads, dropout)
+        self.feed_forward = _feed_forward(dim, feedforward_dim, dropout)
+        self.residuals = nn.ModuleList(Residual(dim, dropout) for _ in range(3))
+
+    def forward(
+        self,
+        memory: torch.Tensor,
+        previous: torch.Tensor,
+        position: torch.Tensor,
+        mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """Decode one layer.
+
+        Args:
+            memory (torch.Tensor): Output of the encoder, shape ``(B, N, D)``.
+            previous (torch.Tensor): Output of the layer before, shape ``(B, N, D)``.
+            position (torch.Tensor): Embedding of the positions, shape ``(N, D)``.
+            mask (torch.Tensor): ``True`` where a query may see a key, shape ``(N, N)``.
+
+        Returns:
+            torch.Tensor: Output of the layer, shape ``(B, N, D)``.
+        """
+        query = self.query.expand_as(memory)
+        rows = self.residuals[0](query, self.to_memory(query + position, memory + position, memory, mask))
+        rows = self.residuals[1](rows, self.to_previous(rows + position, previous + position, previous, mask))
+        return self.residuals[2](rows, self.feed_forward(rows))
+
+
+class Reconstruction(NamedTuple):
+    """A reconstruction, and what it went through.
+
+    Args:
+        tokens (torch.Tensor): Reconstructed tokens, shape ``(B, N, C)``.
+        layers (list[torch.Tensor]): Memory of the encoder and output of each decoder layer, each ``(B, N, D)``.
+    """
+
+    tokens: torch.Tensor
+    layers: list[torch.Tensor]
+
+
+class ReconstructionTransformer(nn.Module):
+    """Encoder and layer-wise query decoder, all of whose attention is blind to the neighbours of a position.
+
+    Args:
+        channels (int): Channels C of a token.
+        grid (tuple[int, int]): Height and width of the grid of tokens.
+        neighbor_size (int): Side of the window that a position does not see, see :func:`neighbor_mask`.
+        dim (int): Length D of an embedding.
+        num_heads (int): Number of heads.
+        num_layers (int): Number of encoder layers, and of decoder layers.
+        feedforward_dim (int): Width of the network at each position.
+        dropout (float): Dropout everywhere.
+
+    Raises:
+        ValueError: If the heads do not divide the embedding, or as :func:`neighbor_mask` does.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        grid: tuple[int, int],
+        neighbor_size: int,
+        dim: int,
+        num_heads: int,
+        num_layers: int,
+        feedforward_dim: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        if dim % (2 * num_heads) != 0:
+            msg = f"`dim` must be a multiple of twice `num_heads`, {2 * num_heads}, got {dim}."
+            raise ValueError(msg)
+        self.register_buffer("mask", neighbor_mask(grid, neighbor_size), persistent=False)
+        self.mask: torch.Tensor
+        self.into = nn.Linear(channels, dim)
+        self.rows = nn.Parameter(torch.rand(grid[0], 1, dim // 2))
+        self.columns = nn.Parameter(torch.rand(1, grid[1], dim // 2))
+        sizes = dim, num_heads, feedforward_dim, dropout
+        self.encoder = nn.ModuleList(EncoderLayer(*sizes) for _ in range(num_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(grid[0] * grid[1], *sizes) for _ in range(num_layers))
+        self.out = nn.Linear(dim, channels)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, tokens: torch.Tensor) -> Reconstruction:
+        """Reconstruct tokens of shape ``(B, N, C)``."""
+        grid = self.rows.shape[0], self.columns.shape[1]
+        position = torch.cat([self.rows.expand(*grid, -1), self.columns.expand(*grid, -1)], -1).flatten(0, 1)  # (N, D)
+        memory = self.into(tokens)
+        for encoder_layer in self.encoder:
+            memory = encoder_layer(memory, position, self.mask)
+        layers = [memory]
+        for decoder_layer in self.decoder:
+            layers.append(decoder_layer(memory, layers[-1], position, self.mask))
+        return Reconstruction(self.out(layers[-1]), layers)

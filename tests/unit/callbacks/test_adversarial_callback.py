@@ -1,0 +1,102 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The adversarial loss in anomalib's own models."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from anomalib.data import MVTecAD
+from anomalib.engine import Engine
+from anomalib.models import AnomalibModule, Padim, ReverseDistillation, Stfpm
+from anomalib.pre_processing import PreProcessor
+from torch import nn
+from torchvision.transforms.v2 import Resize
+
+from anomalib_fewshot import AdversarialCallback, CoftAD, FewShot
+
+LITE0 = {"backbone": "tf_efficientnet_lite0_packaged", "layers": ["blocks.1", "blocks.2"]}
+
+
+def stfpm() -> Stfpm:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Stfpm(**LITE0, pre_processor=PreProcessor(Resize((64, 64))), visualizer=False)
+
+
+def reverse_distillation() -> ReverseDistillation:
+    pre_processor = PreProcessor(Resize((64, 64)))
+    return ReverseDistillation("resnet18", pre_trained=False, pre_processor=pre_processor, visualizer=False)
+
+
+def fit(
+    model: AnomalibModule,
+    root: Path,
+    results: Path,
+    callback: AdversarialCallback | None = None,
+    ckpt_path: Path | None = None,
+    max_epochs: int = 2,
+) -> Engine:
+    engine = Engine(
+        callbacks=[callback] if callback else None,
+        default_root_dir=results,
+        max_epochs=max_epochs,
+        accelerator="cpu",
+        enable_progress_bar=False,
+    )
+    engine.fit(model, datamodule=FewShot(MVTecAD(root, "bolt", num_workers=0), k_shot=2), ckpt_path=ckpt_path)
+    return engine
+
+
+def equal(one: nn.Module, two: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("make", [stfpm, reverse_distillation])
+def test_loss_is_added_at_every_level(make, mvtec_root: Path, tmp_path: Path) -> None:  # noqa: ANN001
+    callback, model = AdversarialCallback(weight=0.5), make()
+    engine = fit(model, mvtec_root, tmp_path, callback)
+    levels = 2 if make is stfpm else 3
+    assert len(callback.levels) == levels
+    names = {f"{name}_{level}" for name in ("discriminator_loss", "discriminator_accuracy") for level in range(levels)}
+    assert names <= set(engine.trainer.callback_metrics)
+    assert not model.loss._forward_hooks  # noqa: SLF001  it is taken away at the end
+
+
+def test_it_changes_the_training_and_weight_zero_does_not(mvtec_root: Path, tmp_path: Path) -> None:
+    models = []
+    for callback in (None, AdversarialCallback(weight=0.0), AdversarialCallback(weight=0.5)):
+        model = stfpm()
+        torch.manual_seed(0)
+        fit(model, mvtec_root, tmp_path, callback)
+        models.append(model.model)
+    assert equal(models[0], models[1])
+    assert not equal(models[0], models[2])
+
+
+def test_checkpoint_is_the_plain_model_s_and_the_callback_goes_on(mvtec_root: Path, tmp_path: Path) -> None:
+    callback, again = AdversarialCallback(weight=0.5), AdversarialCallback(weight=0.5, seed=1)
+    path = fit(stfpm(), mvtec_root, tmp_path, callback).trainer.checkpoint_callback.best_model_path
+    state = torch.load(path, weights_only=False)["state_dict"]
+    assert set(state) == set(stfpm().state_dict())
+    before = [level.get_extra_state()["state"][0]["step"] for level in callback.levels]
+    fit(stfpm(), mvtec_root, tmp_path / "again", again, path, max_epochs=3)
+    assert [int(level.get_extra_state()["state"][0]["step"]) for level in again.levels] == [int(s) + 1 for s in before]
+
+
+def test_models_without_a_pair(mvtec_root: Path, tmp_path: Path) -> None:
+    padim = Padim("resnet18", pre_trained=False, visualizer=False)
+    with pytest.raises(TypeError, match="must have a model with a module `loss`, got Padim, which has none"):
+        fit(padim, mvtec_root, tmp_path, AdversarialCallback())
+    coft_ad = CoftAD("resnet10t", pre_trained=False, image_size=64, num_steps=1, visualizer=False)
+    with pytest.raises(
+        TypeError,
+        match=r"called with two equal sets of features, .*, got CoftAD, whose `loss` is called",
+    ):
+        fit(coft_ad, mvtec_root, tmp_path, AdversarialCallback())
+
+
+def test_wrong_weight() -> None:
+    with pytest.raises(ValueError, match="`weight` must not be below 0, got -1"):
+        AdversarialCallback(weight=-1)

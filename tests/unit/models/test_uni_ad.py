@@ -1,0 +1,332 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""UniAD's models, on small untrained backbones."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from anomalib.data import AnomalibDataModule, MVTecAD
+from anomalib.engine import Engine
+from lightning.pytorch import seed_everything
+from torch.nn import functional as F  # noqa: N812
+
+from anomalib_fewshot import FewShot, MultiCategory, UniAD
+from anomalib_fewshot.models.components import NUM_FIXED_VIEWS, fixed_views
+from anomalib_fewshot.models.uni_ad import tokens as tokens_module
+from anomalib_fewshot.models.uni_ad.torch_model import UniADModel, adversarial_pair
+from anomalib_fewshot.models.uni_ad.transformer import Reconstruction
+
+TINY = {"dim": 16, "num_heads": 2, "num_layers": 2, "feedforward_dim": 32, "neighbor_size": 3}
+
+
+def small(**arguments) -> UniAD:
+    settings = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "num_steps": 3, "batch_size": 4}
+    return UniAD(**settings | TINY | arguments, visualizer=False)
+
+
+def torch_model(name: str = "resnet10t", image_size: tuple[int, int] = (64, 96), **arguments) -> UniADModel:
+    settings = {"layers": None, "pre_trained": False, "weights": None, "dropout": 0.1, "pool_size": 16}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return UniADModel(name, image_size=image_size, **settings | TINY | arguments).eval()
+
+
+def images(count: int = 3, size: tuple[int, int] = (64, 96), seed: int = 0) -> torch.Tensor:
+    return torch.rand(count, 3, *size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def few_shot(root: Path, category: str = "bolt", k_shot: int | None = 2, **arguments) -> FewShot:
+    return FewShot(MVTecAD(root, category, num_workers=0, **arguments), k_shot=k_shot)
+
+
+def engine(results: Path) -> Engine:
+    return Engine(default_root_dir=results, enable_progress_bar=False, accelerator="cpu", logger=False)
+
+
+def train(model: UniAD, datamodule: AnomalibDataModule, results: Path) -> str:
+    runner = engine(results)
+    runner.fit(model, datamodule=datamodule)
+    return str(runner.trainer.checkpoint_callback.best_model_path)
+
+
+def scores(model: UniAD, size: int = 64) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval().model(images(4, (size, size))).pred_score
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "tf_efficientnet_lite0", "mobilenetv2_100"])
+def test_tokens_are_the_maps_of_all_strides_on_the_last_grid(name: str) -> None:
+    model = torch_model(name)
+    with torch.no_grad():
+        tokens, maps = model.embed(images()), model._maps(images())  # noqa: SLF001
+    assert [images().shape[-1] // m.shape[-1] for m in maps] == [2, 4, 8, 16]
+    assert tokens.shape == (3, 4 * 6, sum(m.shape[1] for m in maps))
+    assert (model.grid, model.channels) == ((4, 6), tokens.shape[-1])
+    torch.testing.assert_close(tokens[:, :, -maps[-1].shape[1] :], maps[-1].flatten(2).transpose(1, 2))
+    for corner, position in (((0, 0), 0), ((0, -1), 5), ((-1, 0), 18), ((-1, -1), 23)):  # corners lie on corners
+        expected = torch.cat([m[:, :, corner[0], corner[1]] for m in maps], dim=1)
+        torch.testing.assert_close(tokens[:, position], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_scores_are_those_of_a_slow_reference() -> None:
+    model = torch_model()
+    with torch.no_grad():
+        tokens, result = model.embed(images()), model(images())
+        distance = (tokens - model.transformer(tokens).tokens).square().sum(-1).sqrt()
+    expected = F.interpolate(distance.view(3, 1, 4, 6), (64, 96), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(result.anomaly_map, expected)
+    windows = expected[:, 0].unfold(1, 16, 1).unfold(2, 16, 1)
+    torch.testing.assert_close(result.pred_score, windows.mean((-2, -1)).flatten(1).amax(1))
+
+
+def test_pool_that_is_larger_than_the_image_is_the_image() -> None:
+    model = torch_model(pool_size=80)
+    with torch.no_grad():
+        result = model(images())
+    expected = result.anomaly_map[:, 0].mean(1).unfold(1, 80, 1).mean(-1).amax(1)
+    torch.testing.assert_close(result.pred_score, expected)
+
+
+def test_backbone_is_frozen() -> None:
+    model = small().train()
+    assert not any(module.training for module in model.model.stages.modules())
+    assert not any(parameter.requires_grad for parameter in model.model.stages.parameters())
+    assert model.model.transformer.training
+    tokens = model.model.embed(images(2, (64, 64)))
+    model.model.transformer(tokens).tokens.sum().backward()
+    assert all(parameter.grad is None for parameter in model.model.stages.parameters())
+
+
+def test_adversarial_pairs() -> None:
+    tokens = torch.zeros(2, 4, 5)
+    result = Reconstruction(torch.ones(2, 4, 5), [torch.full((2, 4, 3), float(number)) for number in range(4)])
+    first, second = adversarial_pair("decoder", tokens, result)
+    assert (first.unique().tolist(), second.unique().tolist()) == ([0], [3])
+    first, second = adversarial_pair("layers", tokens, result)
+    assert first[0, 0].tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert second[0, 0].tolist() == [1] * 3 + [2] * 3 + [3] * 3
+    assert adversarial_pair("reconstruction", tokens, result) == (tokens, result.tokens)
+
+
+@pytest.mark.parametrize("pair", ["decoder", "layers", "reconstruction"])
+def test_training_of_the_adversarial_loss(pair: str, mvtec_root: Path, tmp_path: Path) -> None:
+    model, runner = small(adversarial_weight=0.5, adversarial_pair=pair, gradient_clip_val=0.05), engine(tmp_path)
+    before = [p.clone() for p in model.adversarial.parameters()]
+    runner.fit(model, datamodule=few_shot(mvtec_root))
+    assert {"discriminator_loss", "discriminator_accuracy", "train_loss"} <= set(runner.trainer.callback_metrics)
+    assert not any(torch.equal(one, two) for one, two in zip(model.adversarial.parameters(), before, strict=True))
+    optimised = {id(p) for group in runner.trainer.optimizers[0].param_groups for p in group["params"]}
+    assert not optimised & {id(p) for p in model.adversarial.parameters()}
+    assert (runner.trainer.gradient_clip_val, model.adversarial.clip_norm) == (0.05, 0.05)
+
+
+def test_weight_zero_is_the_plain_method(mvtec_root: Path, tmp_path: Path) -> None:
+    """Bit for bit that of a model whose adversarial loss is taken away."""
+    states = []
+    for weight, plain in ((0.0, False), (0.0, True), (0.5, False)):
+        model = small(adversarial_weight=weight)
+        if plain:
+            model.adversarial.forward = lambda first, *_: (first.new_zeros(()), None)
+        train(model, few_shot(mvtec_root), tmp_path)
+        states.append([*model.model.state_dict().values()])
+    assert all(torch.equal(one, two) for one, two in zip(states[0], states[1], strict=True))
+    assert not all(torch.equal(one, two) for one, two in zip(states[0], states[2], strict=True))
+
+
+@pytest.mark.parametrize("augment_support", [True, False])
+def test_cache_changes_nothing(
+    augment_support: bool,
+    mvtec_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In memory, in a file, or not at all: the tokens are the same, and so is what is learnt from them."""
+    results, folders, temporary = [], [], tokens_module.TemporaryDirectory
+    monkeypatch.setattr(
+        tokens_module,
+        "TemporaryDirectory",
+        lambda **arguments: folders.append(1) or temporary(**arguments),
+    )
+    for settings in ({}, {"cache_limit": 0.0}, {"cache_tokens": False}):
+        model = small(augment_support=augment_support, **settings)
+        train(model, few_shot(mvtec_root, k_shot=3), tmp_path)
+        results.append(scores(model))
+    assert len(folders) == 1
+    assert torch.equal(results[0], results[1])
+    torch.testing.assert_close(results[2], results[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("augment_support", [True, False])
+def test_tokens_are_those_of_every_view_of_every_image(
+    augment_support: bool,
+    mvtec_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+    step = UniAD.training_step
+    monkeypatch.setattr(UniAD, "training_step", lambda self, *a: seen.append(self._tokens) or step(self, *a))
+    model, datamodule = small(augment_support=augment_support), few_shot(mvtec_root, k_shot=3)
+    train(model, datamodule, tmp_path)
+    kept = seen[0].kept
+    batch = torch.stack([model.pre_processor.transform(item.image) for item in datamodule.train_data])
+    views = list(fixed_views(batch, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])) if augment_support else [batch]
+    assert kept.shape[:2] == (3, NUM_FIXED_VIEWS if augment_support else 1)
+    for number, view in enumerate(views):
+        torch.testing.assert_close(kept[:, number], model.model.embed(view), rtol=1e-4, atol=1e-5)
+    assert model._tokens is None  # noqa: SLF001  they are let go of
+
+
+def test_seed_alone_decides(mvtec_root: Path, tmp_path: Path) -> None:
+    found = []
+    for global_seed, seed in ((1, 0), (2, 0), (1, 1)):
+        seed_everything(global_seed)
+        model = small(seed=seed)
+        train(model, few_shot(mvtec_root), tmp_path)
+        found.append(scores(model))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_training_leaves_the_global_generator_and_the_datamodule_as_they_were(mvtec_root: Path, tmp_path: Path) -> None:
+    datamodule = few_shot(mvtec_root)
+    train(small(), datamodule, tmp_path)
+    assert "train_dataloader" not in vars(datamodule)
+    assert len(next(iter(datamodule.train_dataloader())).image) == 2
+    before = torch.get_rng_state()
+    small()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_length_schedule_and_validation(mvtec_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, runner, rates, validated = small(num_steps=10, learning_rate=1e-3), engine(tmp_path), [], []
+    step = UniAD.training_step
+    monkeypatch.setattr(
+        UniAD,
+        "training_step",
+        lambda self, *a: rates.append(self.optimizers().param_groups[0]["lr"]) or step(self, *a),
+    )
+    monkeypatch.setattr(UniAD, "on_validation_start", lambda self: validated.append(self.global_step))
+    runner.fit(model, datamodule=few_shot(mvtec_root))
+    assert runner.trainer.global_step == 10
+    assert rates == pytest.approx([1e-3] * 8 + [1e-4] * 2)
+    assert validated == [10]
+
+
+def test_loss_falls(mvtec_root: Path, tmp_path: Path) -> None:
+    losses = []
+    for num_steps in (1, 40):
+        runner = engine(tmp_path)
+        runner.fit(small(num_steps=num_steps, learning_rate=1e-2), datamodule=few_shot(mvtec_root))
+        losses.append(float(runner.trainer.callback_metrics["train_loss"]))
+    assert losses[1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("k_shot", [1, None])
+def test_several_categories_and_one_image_of_each_or_all(k_shot: int | None, mvtec_root: Path, tmp_path: Path) -> None:
+    model, runner = small(), engine(tmp_path)
+    datamodule = MultiCategory(MVTecAD(mvtec_root, num_workers=0), ["bolt", "cloth"], k_shot=k_shot)
+    runner.fit(model, datamodule=datamodule)
+    assert len(datamodule.train_data) == (2 if k_shot else 20)
+    (figures,) = runner.test(model, datamodule=datamodule)
+    mean = (figures["bolt/image_AUROC"] + figures["cloth/image_AUROC"]) / 2
+    assert figures["image_AUROC"] == pytest.approx(mean)
+    assert scores(model).isfinite().all()
+
+
+def test_anomalib_s_own_datamodule_and_an_image_that_is_not_square(mvtec_root: Path, tmp_path: Path) -> None:
+    model, runner = small(image_size=(64, 96)), engine(tmp_path)
+    datamodule = MVTecAD(mvtec_root, "bolt", num_workers=0)
+    runner.fit(model, datamodule=datamodule)
+    (figures,) = runner.test(model, datamodule=datamodule)
+    assert np.isfinite([*figures.values()]).all()
+    with torch.no_grad():
+        assert model.eval().model(images(2)).anomaly_map.shape == (2, 1, 64, 96)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_checkpoint_is_loaded_with_any_adversarial_weight(weight: float, mvtec_root: Path, tmp_path: Path) -> None:
+    model = small(adversarial_weight=weight, adversarial_pair="layers")
+    path = train(model, few_shot(mvtec_root), tmp_path)
+    loaded = UniAD.load_from_checkpoint(path)
+    assert loaded.hparams["pre_trained"] is False
+    torch.testing.assert_close(scores(loaded), scores(model), rtol=0, atol=0)
+    for other in (0.0, 0.5):
+        again = small(adversarial_weight=other)
+        engine(tmp_path).test(again, datamodule=few_shot(mvtec_root), ckpt_path=path)
+        torch.testing.assert_close(scores(again), scores(model), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("k_shot", [1, 4])
+def test_threshold_without_validation_is_the_highest_score_of_the_training_images(
+    k_shot: int,
+    mvtec_root: Path,
+    tmp_path: Path,
+) -> None:
+    model, datamodule = small(), few_shot(mvtec_root, k_shot=k_shot, val_split_mode="none")
+    loaded = UniAD.load_from_checkpoint(train(model, datamodule, tmp_path))
+    batch = torch.stack([model.pre_processor.transform(item.image) for item in datamodule.train_data])
+    with torch.no_grad():
+        expected = model.eval().model(batch)
+    torch.testing.assert_close(loaded.post_processor.image_threshold, expected.pred_score.max(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(loaded.post_processor.pixel_threshold, expected.anomaly_map.max(), rtol=1e-4, atol=1e-4)
+
+
+def test_exported_graph_is_equal_and_holds_the_inference_alone(mvtec_root: Path, tmp_path: Path) -> None:
+    model = small(image_size=(64, 96), adversarial_weight=0.1, post_processor=False)
+    train(model, few_shot(mvtec_root), tmp_path)
+    path = model.eval().to_onnx(tmp_path)
+    session = onnxruntime.InferenceSession(path)
+    batch = (images() + 1) / 2
+    with torch.no_grad():
+        expected = model(batch)
+    for index in range(3):
+        found = session.run(["pred_score", "anomaly_map"], {"input": batch[index, None].numpy()})
+        np.testing.assert_allclose(found[0], expected.pred_score[index, None], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found[1], expected.anomaly_map[index, None], rtol=1e-4, atol=1e-4)
+    weights = [tensor.name for tensor in onnx.load(path).graph.initializer]
+    assert any(name.startswith("model.transformer") for name in weights)
+    assert not [name for name in weights if name.startswith("adversarial")]
+
+
+def test_scoring_before_training(mvtec_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="must be trained before it scores"):
+        engine(tmp_path).test(small(), datamodule=few_shot(mvtec_root))
+
+
+def test_training_without_a_datamodule(mvtec_root: Path, tmp_path: Path) -> None:
+    datamodule = few_shot(mvtec_root)
+    datamodule.setup()
+    with pytest.raises(TypeError, match="UniAD must have an anomalib datamodule, got NoneType"):
+        engine(tmp_path).fit(small(), train_dataloaders=datamodule.train_dataloader())
+
+
+def test_training_that_does_not_stay_finite(mvtec_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="`learning_rate` must be one at which the training stays finite, got 1e"):
+        train(small(learning_rate=1e30, num_steps=20), few_shot(mvtec_root), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_steps": 0}, "`num_steps` must be at least 1, got 0"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
+        ({"pool_size": 0}, "`pool_size` must be at least 1, got 0"),
+        ({"neighbor_size": 5}, "`neighbor_size` must be odd and less than .* grid of 4 x 4 features, got 5"),
+        ({"dim": 18}, "`dim` must be a multiple of twice `num_heads`, 4, got 18"),
+        ({"backbone": "resnet"}, "`backbone` must be the name of a timm model, got 'resnet'"),
+        ({"backbone": "vit_tiny_patch16_224"}, "`backbone` must be a convolutional model that runs part after part"),
+        ({"adversarial_weight": -1}, "`weight` must not be below 0, got -1"),
+        ({"adversarial_pair": "encoder"}, r"`adversarial_pair` must be one of \('decoder', .*, got 'encoder'"),
+        ({"layers": [9]}, "`layers` must be indices of the 5 feature maps of resnet10t, got"),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small(**arguments)

@@ -108,7 +108,7 @@ class Worker:
             with_pictures (bool): Make pictures of the best and worst cases. Defaults to ``False``.
         """
         try:
-            with _silence():
+            with silence():
                 return self._run(job, with_pictures)
         except Exception as error:  # noqa: BLE001  the other runs go on
             return failed(job, f"{type(error).__name__}: {error}".strip())
@@ -263,7 +263,7 @@ def _checkpoint_mib(folder: Path) -> float:
 
 
 @contextmanager
-def _silence() -> Generator[None, None, None]:
+def silence() -> Generator[None, None, None]:
     """Keep the lines that anomalib and Lightning print for one run out of a sweep of hundreds."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

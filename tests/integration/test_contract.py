@@ -26,7 +26,14 @@ MODELS = sorted(
 )
 MODEL_FILES = sorted(CONFIGS.glob("model/*.yaml"))
 SMALL = {
-    "CoftAD": {"num_steps": 2, "num_views": 2, "image_size": 64, "backbone": "resnet10t", "pre_trained": False},
+    "CoftAD": {
+        "num_steps": 2,
+        "num_views": 2,
+        "num_anomalies": 1,
+        "image_size": 64,
+        "backbone": "resnet10t",
+        "pre_trained": False,
+    },
     "PlainStatistic": {"image_size": 64},
     "RegAD": {"max_epochs": 2, "image_size": 64, "backbone": "resnet10t", "pre_trained": False},
     "UniAD": {
@@ -194,10 +201,8 @@ def test_model_file(path: Path, mvtec_root: Path, tmp_path: Path) -> None:
     flags = ["--model", str(path), *few_shot(mvtec_root)]
     if any(name in path.read_text(encoding="utf-8") for name in ("resnet", "_b4")):  # no weights without a network
         flags += ["--model.pre_trained", "false"]
-    if yaml.safe_load(path.read_text(encoding="utf-8"))["init_args"].get("num_steps", 1) > 0 and path.stem[:4] in {
-        "coft",
-        "uni_",
-    }:
+    arguments = yaml.safe_load(path.read_text(encoding="utf-8"))["init_args"]
+    if path.stem.startswith(("coft_ad", "uni_ad")) and arguments.get("num_steps", 1) > 0:
         flags += ["--model.num_steps", "2"]
     if "reg_ad" in path.stem:
         flags += ["--model.max_epochs", "1"]

@@ -10,7 +10,8 @@ description, and settings that the description does not give are this package's.
 import logging
 from collections.abc import Iterator, Sequence
 from functools import reduce
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import torch
 from anomalib import LearningType
@@ -34,44 +35,55 @@ from anomalib_fewshot.models.components import (
     SupportAugmentation,
     cut_paste,
     normalization,
+    synthesize_anomalies,
 )
 
-from .loss import CoftADLoss
+from .left_out import LeftOut, add, moments_by_fold, show, subtract
+from .loss import AdaptationLoss, CoftADLoss, mean_log_energy
 from .torch_model import CoftADModel
 
 logger = logging.getLogger(__name__)
 
-MAX_FOLDS = 8  # densities that a threshold without validation images takes
+FINE_TUNINGS = ("adaptation", "backbone")
+MAX_LEFT_OUT = 64  # images that are left out; of more, the first
+VIEWS_OF_ONE = 8  # of an image that is the only one; of others, the image and a view are left out
+MAPS_AT_ONCE = 8
+POSITIONS = 1024  # of normal and of anomalous cells in a step
 
 
 class CoftAD(AnomalibModule):
-    """Contrastive fine-tuning on a few normal images, then a Gaussian of their embeddings.
+    """Contrastive fine-tuning on a few normal images, then Gaussians of their embeddings.
 
-    The loss draws two views of an image together and, weighted by ``positive_weight``, views of different images
-    (cross-instance positive pairs). Weighted by ``negative_weight``, which is 0 by default, it pushes an image away
-    from an anomaly made of it. Then the density is fitted to augmented views, and a Mahalanobis distance is the score.
+    What is fine-tuned is one of two. ``"adaptation"``, the default and this package's: the metric of the Gaussians of
+    positions, in which images that a Gaussian has not seen (cross-instance positive pairs) are drawn to it, and
+    synthesised anomalies (negative pairs) pushed away. The backbone stays as it is. ``"backbone"``, as published: all
+    of the backbone, by views of an image, of two images, and of an image with an anomaly made of it.
+
+    A Mahalanobis distance is the score. With a single image there is no other to learn from: the adaptation stays none.
 
     Args:
         backbone (str): Name of a timm model, convolutional or ViT. Defaults to ``"tf_efficientnet_lite0"``, whose
             weights come with this package.
-        layers (list[int] | None): Feature maps that the anomaly map is made of, as indices in timm's ``feature_info``.
-            Defaults to ``None``: strides 8 and 16, or the blocks at two thirds and at the end of a ViT.
+        layers (list[int] | None): Feature maps that the anomaly map is made of, beside the last, as indices in timm's
+            ``feature_info``. Defaults to ``None``: strides 8 and 16, or the blocks at two thirds and at the end of a
+            ViT.
         pre_trained (bool): Load pretrained weights. Defaults to ``True``.
         weights (str | None): File with the backbone's weights, in timm's naming. Defaults to ``None``: the package that
             carries them, else timm's hub and its cache.
         image_size (int | tuple[int, int]): Size that images are resized to. Defaults to ``224``.
-        num_steps (int): Number of optimiser steps. 0 is no fine-tuning. Defaults to ``30``.
-        learning_rate (float): Learning rate of AdamW. Defaults to ``3e-5``.
-        weight_decay (float): Weight decay of AdamW. Defaults to ``1e-4``.
+        fine_tuning (str): ``"adaptation"`` or ``"backbone"``. Defaults to ``"adaptation"``.
+        num_steps (int): Number of optimiser steps. 0 is no fine-tuning. Defaults to ``40``.
+        learning_rate (float): Learning rate of AdamW. Defaults to ``1e-3``, which is for the adaptation.
+        weight_decay (float): Weight decay of AdamW. Defaults to ``0.0``.
         positive_weight (float): Weight of the cross-instance positive pairs. Defaults to ``1.0``.
-        negative_weight (float): Weight of the negative pairs. Defaults to ``0.0``.
+        negative_weight (float): Weight of the negative pairs. Defaults to ``1.0``.
+        anchor_weight (float): Weight of how far the adaptation moves the metric. Defaults to ``20.0``.
         augmentation (str): Views that count as normal: ``"none"``, ``"mild"`` or ``"strong"``. Defaults to ``"mild"``.
-        num_views (int): Views of each image that the density is fitted to, the image itself among them.
-            Defaults to ``16``.
-        covariance_floor (float): Variance added to the covariance, as a fraction of its mean variance.
-            Defaults to ``0.01``.
-        image_score (str): ``"embedding"``, the published score; ``"map"``, the highest 1 % of the anomaly map; or
-            ``"mean"`` of both. Defaults to ``"map"``, which sees defects that are small in the image.
+        num_views (int): Views of each image that the densities are fitted to, the image itself among them.
+            Defaults to ``8``.
+        num_anomalies (int): Anomalies of each of six kinds that are made of an image. Defaults to ``4``.
+        image_score (str): ``"embedding"``, the published score, or ``"map"``, the highest 1 % of the anomaly map.
+            Defaults to ``"map"``, which sees defects that are small in the image.
         seed (int): Seed of the heads and of all views. The global seed has no influence. Defaults to ``0``.
         pre_processor (nn.Module | bool): Defaults to ``True``: resize, and normalise as the weights ask.
         post_processor (nn.Module | bool): Defaults to ``True``.
@@ -94,14 +106,16 @@ class CoftAD(AnomalibModule):
         pre_trained: bool = True,
         weights: str | None = None,
         image_size: int | tuple[int, int] = 224,
-        num_steps: int = 30,
-        learning_rate: float = 3e-5,
-        weight_decay: float = 1e-4,
+        fine_tuning: str = "adaptation",
+        num_steps: int = 40,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
         positive_weight: float = 1.0,
-        negative_weight: float = 0.0,
+        negative_weight: float = 1.0,
+        anchor_weight: float = 20.0,
         augmentation: str = "mild",
-        num_views: int = 16,
-        covariance_floor: float = 0.01,
+        num_views: int = 8,
+        num_anomalies: int = 4,
         image_score: str = "map",
         seed: int = 0,
         pre_processor: nn.Module | bool = True,
@@ -113,6 +127,9 @@ class CoftAD(AnomalibModule):
             if value < least:
                 msg = f"`{name}` must be at least {least}, got {value}."
                 raise ValueError(msg)
+        if fine_tuning not in FINE_TUNINGS:
+            msg = f"`fine_tuning` must be one of {FINE_TUNINGS}, got {fine_tuning!r}."
+            raise ValueError(msg)
         if pre_processor is True:
             pre_processor = self.configure_pre_processor(_pair(image_size), backbone)
         super().__init__(
@@ -121,26 +138,27 @@ class CoftAD(AnomalibModule):
             evaluator=evaluator,
             visualizer=visualizer,
         )
+        self.fine_tuning = fine_tuning
         self.num_steps = num_steps
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.num_views = num_views
+        self.num_anomalies = num_anomalies
         self.seed = seed
         self.augmentation = SupportAugmentation(augmentation, *normalization(backbone))
+        self.colours = normalization(backbone)
         self.loss = CoftADLoss(positive_weight, negative_weight)
+        self.adaptation_loss = AdaptationLoss(positive_weight, negative_weight, anchor_weight)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.model = CoftADModel(
-                backbone,
-                layers,
-                pre_trained,
-                weights,
-                _pair(image_size),
-                covariance_floor,
-                image_score,
-            )
+            self.model = CoftADModel(backbone, layers, pre_trained, weights, _pair(image_size), image_score)
+        adapts = fine_tuning == "adaptation"
+        self.model.requires_grad_(not adapts)
+        self.model.densities.requires_grad_(adapts)
+        self.thresholds = nn.ParameterList(torch.zeros(()) for _ in self.model.densities).requires_grad_(adapts)
         self.register_buffer("is_fitted", torch.tensor(data=False))
         self.is_fitted: torch.Tensor
+        self._seen: _Seen | None = None  # while it trains
 
     @staticmethod
     def configure_pre_processor(
@@ -157,27 +175,50 @@ class CoftAD(AnomalibModule):
         return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), StepProgress()]
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
-        """Return AdamW of all parameters, or nothing if there is no fine-tuning."""
+        """Return AdamW of what is fine-tuned, or nothing if there is no fine-tuning."""
         if self.num_steps == 0:
             return None
-        return torch.optim.AdamW(self.model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
+
+    def on_train_start(self) -> None:
+        """Compute what the adaptation learns from: the backbone stays as it is."""
+        if self.fine_tuning == "adaptation" and self.num_steps > 0:
+            self._seen = self._see(self.num_anomalies)
+            for threshold, *pair in zip(self.thresholds, *self._seen.left_out[1:], strict=True):
+                energies = [mean_log_energy(rows).mean() for rows in pair]
+                threshold.data.copy_(torch.stack(energies).nan_to_num().mean())  # where no anomaly can be seen
 
     def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
-        """Return the contrastive loss of two views of each image."""
+        """Return the contrastive loss."""
         del batch_idx
         if self.num_steps == 0:
             return None
         generator = self._generator(self.global_step * self.trainer.world_size + self.global_rank)
+        loss = self._adapt(self._seen, generator) if self._seen is not None else self._contrast(batch, generator)
+        self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def _adapt(self, seen: "_Seen", generator: torch.Generator) -> torch.Tensor:
+        """Return the loss of positions of left-out images and of synthesised anomalies."""
+        loss = sum(0 * parameter.sum() for parameter in self.parameters() if parameter.requires_grad)
+        for density, threshold, *pair in zip(self.model.densities, self.thresholds, *seen.left_out[1:], strict=True):
+            if seen.alone or any(len(rows) == 0 for rows in pair):
+                continue
+            near, far = (density.adapted(_draw(rows.flatten(0, -2), generator)) for rows in pair)
+            loss = loss + self.adaptation_loss(near, far, threshold, density.adaptation)
+        return loss
+
+    def _contrast(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+        """Return the loss of two views of each image."""
         embeddings = [self.model.embed(self.augmentation(batch.image, generator)) for _ in range(2)]
         (first, first_prediction), (second, second_prediction) = (self.model.project(e) for e in embeddings)
         clean = anomalous = None
         if self.loss.negative_weight > 0:
             clean = self.model.embed(batch.image)
             anomalous = self.model.embed(cut_paste(batch.image, generator)[0])
-        loss = self.loss((first_prediction, second_prediction), (first, second), clean, anomalous)
-        self.log("train_loss", loss, prog_bar=True)
         self.log("spread", _spread(torch.cat(embeddings).detach()), prog_bar=True)
-        return loss
+        return self.loss((first_prediction, second_prediction), (first, second), clean, anomalous)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
         """Score a batch."""
@@ -186,13 +227,13 @@ class CoftAD(AnomalibModule):
 
     @torch.no_grad()
     def fit(self) -> None:
-        """Fit the density to augmented views of the training images."""
-        logger.info("Fitting the density to %d views of each training image.", self.num_views)
-        training = self.model.training
-        self.model.eval()
-        image, position = reduce(_add, (self.model.moments(views) for _, views in self._views()))
-        self.model.fit(self._sum_processes(image), self._sum_processes(position))
-        self.model.train(training)
+        """Fit the densities to augmented views of the training images."""
+        logger.info("Fitting the densities to %d views of each training image.", self.num_views)
+        seen = self._seen = self._see(num_anomalies=0) if self._seen is None else self._seen
+        self.model.image_density.fit(seen.moments[0])
+        for density, moments, normal in zip(self.model.densities, seen.moments[1:], seen.left_out.normal, strict=True):
+            distances = torch.linalg.vector_norm(density.adapted(normal), dim=-1)
+            density.fit(moments, self._sum_processes(Moments.of(distances.flatten()[:, None])))
         self.is_fitted.fill_(value=True)
 
     def _images(self) -> Iterator[tuple[list[str], torch.Tensor]]:
@@ -203,50 +244,69 @@ class CoftAD(AnomalibModule):
                 images = self.pre_processor.transform(images)
             yield batch.image_path, images
 
-    def _views(self) -> Iterator[tuple[list[str], torch.Tensor]]:
+    def _views(self, generator: torch.Generator) -> Iterator[tuple[list[str], torch.Tensor]]:
         """Yield each batch of training images, and then its augmented views."""
-        generator = self._generator(self.num_steps * self.trainer.world_size + self.global_rank)
         for paths, images in self._images():
             yield paths, images
             for _ in range(self.num_views - 1):
                 yield paths, self.augmentation(images, generator)
 
+    @torch.inference_mode(mode=False)  # it is learnt from
     @torch.no_grad()
-    def _calibrate(self) -> None:
-        """Let anomalib's post-processor take the highest score of a left-out normal image for the threshold.
+    def _see(self, num_anomalies: int) -> "_Seen":
+        """Embed the training images, and show each to the densities of the others.
 
-        Each image in turn is left out of the density (of more than eight, an eighth of them) and scored by that of the
-        others. A single image has no others: its augmented views are scored by its own density, which is too kind.
+        Each image in turn is left out (of more than eight, an eighth of them), and shown with a view of it. A single
+        image has no others: views of it that its density has not seen are shown.
+
+        Args:
+            num_anomalies (int): Anomalies of each kind that are made of an image and shown too.
         """
-        if not isinstance(self.post_processor, PostProcessor):
-            return
         training = self.model.training
         self.model.eval()
-        folds: dict[str, int] = {}
-        parts: dict[int, tuple[Moments, Moments]] = {}
-        for paths, views in self._views():
-            image, position = self.model.unit_embeddings(views)
-            for row, path in enumerate(paths):
-                fold = folds.setdefault(path, len(folds) % MAX_FOLDS)
-                part = Moments.of(image[row, None]), Moments.of(position[row])
-                parts[fold] = _add(parts[fold], part) if fold in parts else part
-        parts = {fold: (self._sum_processes(part[0]), self._sum_processes(part[1])) for fold, part in parts.items()}
-        for fold, own in parts.items():
-            others = [part for other, part in parts.items() if other != fold]
-            self.model.fit(*reduce(_add, others or [own]))
-            for paths, images in self._images() if others else self._views():
-                left_out = images[[folds[path] == fold for path in paths]]
-                if len(left_out) > 0:
-                    self.post_processor.on_validation_batch_end(self.trainer, self, self._score_normal(left_out))
-        self.post_processor.on_validation_epoch_end(self.trainer, self)
-        self.model.fit(*reduce(_add, parts.values()))
+        # streams of their own: the views are the same with anomalies and without, and after any number of steps
+        of_density, of_left_out, of_anomalies = (
+            self._generator(-stream * self.trainer.world_size + self.global_rank) for stream in (1, 2, 3)
+        )
+        folds, moments = moments_by_fold(self.model, self._views(of_density))
+        total = [self._sum_processes(part) for part in reduce(add, moments.values())]
+        alone = bool(total[0].count <= self.num_views)
+        others = {fold: total if alone else subtract(total, own) for fold, own in moments.items()}
+        left_out = []
+        for path, image in islice(self._each_image(), MAX_LEFT_OUT):
+            views = self.augmentation(image.expand(VIEWS_OF_ONE if alone else 1, -1, -1, -1), of_left_out)
+            views = views if alone else torch.cat([image[None], views])
+            anomalies = self._anomalies(image, num_anomalies, of_anomalies) if num_anomalies > 0 else None
+            left_out.append(show(self.model, others[folds[path]], views, anomalies))
         self.model.train(training)
+        return _Seen(total, alone, LeftOut.cat(left_out))
 
-    def _score_normal(self, images: torch.Tensor) -> ImageBatch:
-        """Return the scores of normal images, as a validation gives them."""
-        labels, masks = torch.zeros_like(images[:, 0, 0, 0]), torch.zeros_like(images[:, 0])
-        batch = ImageBatch(image=images, gt_label=labels.bool(), gt_mask=masks.bool())
-        return batch.update(**self.model(images)._asdict())
+    def _each_image(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for paths, images in self._images():
+            yield from zip(paths, images, strict=True)
+
+    def _anomalies(
+        self,
+        image: torch.Tensor,
+        per_kind: int,
+        generator: torch.Generator,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return normalised anomalies made of a normalised image, and their masks."""
+        mean, std = (torch.tensor(values).to(image).view(3, 1, 1) for values in self.colours)
+        images, masks = synthesize_anomalies((image * std + mean)[None].clamp(0, 1), generator, per_kind)
+        return (images - mean) / std, masks
+
+    @torch.no_grad()
+    def _calibrate(self, left_out: LeftOut) -> None:
+        """Let anomalib's post-processor take the highest score of a left-out normal image for the threshold."""
+        if not isinstance(self.post_processor, PostProcessor):
+            return
+        pairs = list(zip(self.model.densities, left_out.normal, strict=True))
+        for rows in torch.arange(len(left_out.images)).split(MAPS_AT_ONCE):
+            distances = [torch.linalg.vector_norm(density.adapted(part[rows]), dim=-1) for density, part in pairs]
+            outputs = self.model.score(left_out.images[rows], distances, self.model.image_size)
+            self.post_processor.on_validation_batch_end(self.trainer, self, _normal(outputs))
+        self.post_processor.on_validation_epoch_end(self.trainer, self)
 
     def _sum_processes(self, moments: Moments) -> Moments:
         if self.trainer.world_size == 1:
@@ -254,8 +314,9 @@ class CoftAD(AnomalibModule):
         return Moments(*(torch.as_tensor(self.all_gather(part)).sum(0) for part in moments))
 
     def on_fit_start(self) -> None:
-        """Forget the density of an earlier fit."""
+        """Forget the densities of an earlier fit."""
         self.is_fitted.fill_(value=False)
+        self._seen = None
 
     def on_validation_start(self) -> None:
         """Fit the density before it is validated."""
@@ -266,12 +327,15 @@ class CoftAD(AnomalibModule):
     def on_train_end(self) -> None:
         """Do what is else done at the validation, if there was none: fit, set the threshold, keep a checkpoint."""
         if self.is_fitted:
+            self._seen = None
             return
         self.fit()
-        self._calibrate()
+        if self._seen is not None:
+            self._calibrate(self._seen.left_out)
         if isinstance(self.trainer.checkpoint_callback, ModelCheckpoint):
             path = self.trainer.checkpoint_callback.format_checkpoint_name({})
             self.trainer.save_checkpoint(path, weights_only=False)
+        self._seen = None
 
     def on_test_start(self) -> None:
         """Refuse to score without a density."""
@@ -307,7 +371,7 @@ class CoftAD(AnomalibModule):
 
     def _generator(self, step: int) -> torch.Generator:
         """Return the generator of a step, which needs no state between steps."""
-        return torch.Generator().manual_seed((self.seed << 32) + step)
+        return torch.Generator().manual_seed(((self.seed + 1) << 32) + step)
 
     def _check_fitted(self) -> None:
         if not self.is_fitted:
@@ -315,8 +379,24 @@ class CoftAD(AnomalibModule):
             raise RuntimeError(msg)
 
 
-def _add(first: tuple[Moments, Moments], second: tuple[Moments, Moments]) -> tuple[Moments, Moments]:
-    return first[0].plus(second[0]), first[1].plus(second[1])
+class _Seen(NamedTuple):
+    """What is known of the training images: their moments, whether there is but one, and how they look from outside."""
+
+    moments: list[Moments]
+    alone: bool
+    left_out: LeftOut
+
+
+def _draw(rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return rows at random, with repetition."""
+    return rows[torch.randint(len(rows), (POSITIONS,), generator=generator).to(rows.device)]
+
+
+def _normal(outputs: Any) -> ImageBatch:  # noqa: ANN401
+    """Return the scores of normal images, as a validation gives them."""
+    labels, masks = torch.zeros_like(outputs.pred_score), torch.zeros_like(outputs.anomaly_map[:, 0])
+    images = outputs.anomaly_map.expand(-1, 3, -1, -1)
+    return ImageBatch(image=images, gt_label=labels.bool(), gt_mask=masks.bool()).update(**outputs._asdict())
 
 
 def _pair(image_size: int | Sequence[int]) -> tuple[int, int]:

@@ -1,11 +1,14 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Losses of CoftAD: L = L_con + positive_weight * L_PP + negative_weight * L_NP."""
+"""Losses of CoftAD: the published L = L_con + positive_weight * L_PP + negative_weight * L_NP, and one of positions."""
 
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
+
+SHARPNESS = 2.0  # of the logistic loss
+LEAST_ENERGY = 1e-3
 
 
 def cosine_matrix(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -92,6 +95,63 @@ def negative_pair_loss(clean: torch.Tensor, anomalous: torch.Tensor) -> torch.Te
     return cosine_matrix(clean, anomalous).diagonal().mean()
 
 
+def mean_log_energy(embeddings: torch.Tensor) -> torch.Tensor:
+    """Return the logarithm of each embedding's mean square, about 0 for a normal one: ``(..., D)`` -> ``(...)``."""
+    return (embeddings.square().mean(-1) + LEAST_ENERGY).log()
+
+
+class AdaptationLoss(nn.Module):
+    r"""Loss of a fine-tuned metric: normal positions near the density, anomalous ones far, and both bounded.
+
+    With e the logarithm of a position's mean square after whitening and adaptation A, and b a threshold that is learnt,
+
+    .. math:: L = w_P \log(1 + \exp(s (e_{normal} - b))) + w_N \log(1 + \exp(s (b - e_{anomalous})))
+        + w_A |A - I|^2 / D
+
+    Args:
+        positive_weight (float): Weight w_P of the normal positions.
+        negative_weight (float): Weight w_N of the anomalous positions.
+        anchor_weight (float): Weight w_A of how far the metric moves.
+
+    Raises:
+        ValueError: If a weight is below 0.
+    """
+
+    def __init__(self, positive_weight: float, negative_weight: float, anchor_weight: float) -> None:
+        super().__init__()
+        _check_weights(
+            positive_weight=positive_weight,
+            negative_weight=negative_weight,
+            anchor_weight=anchor_weight,
+        )
+        self.positive_weight = positive_weight
+        self.negative_weight = negative_weight
+        self.anchor_weight = anchor_weight
+
+    def forward(
+        self,
+        normal: torch.Tensor,
+        anomalous: torch.Tensor,
+        threshold: torch.Tensor,
+        adaptation: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the loss.
+
+        Args:
+            normal (torch.Tensor): Adapted embeddings of normal positions, shape ``(M, D)``.
+            anomalous (torch.Tensor): Adapted embeddings of anomalous positions, shape ``(N, D)``.
+            threshold (torch.Tensor): The b above, a scalar.
+            adaptation (torch.Tensor): A without the identity, shape ``(D, D)``.
+
+        Returns:
+            torch.Tensor: Scalar.
+        """
+        near = F.softplus(SHARPNESS * (mean_log_energy(normal) - threshold)).mean()
+        far = F.softplus(SHARPNESS * (threshold - mean_log_energy(anomalous))).mean()
+        anchor = adaptation.square().sum() / len(adaptation)
+        return self.positive_weight * near + self.negative_weight * far + self.anchor_weight * anchor
+
+
 class CoftADLoss(nn.Module):
     """Sum of the losses, symmetric in the two views.
 
@@ -105,10 +165,7 @@ class CoftADLoss(nn.Module):
 
     def __init__(self, positive_weight: float, negative_weight: float) -> None:
         super().__init__()
-        for name, weight in (("positive_weight", positive_weight), ("negative_weight", negative_weight)):
-            if weight < 0:
-                msg = f"`{name}` must not be below 0, got {weight}."
-                raise ValueError(msg)
+        _check_weights(positive_weight=positive_weight, negative_weight=negative_weight)
         self.positive_weight = positive_weight
         self.negative_weight = negative_weight
 
@@ -139,3 +196,10 @@ class CoftADLoss(nn.Module):
         if self.negative_weight > 0 and clean is not None and anomalous is not None:
             loss = loss + self.negative_weight * negative_pair_loss(clean, anomalous)
         return loss
+
+
+def _check_weights(**weights: float) -> None:
+    for name, weight in weights.items():
+        if weight < 0:
+            msg = f"`{name}` must not be below 0, got {weight}."
+            raise ValueError(msg)

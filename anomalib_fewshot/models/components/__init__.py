@@ -4,8 +4,9 @@
 """What two models share, and nothing else."""
 
 from .adversarial import AdversarialHealth, AdversarialLoss, Discriminator
+from .anomaly_synthesis import synthesize_anomalies
 from .backbone import Backbone, backbone_stages, normalization, normalization_of
-from .gaussian import Gaussian, Moments
+from .gaussian import Gaussian, Moments, symmetric_whitening
 from .step_progress import StepProgress
 from .support_augmentation import NUM_FIXED_VIEWS, SupportAugmentation, cut_paste, fixed_views
 
@@ -24,4 +25,6 @@ __all__ = [
     "fixed_views",
     "normalization",
     "normalization_of",
+    "symmetric_whitening",
+    "synthesize_anomalies",
 ]

@@ -32,6 +32,10 @@ class Moments(NamedTuple):
         """Return the moments of both."""
         return Moments(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
+    def minus(self, other: "Moments") -> "Moments":
+        """Return the moments of what is left when the other is taken out."""
+        return Moments(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
+
 
 def oas_covariance(moments: Moments) -> torch.Tensor:
     """Return the covariance, shrunk towards a multiple of the identity.
@@ -58,16 +62,39 @@ def oas_covariance(moments: Moments) -> torch.Tensor:
     return (1 - shrinkage) * covariance + shrinkage * scale * torch.eye(dim).to(covariance)
 
 
+def symmetric_whitening(moments: Moments, floor: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the mean and the symmetric whitening of embeddings whose channels are first brought to one variance.
+
+    A symmetric whitening turns nothing: the channels of whitened embeddings stay comparable when one image more or less
+    is in the moments, which is not so with a Cholesky factor.
+
+    Args:
+        moments (Moments): Moments of the embeddings.
+        floor (float): Variance added in every direction of the standardised embeddings.
+
+    Returns:
+        tuple[torch.Tensor, torch.Tensor]: Mean m, shape ``(D,)``, and matrix W, shape ``(D, D)``, in single precision.
+        The Mahalanobis distance of x is the length of (x - m) W.
+    """
+    mean = moments.total / moments.count
+    covariance = moments.outer / moments.count - torch.outer(mean, mean)
+    std = covariance.diagonal().clamp_min(0).sqrt()
+    std = std.clamp_min(1e-3 * std.mean()).clamp_min(1e-6)  # a channel that never changes, and a single embedding
+    variances, directions = torch.linalg.eigh(covariance / torch.outer(std, std))
+    root = (directions * (variances.clamp_min(0) + floor).rsqrt()) @ directions.T
+    return mean.float(), (root / std[:, None]).float()
+
+
 class Gaussian(nn.Module):
     """Multivariate Gaussian, fitted to moments of embeddings.
 
     Args:
         dim (int): Length D of an embedding.
         floor (float): Variance added in every direction, as a fraction of the mean variance. The views of a few images
-            are alike, so that shrinkage by their number alone is too weak.
+            are alike, so that shrinkage by their number alone is too weak. Defaults to ``0.01``.
     """
 
-    def __init__(self, dim: int, floor: float) -> None:
+    def __init__(self, dim: int, floor: float = 0.01) -> None:
         super().__init__()
         if floor <= 0:
             msg = f"`floor` must be above 0, got {floor}."

@@ -8,9 +8,11 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_fewshot.models.coft_ad.loss import (
+    AdaptationLoss,
     CoftADLoss,
     cosine_matrix,
     cross_instance_loss,
+    mean_log_energy,
     negative_pair_loss,
     same_instance_loss,
 )
@@ -74,6 +76,30 @@ def test_negative_pairs_are_left_out_where_their_weight_is_zero() -> None:
 def test_shapes_must_agree() -> None:
     with pytest.raises(ValueError, match=r"must have one shape, got \(4, 6\) and \(3, 6\)"):
         cosine_matrix(batch(4), batch(3))
+
+
+def test_adaptation_loss_in_closed_form() -> None:
+    """With the threshold at the energy of both, each logistic term is log 2; the anchor is the mean square of a row."""
+    rows, adaptation = torch.ones(3, 6, dtype=torch.float64), torch.full((6, 6), 0.5, dtype=torch.float64)
+    threshold = mean_log_energy(rows)[0]
+    assert threshold == pytest.approx(0.001, abs=1e-5)  # log(1 + 0.001)
+    loss = AdaptationLoss(positive_weight=1, negative_weight=10, anchor_weight=100)(rows, rows, threshold, adaptation)
+    assert loss == pytest.approx(11 * 0.6931472 + 100 * 6 * 0.25)
+
+
+def test_adaptation_loss_draws_normal_in_and_pushes_anomalous_out_within_bounds() -> None:
+    normal, anomalous = batch(seed=1).requires_grad_(), batch(seed=2).requires_grad_()
+    loss, zero = AdaptationLoss(1, 1, 1), torch.zeros(6, 6, dtype=torch.float64)
+    loss(normal, anomalous, torch.tensor(0.0), zero).backward()
+    assert ((normal.grad * normal).sum(-1) > 0).all()  # a step down its gradient makes it shorter
+    assert ((anomalous.grad * anomalous).sum(-1) < 0).all()
+    near, far = loss(batch() / 100, batch() * 100, torch.tensor(0.0), zero), loss(batch() * 100, batch(), 0.0, zero)
+    assert 0 < near < 1e-3 < far
+
+
+def test_adaptation_loss_has_right_gradients() -> None:
+    inputs = (batch(seed=1), batch(seed=2), torch.tensor(0.1, dtype=torch.float64), batch(6))
+    assert torch.autograd.gradcheck(AdaptationLoss(1, 0.5, 2), [tensor.requires_grad_() for tensor in inputs])
 
 
 @pytest.mark.parametrize("name", ["positive_weight", "negative_weight"])

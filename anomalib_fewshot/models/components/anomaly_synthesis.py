@@ -1,0 +1,174 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Small defects drawn into normal images, of six kinds, with known places and a generator of one's own.
+
+anomalib's Perlin generator takes its textures from a data set and draws from the global generator. Here all is made of
+the image itself. The kinds and their ranges are this package's.
+"""
+
+import math
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+VISIBLE = 0.015  # mean change of the colours, in [0, 1], from which a pixel counts as anomalous
+LEAST_PIXELS = 20  # of a defect; a smaller one is drawn again
+TRIES = 6
+
+
+def synthesize_anomalies(
+    images: torch.Tensor,
+    generator: torch.Generator,
+    per_kind: int = 1,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Make anomalous images, each with one small defect.
+
+    The kinds are: a piece of the image pasted elsewhere (CutPaste); a thin piece of it (a scar); noise-shaped patches
+    of it; a bright or dark spot; a blurred spot; and a crack.
+
+    Args:
+        images (torch.Tensor): Images in [0, 1], shape ``(B, C, H, W)``.
+        generator (torch.Generator): Generator on the CPU that decides everything.
+        per_kind (int): Anomalous images of each kind that are made of each image. Defaults to ``1``.
+
+    Returns:
+        tuple[torch.Tensor, torch.Tensor]: Anomalous images, shape ``(B * 6 * per_kind, C, H, W)``, and masks of what
+        was changed, shape ``(B * 6 * per_kind, H, W)``, boolean.
+
+    Reference:
+        Li et al., CutPaste, https://arxiv.org/abs/2104.04015; Zavrtanik et al., DRAEM, https://arxiv.org/abs/2108.07610.
+    """
+    made = [_visible(image, kind, generator) for image in images for kind in _KINDS for _ in range(per_kind)]
+    anomalous, masks = zip(*made, strict=True)
+    return torch.stack(anomalous), torch.stack(masks)
+
+
+def _visible(
+    image: torch.Tensor,
+    kind: Callable[[torch.Tensor, torch.Generator], torch.Tensor],
+    generator: torch.Generator,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return an anomaly that can be seen, or the last of some that cannot."""
+    for _ in range(TRIES):
+        anomalous = kind(image, generator).clamp(0, 1)
+        mask = (anomalous - image).abs().mean(0) > VISIBLE
+        if mask.sum() >= LEAST_PIXELS:
+            break
+    return anomalous, mask
+
+
+def _cut_paste(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    share, aspect = _uniform(generator, 0.003, 0.04), math.exp(_uniform(generator, -1.2, 1.2))
+    return _blend(image, _elsewhere(image, generator), _rectangle(image, generator, share, aspect, angle=0))
+
+
+def _scar(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    share, aspect = _uniform(generator, 0.0008, 0.006), _uniform(generator, 4, 20)
+    mask = _rectangle(image, generator, share, aspect, angle=_uniform(generator, 0, 180))
+    return _blend(image, (_elsewhere(image, generator) + _signed(generator, 0, 0.2)).clamp(0, 1), mask)
+
+
+def _noise_patches(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    noise = _noise(image, generator, 2 ** _integer(generator, 3, 5))
+    edge = noise.quantile(_uniform(generator, 0.955, 0.995))
+    mask = ((noise - edge) * 6).clamp(0, 1) * _uniform(generator, 0.4, 1)
+    return _blend(image, _elsewhere(image, generator), mask)
+
+
+def _stain(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    spot = _spot(image, generator)
+    contrast = 1 + spot * _uniform(generator, -0.5, 0.5)
+    return (image - 0.5) * contrast + 0.5 + spot * _signed(generator, 0.075, 0.35)
+
+
+def _blur(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    radius = _integer(generator, 2, 5)
+    blurred = F.avg_pool2d(F.pad(image[None], (radius,) * 4, mode="reflect"), 2 * radius + 1, stride=1)[0]
+    return _blend(image, blurred, _spot(image, generator))
+
+
+def _crack(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Draw a line that winds at random, a pixel a step."""
+    height, width = image.shape[-2:]
+    side = min(height, width)
+    length = max(4, int(_uniform(generator, 0.08, 0.45) * side))
+    start = [_uniform(generator, 0.15, 0.85) * width, _uniform(generator, 0.15, 0.85) * height]
+    turns = (torch.rand(length, generator=generator) - 0.5) * 0.7
+    angles = _uniform(generator, 0, 2 * math.pi) + turns.cumsum(0)
+    points = np.array(start) + torch.stack([angles.cos(), angles.sin()], dim=-1).cumsum(0).numpy()
+    mask = np.zeros((height, width), dtype=np.uint8)
+    line = [points.round().astype(np.int32)]
+    cv2.polylines(mask, line, isClosed=False, color=255, thickness=_integer(generator, 1, 3), lineType=cv2.LINE_AA)
+    return image + torch.from_numpy(mask).to(image) / 255 * _signed(generator, 0.1, 0.4)
+
+
+_KINDS = (_cut_paste, _scar, _noise_patches, _stain, _blur, _crack)
+
+
+def _blend(image: torch.Tensor, other: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return image * (1 - mask) + other * mask
+
+
+def _elsewhere(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return the image moved round, turned and with other contrast and brightness: what is pasted from."""
+    moved = image.roll([_integer(generator, side // 8, 7 * side // 8) for side in image.shape[-2:]], (-2, -1))
+    moved = moved.rot90(2 * _integer(generator, 0, 1), (-2, -1))
+    if _uniform(generator, 0, 1) < 0.5:
+        moved = moved.flip(-1)
+    mean = moved.mean((-2, -1), keepdim=True)
+    moved = (moved - mean) * _uniform(generator, 0.6, 1.4) + mean
+    return (moved + _uniform(generator, -0.125, 0.125)).clamp(0, 1)
+
+
+def _rectangle(
+    image: torch.Tensor,
+    generator: torch.Generator,
+    share: float,
+    aspect: float,
+    angle: float,
+) -> torch.Tensor:
+    """Return the mask of a rectangle that covers a share of the image, turned by an angle in degrees."""
+    height, width = image.shape[-2:]
+    centre = (_uniform(generator, 0.1, 0.9) * width, _uniform(generator, 0.1, 0.9) * height)
+    area = share * height * width
+    corners = cv2.boxPoints((centre, (math.sqrt(area / aspect), math.sqrt(area * aspect)), angle))
+    mask = np.zeros((height, width), dtype=np.uint8)
+    cv2.fillPoly(mask, [corners.round().astype(np.int32)], 1)
+    return torch.from_numpy(mask).to(image)
+
+
+def _spot(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return the mask of an ellipse with an uneven border."""
+    height, width = image.shape[-2:]
+    radius = min(height, width) * _uniform(generator, 0.02, 0.1)
+    flatness, angle = _uniform(generator, 0.4, 1), _uniform(generator, 0, math.pi)
+    y = torch.arange(height)[:, None] - _uniform(generator, 0.1, 0.9) * height
+    x = torch.arange(width)[None] - _uniform(generator, 0.1, 0.9) * width
+    along = (x * math.cos(angle) + y * math.sin(angle)) / radius
+    across = (y * math.cos(angle) - x * math.sin(angle)) / (radius * flatness)
+    distance = (along.square() + across.square()).sqrt() + 0.35 * _noise(image, generator, 14).cpu()
+    return ((1.2 - distance) * radius / 2).clamp(0, 1).to(image)
+
+
+def _noise(image: torch.Tensor, generator: torch.Generator, cells: int) -> torch.Tensor:
+    """Return smooth noise of about unit variance, shape ``(H, W)``, with so many cells a side."""
+    noise = torch.randn(1, 1, cells, cells, generator=generator)
+    return F.interpolate(noise, image.shape[-2:], mode="bicubic", align_corners=False)[0, 0].to(image)
+
+
+def _uniform(generator: torch.Generator, low: float, high: float) -> float:
+    return low + (high - low) * torch.rand((), generator=generator).item()
+
+
+def _integer(generator: torch.Generator, low: int, high: int) -> int:
+    """Return a number from low to high, both possible."""
+    return int(torch.randint(low, max(low, high) + 1, (), generator=generator))
+
+
+def _signed(generator: torch.Generator, low: float, high: float) -> float:
+    """Return a number whose size is uniform and whose sign is either."""
+    return _uniform(generator, low, high) * (1 if _uniform(generator, 0, 1) < 0.5 else -1)

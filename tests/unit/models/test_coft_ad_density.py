@@ -1,0 +1,82 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The Gaussian of all positions and its fine-tuned metric."""
+
+import pytest
+import torch
+
+from anomalib_fewshot.models.coft_ad.density import FeatureGroup, GroupDensity
+from anomalib_fewshot.models.components import Moments, symmetric_whitening
+
+
+def rows(count: int = 500, dim: int = 4, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(dim, dim, generator=generator)
+    return torch.randn(count, dim, generator=generator) @ mixing + 3
+
+
+def density(norm_power: float = 1.0, floor: float = 0.1, dim: int = 4) -> GroupDensity:
+    return GroupDensity(FeatureGroup(deep=False, norm_power=norm_power, floor=floor, weight=1.0), dim)
+
+
+def test_whitened_rows_have_unit_covariance() -> None:
+    mean, whitening = symmetric_whitening(Moments.of(rows()), floor=0.0)
+    torch.testing.assert_close(((rows() - mean) @ whitening).T.cov(correction=0), torch.eye(4), rtol=1e-3, atol=1e-3)
+
+
+def test_whitening_is_the_mahalanobis_distance_with_a_floor() -> None:
+    """Against the inverse of the correlation of standardised rows, with the floor on its diagonal."""
+    mean, whitening = symmetric_whitening(Moments.of(rows()), floor=0.3)
+    standardised = (rows() - rows().mean(0)) / rows().std(0, correction=0)
+    inverse = torch.linalg.inv(standardised.T.cov(correction=0) + 0.3 * torch.eye(4))
+    expected = torch.stack([row @ inverse @ row for row in standardised]).sqrt()
+    torch.testing.assert_close(((rows() - mean) @ whitening).norm(dim=-1), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_whitening_of_a_constant_channel_and_of_one_row_is_finite() -> None:
+    constant = rows()
+    constant[:, 0] = 7.0
+    for given in (constant, rows(1)):
+        assert all(part.isfinite().all() for part in symmetric_whitening(Moments.of(given), floor=0.1))
+
+
+def test_moments_without_a_part_are_those_of_the_rest() -> None:
+    left = Moments.of(rows()).minus(Moments.of(rows()[:100]))
+    for mine, theirs in zip(left, Moments.of(rows()[100:]), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize(("power", "lengths"), [(0.0, (5.0, 13.0)), (0.5, (5**0.5, 13**0.5)), (1.0, (1.0, 1.0))])
+def test_features_are_divided_by_a_power_of_their_length(power: float, lengths: tuple[float, float]) -> None:
+    first = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1).expand(1, 2, 4, 4)
+    second = torch.tensor([5.0, 12.0]).view(1, 2, 1, 1).expand(1, 2, 2, 2)  # a coarser grid
+    embeddings = density(power).embed([first, second])
+    assert embeddings.shape == (1, 4, 4, 4)
+    torch.testing.assert_close(embeddings[0, 1, 2, :2].norm(), torch.tensor(lengths[0]))
+    torch.testing.assert_close(embeddings[0, 1, 2, 2:].norm(), torch.tensor(lengths[1]))
+
+
+def test_a_feature_without_length_is_finite() -> None:
+    assert density().embed([torch.zeros(1, 4, 2, 2)]).isfinite().all()
+
+
+def test_distance_is_that_of_whitened_and_adapted_rows() -> None:
+    gaussian = density()
+    gaussian.fit(Moments.of(rows()), Moments.of(torch.tensor([[1.0], [3.0]])))
+    mean, whitening = symmetric_whitening(Moments.of(rows()), floor=0.1)
+    whitened = (rows() - mean) @ whitening
+    torch.testing.assert_close(gaussian(rows()), whitened.norm(dim=-1))  # as fitted, it is Mahalanobis'
+    with torch.no_grad():
+        gaussian.adaptation.copy_(0.1 * rows(4))
+        expected = torch.stack([(row @ (torch.eye(4) + gaussian.adaptation)).norm() for row in whitened])
+        torch.testing.assert_close(gaussian(rows()), expected)
+        torch.testing.assert_close(gaussian.adapted(whitened).norm(dim=-1), expected)
+
+
+def test_distances_are_standardised_by_those_of_normal_images() -> None:
+    gaussian = density()
+    gaussian.fit(Moments.of(rows()), Moments.of(torch.tensor([[1.0], [3.0]])))
+    torch.testing.assert_close(gaussian.standardise(torch.tensor([2.0, 4.0])), torch.tensor([0.0, 2.0]))
+    gaussian.fit(Moments.of(rows()), Moments.of(torch.full((5, 1), 2.0)))  # no deviation at all
+    assert gaussian.standardise(torch.tensor(2.0)).abs() < 1

@@ -190,9 +190,11 @@ class MultiCategory(AnomalibDataModule):
 
     def _loader(self, data: ConcatDataset, batch_size: int, generator: torch.Generator | None = None) -> DataLoader:
         lengths = [len(part) for part in data.datasets]
+        # every process sees the whole of a support, and of what is tested
+        process = (self.trainer.global_rank, self.trainer.world_size) if generator and self.trainer else (0, 1)
         return DataLoader(
             data,
-            batch_sampler=CategoryBatches(lengths, batch_size, generator),
+            batch_sampler=CategoryBatches(lengths, batch_size, generator, *process),
             num_workers=self.num_workers,
             collate_fn=self.external_collate_fn or ImageBatch.collate,
         )
@@ -262,20 +264,32 @@ class CategoryBatches(Sampler[list[int]]):
         batch_size (int): Images in a batch at most, but for a category that would leave a batch of one.
         generator (torch.Generator | None): Generator that shuffles the images of a category and the batches.
             Defaults to ``None``: all in their order.
+        rank (int): Number of this process, which gets its share of the batches, as many as any other: some come twice
+            if they do not come out even. Defaults to ``0``.
+        num_replicas (int): Number of processes. Defaults to ``1``.
 
     Example:
         >>> list(CategoryBatches([5, 2], batch_size=3))
         [[0, 1, 2], [3, 4], [5, 6]]
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        rank: int = 0,
+        num_replicas: int = 1,
+    ) -> None:
         self.lengths = list(lengths)
         self.batch_size = batch_size
         self.generator = generator
+        self.rank = rank
+        self.num_replicas = num_replicas
 
     def __len__(self) -> int:
-        """Return the number of batches."""
-        return sum(self._count(length) for length in self.lengths)
+        """Return the number of batches of this process."""
+        return ceil(sum(self._count(length) for length in self.lengths) / self.num_replicas)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the batches."""
@@ -285,7 +299,8 @@ class CategoryBatches(Sampler[list[int]]):
             batches += [part.tolist() for part in (order + end - length).tensor_split(self._count(length))]
         if self.generator is not None:
             batches = [batches[i] for i in torch.randperm(len(batches), generator=self.generator)]
-        yield from batches
+        share = range(self.rank, len(self) * self.num_replicas, self.num_replicas)
+        yield from (batches[number % len(batches)] for number in share)
 
     def _count(self, length: int) -> int:
         return max(1, min(ceil(length / self.batch_size), length // 2))

@@ -15,19 +15,24 @@ import sys
 import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
-from anomalib_fewshot import CoftAD, FewShot, UniAD
+from anomalib_fewshot import CoftAD, FewShot, MultiCategory, RegAD, UniAD
 
 if __name__ == "__main__":
     name, root, results = sys.argv[1:]
-    settings = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "num_steps": 2, "visualizer": False}
+    settings = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "visualizer": False}
+    source = MVTecAD(root, "bolt", num_workers=0, train_batch_size=4)
+    datamodule = FewShot(source, k_shot=4)
     if name == "CoftAD":
-        model = CoftAD(**settings, num_views=2)
+        model = CoftAD(**settings, num_steps=2, num_views=2, num_anomalies=1)
+    elif name == "UniAD":
+        model = UniAD(**settings, num_steps=2, dim=32, neighbor_size=3, adversarial_weight=0.1)
     else:
-        model = UniAD(**settings, dim=32, neighbor_size=3, adversarial_weight=0.1)
+        model = RegAD(**settings, max_epochs=2, adversarial_weight=0.1)
+        datamodule = MultiCategory(source, target="cloth", k_shot=2)
     engine = Engine(
         accelerator="cpu", devices=2, strategy="ddp", default_root_dir=results, enable_progress_bar=False
     )
-    engine.fit(model, datamodule=FewShot(MVTecAD(root, "bolt", num_workers=0), k_shot=4))
+    engine.fit(model, datamodule=datamodule)
     torch.save(model.state_dict(), f"{results}/rank{engine.trainer.global_rank}.pt")
 """
 
@@ -35,7 +40,11 @@ if __name__ == "__main__":
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "learnt"),
-    [("CoftAD", "model.position_density.whitening"), ("UniAD", "adversarial.discriminator.layers.0.weight")],
+    [
+        ("CoftAD", "model.densities.0.adaptation"),
+        ("RegAD", "model.density.basis"),
+        ("UniAD", "adversarial.discriminator.layers.0.weight"),
+    ],
 )
 def test_both_processes_end_with_the_same_model(name: str, learnt: str, mvtec_root: Path, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SCRIPT, encoding="utf-8")

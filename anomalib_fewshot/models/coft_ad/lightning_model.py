@@ -186,8 +186,8 @@ class CoftAD(AnomalibModule):
         if self.fine_tuning == "adaptation" and self.num_steps > 0:
             self._seen = self._see(self.num_anomalies)
             for threshold, *pair in zip(self.thresholds, *self._seen.left_out[1:], strict=True):
-                energies = [mean_log_energy(rows).mean() for rows in pair]
-                threshold.data.copy_(torch.stack(energies).nan_to_num().mean())  # where no anomaly can be seen
+                energies = torch.stack([mean_log_energy(rows).mean() for rows in pair]).nan_to_num()  # of no anomaly
+                threshold.data.copy_(torch.as_tensor(self.all_gather(energies)).mean())
 
     def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
         """Return the contrastive loss."""

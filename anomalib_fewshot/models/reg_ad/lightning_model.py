@@ -346,6 +346,7 @@ class RegAD(AnomalibModule):
             "check_val_every_n_epoch": epochs,
             "num_sanity_val_steps": 0,
             "log_every_n_steps": 1,
+            "use_distributed_sampler": False,  # batches of one category are divided by the datamodule
         }
 
     @property

@@ -156,6 +156,18 @@ def test_category_batches(lengths: list[int], batch_size: int) -> None:
         assert 2 <= len(batch) <= max(batch_size, 3)
 
 
+@pytest.mark.parametrize("num_replicas", [2, 3])
+def test_processes_share_the_batches(num_replicas: int) -> None:
+    def batches(*process: int) -> list[list[int]]:
+        return list(CategoryBatches([9, 4, 5], 3, torch.Generator().manual_seed(0), *process))
+
+    shares = [batches(rank, num_replicas) for rank in range(num_replicas)]
+    assert len({len(share) for share in shares}) == 1  # else one would wait for another for ever
+    together = [batch for batches in zip(*shares, strict=True) for batch in batches]
+    assert together[: len(batches())] == batches()
+    assert all(batch in batches() for batch in together)
+
+
 def test_category_of_one_image(root: Path) -> None:
     for image in list((root / "nut/train/good").iterdir())[1:]:
         image.unlink()

@@ -26,6 +26,7 @@ from rich.table import Table
 from anomalib_fewshot.data import FewShot
 
 from .measures import WARM_UP, PeakMemory
+from .runners import end_with_parent
 from .specs import Spec, check, instantiate, read_spec
 from .worker import silence
 
@@ -91,7 +92,7 @@ def measure_cost(
 
 def _elsewhere(function: Any, *arguments: Any) -> Any:  # noqa: ANN401
     """Call a function in a new process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         return pool.submit(function, *arguments).result()
 
 

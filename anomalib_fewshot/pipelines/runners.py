@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
+from threading import Thread
 from typing import Any, Protocol
 
 import torch
@@ -158,9 +159,22 @@ _worker: Worker | None = None
 
 def _start_worker(settings: Settings, gpu: int | None) -> None:
     global _worker  # noqa: PLW0603  one for each process
+    end_with_parent()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
     _worker = Worker(settings)
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that started it is killed: else it would wait for work for ever."""
+
+    def watch() -> None:
+        parent = parent_process()
+        if parent is not None:
+            connection.wait([parent.sentinel])
+            os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _run_in_worker(job: Job, with_pictures: bool) -> Outcome:

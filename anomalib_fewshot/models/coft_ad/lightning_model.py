@@ -123,7 +123,11 @@ class CoftAD(AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        for name, value, least in (("num_steps", num_steps, 0), ("num_views", num_views, 1)):
+        for name, value, least in (
+            ("num_steps", num_steps, 0),
+            ("num_views", num_views, 1),
+            ("num_anomalies", num_anomalies, 1),
+        ):
             if value < least:
                 msg = f"`{name}` must be at least {least}, got {value}."
                 raise ValueError(msg)

@@ -331,6 +331,7 @@ def test_scoring_before_training(mvtec_root: Path, tmp_path: Path) -> None:
     [
         ({"num_steps": -1}, "`num_steps` must be at least 0, got -1"),
         ({"num_views": 0}, "`num_views` must be at least 1, got 0"),
+        ({"num_anomalies": 0}, "`num_anomalies` must be at least 1, got 0"),
         ({"fine_tuning": "all"}, "`fine_tuning` must be one of .* got 'all'"),
         ({"anchor_weight": -1.0}, "`anchor_weight` must not be below 0, got -1"),
         ({"image_score": "max"}, "`image_score` must be one of .* got 'max'"),

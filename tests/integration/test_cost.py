@@ -1,0 +1,53 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""`anomalib fewshot_cost`: what is measured, and what is said to wrong arguments."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from anomalib.cli import AnomalibCLI
+
+from anomalib_fewshot.pipelines.cost import BARE, measure_cost
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+PLAIN = {"class_path": "PlainStatistic", "init_args": {"image_size": 64}}
+
+
+@pytest.fixture
+def data(mvtec_root: Path) -> dict[str, Any]:
+    return {"class_path": "MVTecFolder", "init_args": {"root": str(mvtec_root), "category": "bolt"}}
+
+
+def test_a_row_for_each_method_and_the_backbone(data: dict[str, Any]) -> None:
+    coft_ad = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "num_steps": 1, "num_anomalies": 1}
+    methods = {"CoftAD": {"class_path": "CoftAD", "init_args": coft_ad}, "plain": PLAIN}
+    table = measure_cost(methods, data, k_shot=2, backbone="resnet10t", repeats=1, rounds=5, threads=1)
+    assert table.index.tolist() == ["CoftAD", "plain", BARE]
+    assert (table.loc[["CoftAD", "plain"], ["fit_seconds", "latency_p50_ms", "times_backbone"]] > 0).all(axis=None)
+    assert (table.latency_p95_ms >= table.latency_p50_ms).all()
+    assert table.loc[BARE, "times_backbone"] == 1
+    assert table.loc["plain", "times_backbone"] < table.loc["CoftAD", "times_backbone"]
+
+
+def test_file() -> None:
+    """The file parses, with its methods; what it measures takes minutes."""
+    content = yaml.safe_load((CONFIGS / "benchmark" / "cost.yaml").read_text(encoding="utf-8"))
+    assert list(content["methods"]) == ["Patchcore", "Padim", "CoftAD", "RegAD, no training"]
+    with pytest.raises(SystemExit, match="`rounds` must be at least 1, got 0"):
+        AnomalibCLI(["fewshot_cost", "--config", str(CONFIGS / "benchmark" / "cost.yaml"), "--rounds", "0"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"repeats": 0}, "`repeats` must be at least 1, got 0"),
+        ({"methods": {"A": {"class_path": "Patchcor"}}}, "Close to it are .'Patchcore'"),
+        ({"data": {"class_path": "Patchcore"}}, "must name a AnomalibDataModule"),
+    ],
+)
+def test_wrong_arguments(data: dict[str, Any], arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        measure_cost(**{"methods": {"A": PLAIN}, "data": data} | arguments)

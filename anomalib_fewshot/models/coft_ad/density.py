@@ -40,11 +40,11 @@ GROUPS = (
 
 
 class GroupDensity(nn.Module):
-    r"""Gaussian of the features of a group at all positions, with a metric that can be fine-tuned.
+    """Gaussian of the features of a group at all positions, with a metric that can be fine-tuned.
 
     The distance of a feature x is the length of (x - m) W A, where m and W are mean and whitening. With A the identity
-    it is the Mahalanobis distance; fine-tuning moves A. For the sum over groups it is standardised by the distances of
-    images that were left out of the density.
+    it is the Mahalanobis distance; fine-tuning moves A, before the fit. For the sum over groups it is standardised by
+    the distances of images that were left out of the density.
 
     Args:
         group (FeatureGroup): What the features are.
@@ -56,27 +56,26 @@ class GroupDensity(nn.Module):
         self.group = group
         self.adaptation = nn.Parameter(torch.zeros(dim, dim))  # A without the identity
         self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("whitening", torch.zeros(dim, dim))
+        self.register_buffer("metric", torch.zeros(dim, dim))  # W A
         self.register_buffer("expected", torch.tensor([0.0, 1.0]))  # mean and deviation of a normal distance
         self.mean: torch.Tensor
-        self.whitening: torch.Tensor
+        self.metric: torch.Tensor
         self.expected: torch.Tensor
 
     def embed(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the features at each position of the first map's grid.
+        """Return the features at each position.
 
         Args:
-            maps (Sequence[torch.Tensor]): Feature maps of the group's layers, each of shape ``(B, C, h, w)``.
+            maps (Sequence[torch.Tensor]): Feature maps of the group's layers on one grid, each ``(B, C, h, w)``.
 
         Returns:
             torch.Tensor: Features, shape ``(B, h, w, D)``.
         """
-        grid = maps[0].shape[-2:]
-        maps = [m if m.shape[-2:] == grid else resize(m, grid) for m in maps]
         lengths = [torch.linalg.vector_norm(m, dim=1, keepdim=True).clamp_min(LEAST_NORM) for m in maps]
         scaled = [m / length**self.group.norm_power for m, length in zip(maps, lengths, strict=True)]
         return torch.cat(scaled, dim=1).movedim(1, -1)  # (B, D, h, w) -> (B, h, w, D)
 
+    @torch.no_grad()
     def fit(self, moments: Moments, normal: Moments) -> None:
         """Fit the Gaussian, and what is expected of normal images.
 
@@ -86,7 +85,7 @@ class GroupDensity(nn.Module):
         """
         mean, whitening = symmetric_whitening(moments, self.group.floor)
         self.mean.copy_(mean)
-        self.whitening.copy_(whitening)
+        self.metric.copy_(self.adapted(whitening))
         expected = normal.total / normal.count
         variance = normal.outer[0] / normal.count - expected.square()
         self.expected.copy_(torch.cat([expected, variance.clamp_min(LEAST_DEVIATION**2).sqrt()]))
@@ -101,10 +100,10 @@ class GroupDensity(nn.Module):
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Return the distance, shape ``(...)``, of embeddings of shape ``(..., D)``."""
-        metric = self.adapted(self.whitening)  # W A: a product of two small matrices, and not of all positions
-        return torch.linalg.vector_norm((embeddings - self.mean) @ metric, dim=-1)
+        return torch.linalg.vector_norm((embeddings - self.mean) @ self.metric, dim=-1)
 
 
-def resize(maps: torch.Tensor, size: tuple[int, int] | torch.Size) -> torch.Tensor:
-    """Return maps on another grid: ``(B, C, h, w)`` -> ``(B, C, *size)``."""
-    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+def on_one_grid(maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return maps of shape ``(B, C, h, w)``, whose grids differ, on the grid of the first."""
+    grid = maps[0].shape[-2:]
+    return [m if m.shape[-2:] == grid else F.interpolate(m, grid, mode="bilinear", align_corners=False) for m in maps]

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import torch
 from anomalib.data import InferenceBatch
-from anomalib.models.components import GaussianBlur2d
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_fewshot.models.components import Backbone, Gaussian
+from anomalib_fewshot.models.components import Backbone, Gaussian, upsample_smoothly
 
-from .density import GROUPS, GroupDensity, resize
+from .density import GROUPS, GroupDensity, on_one_grid
 
 IMAGE_SCORES = ("embedding", "map")
 TOP_SHARE = 0.01  # of the map's positions, whose mean is the image's score
@@ -65,7 +64,6 @@ class CoftADModel(nn.Module):
         self.image_density = Gaussian(channels[-1])
         shallow = sum(channels[layer] for layer in self.backbone.layers)
         self.densities = nn.ModuleList(GroupDensity(g, channels[-1] if g.deep else shallow) for g in GROUPS)
-        self.blur = GaussianBlur2d(kernel_size=(33, 33), sigma=(4.0, 4.0), channels=1)
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of normalised images: ``(B, 3, H, W)`` -> ``(B, D)``."""
@@ -88,7 +86,7 @@ class CoftADModel(nn.Module):
         """
         maps = self.backbone(images)
         image = F.normalize(maps[-1].mean((-2, -1)), dim=-1)
-        shallow = [maps[layer] for layer in self.backbone.layers]
+        shallow = on_one_grid([maps[layer] for layer in self.backbone.layers])
         return image, [density.embed(maps[-1:] if density.group.deep else shallow) for density in self.densities]
 
     def combine(self, distances: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -100,9 +98,9 @@ class CoftADModel(nn.Module):
         Returns:
             torch.Tensor: Weighted sum of the standardised distances on the grid of the first, shape ``(B, h, w)``.
         """
-        parts = [d.group.weight * d.standardise(part) for d, part in zip(self.densities, distances, strict=True)]
-        grid = parts[0].shape[-2:]
-        return torch.stack([p if p.shape[-2:] == grid else resize(p[:, None], grid)[:, 0] for p in parts]).sum(0)
+        pairs = zip(self.densities, distances, strict=True)
+        parts = [density.group.weight * density.standardise(part)[:, None] for density, part in pairs]
+        return torch.cat(on_one_grid(parts), dim=1).sum(1)
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
         """Score images.
@@ -138,7 +136,7 @@ class CoftADModel(nn.Module):
         highest = positions.flatten(1).topk(count, dim=-1).values.mean(-1)  # (B, h, w) -> (B,)
         return InferenceBatch(
             pred_score=image_distance if self.image_score == "embedding" else highest,
-            anomaly_map=self.blur(resize(positions[:, None], size)),
+            anomaly_map=upsample_smoothly(positions, size)[:, None],
         )
 
 

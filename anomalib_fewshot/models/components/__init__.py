@@ -7,6 +7,7 @@ from .adversarial import AdversarialHealth, AdversarialLoss, Discriminator
 from .anomaly_synthesis import synthesize_anomalies
 from .backbone import Backbone, backbone_stages, normalization, normalization_of
 from .gaussian import Gaussian, Moments, symmetric_whitening
+from .smooth_upsampling import upsample_smoothly
 from .step_progress import StepProgress
 from .support_augmentation import NUM_FIXED_VIEWS, SupportAugmentation, cut_paste, fixed_views
 
@@ -27,4 +28,5 @@ __all__ = [
     "normalization_of",
     "symmetric_whitening",
     "synthesize_anomalies",
+    "upsample_smoothly",
 ]

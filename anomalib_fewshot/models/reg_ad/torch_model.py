@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
-from anomalib.models.components import GaussianBlur2d
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_fewshot.models.components import backbone_stages
+from anomalib_fewshot.models.components import backbone_stages, upsample_smoothly
 
 from .density import PositionGaussian
 from .stn import SpatialTransformer, compose, warp
@@ -129,7 +128,6 @@ class RegADModel(nn.Module):
         self.encoder = nn.Sequential(*_block(dim), *_block(dim), nn.Conv2d(dim, dim, 1))
         self.predictor = nn.Sequential(*_block(dim), nn.Conv2d(dim, dim, 1))
         self.density = PositionGaussian(regularization)
-        self.blur = GaussianBlur2d(kernel_size=(33, 33), sigma=(4.0, 4.0), channels=1)
 
     def register(self, images: torch.Tensor, num_supports: int) -> Registration:
         """Register each image of a batch with others of it, which are of the same category.
@@ -172,8 +170,7 @@ class RegADModel(nn.Module):
         Returns:
             InferenceBatch: Scores, shape ``(B,)``, the highest of the anomaly maps, shape ``(B, 1, H, W)``.
         """
-        distance = self.density(self.embed(images))[:, None]
-        anomaly_map = self.blur(F.interpolate(distance, images.shape[-2:], mode="bilinear", align_corners=False))
+        anomaly_map = upsample_smoothly(self.density(self.embed(images)), images.shape[-2:])[:, None]
         return InferenceBatch(pred_score=anomaly_map.amax((1, 2, 3)), anomaly_map=anomaly_map)
 
 

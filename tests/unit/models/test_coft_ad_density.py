@@ -6,7 +6,7 @@
 import pytest
 import torch
 
-from anomalib_fewshot.models.coft_ad.density import FeatureGroup, GroupDensity
+from anomalib_fewshot.models.coft_ad.density import FeatureGroup, GroupDensity, on_one_grid
 from anomalib_fewshot.models.components import Moments, symmetric_whitening
 
 
@@ -51,7 +51,7 @@ def test_moments_without_a_part_are_those_of_the_rest() -> None:
 def test_features_are_divided_by_a_power_of_their_length(power: float, lengths: tuple[float, float]) -> None:
     first = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1).expand(1, 2, 4, 4)
     second = torch.tensor([5.0, 12.0]).view(1, 2, 1, 1).expand(1, 2, 2, 2)  # a coarser grid
-    embeddings = density(power).embed([first, second])
+    embeddings = density(power).embed(on_one_grid([first, second]))
     assert embeddings.shape == (1, 4, 4, 4)
     torch.testing.assert_close(embeddings[0, 1, 2, :2].norm(), torch.tensor(lengths[0]))
     torch.testing.assert_close(embeddings[0, 1, 2, 2:].norm(), torch.tensor(lengths[1]))
@@ -69,6 +69,7 @@ def test_distance_is_that_of_whitened_and_adapted_rows() -> None:
     torch.testing.assert_close(gaussian(rows()), whitened.norm(dim=-1))  # as fitted, it is Mahalanobis'
     with torch.no_grad():
         gaussian.adaptation.copy_(0.1 * rows(4))
+        gaussian.fit(Moments.of(rows()), Moments.of(torch.tensor([[1.0], [3.0]])))
         expected = torch.stack([(row @ (torch.eye(4) + gaussian.adaptation)).norm() for row in whitened])
         torch.testing.assert_close(gaussian(rows()), expected)
         torch.testing.assert_close(gaussian.adapted(whitened).norm(dim=-1), expected)

@@ -1,0 +1,31 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Upsampling and blur by matrices, against anomalib's."""
+
+import pytest
+import torch
+from anomalib.models.components import GaussianBlur2d
+from torch.nn import functional as F  # noqa: N812
+
+from anomalib_fewshot.models.components import upsample_smoothly
+
+
+@pytest.mark.parametrize(("grid", "size"), [((28, 28), (224, 224)), ((8, 12), (64, 96)), ((7, 5), (50, 33))])
+def test_it_is_interpolation_and_blur(grid: tuple[int, int], size: tuple[int, int]) -> None:
+    maps = torch.rand(3, *grid, generator=torch.Generator().manual_seed(0))
+    blur = GaussianBlur2d(kernel_size=(33, 33), sigma=(4.0, 4.0), channels=1)
+    expected = blur(F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False))[:, 0]
+    torch.testing.assert_close(upsample_smoothly(maps, size), expected)
+
+
+def test_a_constant_stays_and_small_maps_are_possible() -> None:
+    torch.testing.assert_close(upsample_smoothly(torch.full((1, 2, 2), 3.0), (8, 8)), torch.full((1, 8, 8), 3.0))
+
+
+def test_first_use_in_inference_mode_can_be_learnt_from() -> None:
+    with torch.inference_mode():
+        upsample_smoothly(torch.rand(1, 3, 4), (40, 41))
+    maps = torch.rand(1, 3, 4, requires_grad=True)
+    upsample_smoothly(maps, (40, 41)).sum().backward()
+    assert maps.grad.isfinite().all()

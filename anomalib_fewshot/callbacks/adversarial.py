@@ -33,7 +33,7 @@ class AdversarialCallback(Callback):
         seed (int): Seed of the discriminators. The global seed has no influence. Defaults to ``0``.
 
     Raises:
-        TypeError: In a training, if the model's ``loss`` is no module, or is not called with two sets of features.
+        TypeError: In a training, if the model's ``loss`` is no module, is not called, or is called with other than two sets of features.
         ValueError: As :class:`AdversarialLoss` does.
 
     Example:
@@ -79,6 +79,14 @@ class AdversarialCallback(Callback):
             return output + self._loss(trainer, pl_module, first, second)
 
         self._hook = loss.register_forward_hook(add)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        """Refuse a model that has a ``loss`` and does without it."""
+        del trainer
+        if len(self.levels) == 0:
+            name = type(pl_module).__name__
+            msg = f"AdversarialCallback must have a model that calls its `loss`, got {name}, which did not."
+            raise TypeError(msg)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stop listening."""

@@ -145,7 +145,8 @@ def _cost(runs: pd.DataFrame, method: str) -> str:
     places = zip(runs["device"], runs["threads"], strict=True)
     where = join([f"{device}, {threads:g} {'thread' if threads == 1 else 'threads'}" for device, threads in places])
     fit, latency = runs["fit_seconds"].median(), runs["latency_p50_ms"].median()
-    return f"{method} takes {amount(fit)} s to fit and {amount(latency)} ms an image ({where})."
+    each = "" if pd.isna(latency) else f" and {amount(latency)} ms an image"
+    return f"{method} takes {amount(fit)} s to fit{each} ({where})."
 
 
 def cautions(rows: pd.DataFrame, summaries: pd.DataFrame) -> list[str]:

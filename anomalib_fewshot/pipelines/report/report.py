@@ -257,11 +257,13 @@ def _examples(
     methods: Sequence[str],
     baseline: str,
 ) -> tuple[int | None, list[Example]]:
-    """Return the k and the pictures of the best method and the baseline, of the largest k that has some."""
+    """Return the k and the pictures of the best method that has some and of the baseline, of the largest k."""
     keys = [key for key in done["key"] if (folder / "examples" / str(key)).is_dir()]
-    there = done[done["key"].isin(keys) & done["method"].isin([methods[0], baseline])]
+    there = done[done["key"].isin(keys)]
     if there.empty:
         return None, []
+    best = min(there["method"], key=methods.index)
+    there = there[there["method"].isin([best, baseline])]
     there = there[there["k_shot"] == there["k_shot"].max()].drop_duplicates(["category", "method"])
     found = []
     for row in sorted(there.itertuples(), key=lambda row: (row.category, methods.index(row.method))):

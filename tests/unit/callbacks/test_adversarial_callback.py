@@ -89,12 +89,11 @@ def test_models_without_a_pair(mvtec_root: Path, tmp_path: Path) -> None:
     padim = Padim("resnet18", pre_trained=False, visualizer=False)
     with pytest.raises(TypeError, match="must have a model with a module `loss`, got Padim, which has none"):
         fit(padim, mvtec_root, tmp_path, AdversarialCallback())
-    coft_ad = CoftAD("resnet10t", pre_trained=False, image_size=64, num_steps=1, visualizer=False)
-    with pytest.raises(
-        TypeError,
-        match=r"called with two equal sets of features, .*, got CoftAD, whose `loss` is called",
-    ):
-        fit(coft_ad, mvtec_root, tmp_path, AdversarialCallback())
+    small = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "num_steps": 1, "num_anomalies": 1}
+    with pytest.raises(TypeError, match="must have a model that calls its `loss`, got CoftAD, which did not"):
+        fit(CoftAD(**small, visualizer=False), mvtec_root, tmp_path, AdversarialCallback())
+    with pytest.raises(TypeError, match=r"two equal sets of features, .*, got CoftAD, whose `loss` is called with"):
+        fit(CoftAD(**small, fine_tuning="backbone", visualizer=False), mvtec_root, tmp_path, AdversarialCallback())
 
 
 def test_wrong_weight() -> None:

@@ -33,7 +33,7 @@ class AdversarialCallback(Callback):
         seed (int): Seed of the discriminators. The global seed has no influence. Defaults to ``0``.
 
     Raises:
-        TypeError: In a training, if the model's ``loss`` is no module, is not called, or is called with other than two sets of features.
+        TypeError: In a training, if the model's ``loss`` is no module, is not called, or not with two sets of features.
         ValueError: As :class:`AdversarialLoss` does.
 
     Example:

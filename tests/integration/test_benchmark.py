@@ -142,7 +142,7 @@ def test_files(name: str, mvtec_root: Path, capsys: pytest.CaptureFixture, tmp_p
     flags = ["fewshot", "--config", str(path), "--results", str(tmp_path / "sweep")]
     flags += ["--root", str(mvtec_root)] if name.startswith("realmini") else []
     AnomalibCLI([*flags, "--dry_run"])
-    runs = {"smoke": 8, "realmini": 8 * 2 * 4 * 5, "realmini_reg_ad": 5 * 2 * 4 * 5}
+    runs = {"smoke": 8, "realmini": 8 * 2 * 4 * 5, "realmini_reg_ad": 5 * 2 * 4 * 5, "realmini_coft_ad": 13 * 2 * 2 * 5}
     runs |= {"mvtec": 8 * 15 * 4 * 5, "visa": 8 * 12 * 4 * 5}
     runs |= {"paper_reg_ad_mvtec": 5 * 15 * 3 * 10, "paper_reg_ad_mpdd": 5 * 6 * 3 * 10}
     assert f"{runs[name]} runs" in capsys.readouterr().out

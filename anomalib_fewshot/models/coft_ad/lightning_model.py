@@ -33,6 +33,7 @@ from anomalib_fewshot.models.components import (
     Moments,
     StepProgress,
     SupportAugmentation,
+    checked_kinds,
     cut_paste,
     normalization,
     synthesize_anomalies,
@@ -81,7 +82,9 @@ class CoftAD(AnomalibModule):
         augmentation (str): Views that count as normal: ``"none"``, ``"mild"`` or ``"strong"``. Defaults to ``"mild"``.
         num_views (int): Views of each image that the densities are fitted to, the image itself among them.
             Defaults to ``8``.
-        num_anomalies (int): Anomalies of each of six kinds that are made of an image. Defaults to ``4``.
+        num_anomalies (int): Anomalies of each kind that are made of an image. Defaults to ``4``.
+        anomaly_kinds (list[str] | None): Some of ``"cut_paste"``, ``"scar"``, ``"patches"``, ``"stain"``, ``"blur"``
+            and ``"crack"``: leave out what is normal on the part. Defaults to ``None``: all.
         image_score (str): ``"embedding"``, the published score, or ``"map"``, the highest 1 % of the anomaly map.
             Defaults to ``"map"``, which sees defects that are small in the image.
         seed (int): Seed of the heads and of all views. The global seed has no influence. Defaults to ``0``.
@@ -116,6 +119,7 @@ class CoftAD(AnomalibModule):
         augmentation: str = "mild",
         num_views: int = 8,
         num_anomalies: int = 4,
+        anomaly_kinds: list[str] | None = None,
         image_score: str = "map",
         seed: int = 0,
         pre_processor: nn.Module | bool = True,
@@ -148,6 +152,7 @@ class CoftAD(AnomalibModule):
         self.weight_decay = weight_decay
         self.num_views = num_views
         self.num_anomalies = num_anomalies
+        self.anomaly_kinds = checked_kinds(anomaly_kinds)
         self.seed = seed
         self.augmentation = SupportAugmentation(augmentation, *normalization(backbone))
         self.colours = normalization(backbone)
@@ -297,7 +302,8 @@ class CoftAD(AnomalibModule):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return normalised anomalies made of a normalised image, and their masks."""
         mean, std = (torch.tensor(values).to(image).view(3, 1, 1) for values in self.colours)
-        images, masks = synthesize_anomalies((image * std + mean)[None].clamp(0, 1), generator, per_kind)
+        image = (image * std + mean).clamp(0, 1)
+        images, masks = synthesize_anomalies(image[None], generator, per_kind, self.anomaly_kinds)
         return (images - mean) / std, masks
 
     @torch.no_grad()

@@ -4,7 +4,7 @@
 """What two models share, and nothing else."""
 
 from .adversarial import AdversarialHealth, AdversarialLoss, Discriminator
-from .anomaly_synthesis import synthesize_anomalies
+from .anomaly_synthesis import checked_kinds, synthesize_anomalies
 from .backbone import Backbone, backbone_stages, normalization, normalization_of
 from .gaussian import Gaussian, Moments, symmetric_whitening
 from .smooth_upsampling import upsample_smoothly
@@ -22,6 +22,7 @@ __all__ = [
     "StepProgress",
     "SupportAugmentation",
     "backbone_stages",
+    "checked_kinds",
     "cut_paste",
     "fixed_views",
     "normalization",

@@ -8,7 +8,7 @@ the image itself. The kinds and their ranges are this package's.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -24,37 +24,56 @@ def synthesize_anomalies(
     images: torch.Tensor,
     generator: torch.Generator,
     per_kind: int = 1,
+    kinds: Sequence[str] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Make anomalous images, each with one small defect.
 
-    The kinds are: a piece of the image pasted elsewhere (CutPaste); a thin piece of it (a scar); noise-shaped patches
-    of it; a bright or dark spot; a blurred spot; and a crack.
+    The kinds are ``"cut_paste"``, a piece of the image pasted elsewhere; ``"scar"``, a thin piece of it; ``"patches"``
+    of it in the shape of noise; ``"stain"``, a bright or dark spot; ``"blur"``, a blurred spot; and ``"crack"``.
 
     Args:
         images (torch.Tensor): Images in [0, 1], shape ``(B, C, H, W)``.
         generator (torch.Generator): Generator on the CPU that decides everything.
         per_kind (int): Anomalous images of each kind that are made of each image. Defaults to ``1``.
+        kinds (Sequence[str] | None): Kinds to make. Defaults to ``None``: all six.
 
     Returns:
-        tuple[torch.Tensor, torch.Tensor]: Anomalous images, shape ``(B * 6 * per_kind, C, H, W)``, and masks of what
-        was changed, shape ``(B * 6 * per_kind, H, W)``, boolean.
+        tuple[torch.Tensor, torch.Tensor]: Anomalous images, shape ``(B * kinds * per_kind, C, H, W)``, and masks of
+        what was changed, shape ``(B * kinds * per_kind, H, W)``, boolean.
+
+    Raises:
+        ValueError: If there is no such kind, or none at all.
 
     Reference:
         Li et al., CutPaste, https://arxiv.org/abs/2104.04015; Zavrtanik et al., DRAEM, https://arxiv.org/abs/2108.07610.
     """
-    made = [_visible(image, kind, generator) for image in images for kind in _KINDS for _ in range(per_kind)]
+    makers = [_KINDS[kind] for kind in checked_kinds(kinds)]
+    made = [_visible(image, maker, generator) for image in images for maker in makers for _ in range(per_kind)]
     anomalous, masks = zip(*made, strict=True)
     return torch.stack(anomalous), torch.stack(masks)
 
 
+def checked_kinds(kinds: Sequence[str] | None) -> Sequence[str]:
+    """Return the kinds of anomalies, all for ``None``.
+
+    Raises:
+        ValueError: If there is no such kind, or none at all.
+    """
+    kinds = list(_KINDS) if kinds is None else kinds
+    if not kinds or not set(kinds) <= set(_KINDS):
+        msg = f"The kinds of anomalies must be some of {tuple(_KINDS)}, got {kinds}."
+        raise ValueError(msg)
+    return kinds
+
+
 def _visible(
     image: torch.Tensor,
-    kind: Callable[[torch.Tensor, torch.Generator], torch.Tensor],
+    maker: Callable[[torch.Tensor, torch.Generator], torch.Tensor],
     generator: torch.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return an anomaly that can be seen, or the last of some that cannot."""
     for _ in range(TRIES):
-        anomalous = kind(image, generator).clamp(0, 1)
+        anomalous = maker(image, generator).clamp(0, 1)
         mask = (anomalous - image).abs().mean(0) > VISIBLE
         if mask.sum() >= LEAST_PIXELS:
             break
@@ -106,7 +125,14 @@ def _crack(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return image + torch.from_numpy(mask).to(image) / 255 * _signed(generator, 0.1, 0.4)
 
 
-_KINDS = (_cut_paste, _scar, _noise_patches, _stain, _blur, _crack)
+_KINDS = {
+    "cut_paste": _cut_paste,
+    "scar": _scar,
+    "patches": _noise_patches,
+    "stain": _stain,
+    "blur": _blur,
+    "crack": _crack,
+}
 
 
 def _blend(image: torch.Tensor, other: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

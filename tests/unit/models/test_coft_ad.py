@@ -338,6 +338,8 @@ def test_scoring_before_training(mvtec_root: Path, tmp_path: Path) -> None:
         ({"num_steps": -1}, "`num_steps` must be at least 0, got -1"),
         ({"num_views": 0}, "`num_views` must be at least 1, got 0"),
         ({"num_anomalies": 0}, "`num_anomalies` must be at least 1, got 0"),
+        ({"anomaly_kinds": ["dent"]}, r"must be some of \('cut_paste', .*'crack'\), got \['dent'\]"),
+        ({"anomaly_kinds": []}, r"must be some of .*, got \[\]"),
         ({"fine_tuning": "all"}, "`fine_tuning` must be one of .* got 'all'"),
         ({"anchor_weight": -1.0}, "`anchor_weight` must not be below 0, got -1"),
         ({"image_score": "max"}, "`image_score` must be one of .* got 'max'"),

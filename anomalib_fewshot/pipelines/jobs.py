@@ -6,7 +6,7 @@
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -17,6 +17,7 @@ from anomalib.models import AnomalibModule
 
 from anomalib_fewshot.data.few_shot import check_category
 
+from .shots import ALL, as_number
 from .specs import Spec, check, find_class, instantiate, read_spec, variants
 
 OVERRIDES = {"k_shot", "seeds", "model", "data", "trainer", "learns_from"}
@@ -34,7 +35,7 @@ class Job:
         method (str): Name of the method in the tables.
         dataset (str): Name of the dataset in the tables.
         category (str): Category, or an empty name where the dataset has none or all are tested at once.
-        k_shot (int): Number of images in the support.
+        k_shot (int | str): Number of images in the support, or ``"all"`` normal training images.
         seed (int): Seed of the support, of the global generators, and of a model that has a ``seed``.
         model (dict): ``class_path`` and ``init_args`` of the model.
         data (dict): ``class_path`` and ``init_args`` of the datamodule that the support is chosen from.
@@ -47,7 +48,7 @@ class Job:
     method: str
     dataset: str
     category: str
-    k_shot: int
+    k_shot: int | str
     seed: int
     model: Spec
     data: Spec
@@ -87,7 +88,7 @@ class Job:
 def make_jobs(
     methods: Mapping[str, str | Path | Spec],
     datasets: Mapping[str, Spec],
-    k_shot: Sequence[int],
+    k_shot: int | str | Sequence[int | str],
     seeds: int | Sequence[int],
     *,
     controls: str | None = None,
@@ -115,13 +116,13 @@ def make_jobs(
             _check_several(method, own["learns_from"], dataset, list(categories))
             several = () if own["learns_from"] == "support" else tuple(categories)
             tests = {"": next(iter(categories.values()))} if own["learns_from"] == "all" else categories
-            numbers = product(tests.items(), _seeds(own["seeds"]), _numbers("k_shot", own["k_shot"], least=1))
+            numbers = product(tests.items(), _seeds(own["seeds"]), _numbers("k_shot", own["k_shot"], 1, ALL))
             for (category, data), seed, k in numbers:
                 own_model = _with(model, {"seed": seed} if method in seeded else {})
                 settings = (own_model, _with(data, own["data"]), dict(own["trainer"]), own["learns_from"], several)
                 jobs.append(Job(method, dataset, category, k, seed, *settings))
     cells = list(dict.fromkeys((job.dataset, job.category) for job in jobs))
-    return sorted(jobs, key=lambda job: (cells.index((job.dataset, job.category)), job.seed, job.k_shot))
+    return sorted(jobs, key=lambda job: (cells.index((job.dataset, job.category)), job.seed, as_number(job.k_shot)))
 
 
 def _models(
@@ -236,16 +237,18 @@ def _takes_seed(spec: Spec) -> bool:
     return "seed" not in spec["init_args"] and "seed" in _parameters(find_class(spec, AnomalibModule))
 
 
-def _seeds(seeds: int | Sequence[int]) -> list[int]:
-    return _numbers("seeds", list(range(seeds)) if isinstance(seeds, int) else seeds, least=0)
+def _seeds(seeds: int | Sequence[int]) -> list[Any]:
+    return _numbers("seeds", list(range(seeds)) if isinstance(seeds, int) else seeds, 0)
 
 
-def _numbers(name: str, values: int | Sequence[int], least: int) -> list[int]:
-    numbers = sorted(set([values] if isinstance(values, int) else values))
-    if not numbers or numbers[0] < least:
-        msg = f"`{name}` must be numbers of at least {least}, got {values}."
+def _numbers(name: str, values: object, least: int, *words: str) -> list[Any]:
+    """Return the numbers, and words that may stand among them, in their order."""
+    numbers = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
+    if not numbers or not all(n in words or (isinstance(n, int) and n >= least) for n in numbers):
+        also = "".join(f" or {word!r}" for word in words)
+        msg = f"`{name}` must be numbers of at least {least}{also}, got {values!r}."
         raise ValueError(msg)
-    return numbers
+    return sorted(set(numbers), key=as_number)
 
 
 def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:

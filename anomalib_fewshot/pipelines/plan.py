@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .jobs import Job
+from .shots import as_number
 
 USUAL_SECONDS = (1, 20)  # of a run on two cores: of a plain statistic, and of 30 steps of CoftAD at k = 4
 
@@ -34,11 +35,11 @@ def show_plan(console: Console, jobs: Sequence[Job], seconds: Mapping[str, float
 def _supports(jobs: Sequence[Job]) -> Iterator[str]:
     for place in dict.fromkeys(job.place for job in jobs):
         own = [job for job in jobs if job.place == place]
-        k_shot, seeds = (", ".join(map(str, sorted(values))) for values in _values(own))
+        k_shot, seeds = (", ".join(map(str, sorted(values, key=as_number))) for values in _values(own))
         yield f"{place}: k = {k_shot}; seeds {seeds}"
 
 
-def _values(jobs: Sequence[Job]) -> tuple[set[int], set[int]]:
+def _values(jobs: Sequence[Job]) -> tuple[set[int | str], set[int]]:
     return {job.k_shot for job in jobs}, {job.seed for job in jobs}
 
 

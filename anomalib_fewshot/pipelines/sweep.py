@@ -23,6 +23,7 @@ from .environment import environment
 from .jobs import Job, make_jobs
 from .plan import show_plan
 from .runners import Runner, Task, run_processes, run_ray, run_serial
+from .shots import as_number
 from .specs import read_spec
 from .store import Store, write_atomically
 from .worker import Settings
@@ -33,7 +34,7 @@ console = Console()
 def benchmark(
     methods: dict[str, Path_fr | dict[str, Any]],
     datasets: dict[str, dict[str, Any]],
-    k_shot: int | list[int] = [1, 2, 4, 8],  # noqa: B006  read, never changed; a list is what the command line shows
+    k_shot: int | str | list[int | str] = [1, 2, 4, 8],  # noqa: B006  never changed; a list is what is shown
     seeds: int | list[int] = 5,
     baseline: str | None = None,
     controls: str | None = None,
@@ -58,7 +59,8 @@ def benchmark(
             of them. An argument ``{grid: [...]}`` makes a method of each value.
         datasets (dict): Image datamodules by name: ``class_path``, ``init_args`` and ``categories``. Without categories
             these are the folders of the ``root`` that have a folder ``train``.
-        k_shot (int | list[int]): Numbers of normal images. Defaults to ``[1, 2, 4, 8]``.
+        k_shot (int | str | list[int | str]): Numbers of normal images; ``"all"`` is all of a category, of which the
+            seed decides the order alone. Defaults to ``[1, 2, 4, 8]``.
         seeds (int | list[int]): Seeds, or how many there are, counted from 0. Defaults to ``5``.
         baseline (str | None): Method that the others are compared with. Defaults to ``None``, the first one.
         controls (str | None): Method to add controls of: without fine-tuning and with random weights, as far as it has
@@ -97,7 +99,6 @@ def benchmark(
     """
     config = {name: value for name, value in locals().items() if name not in {"dry_run", "runner", "workers"}}
     config["methods"] = {name: read_spec(spec) for name, spec in methods.items()}
-    k_shot = [k_shot] if isinstance(k_shot, int) else k_shot
     jobs = make_jobs(config["methods"], datasets, k_shot, seeds, controls=controls, overrides=overrides, root=root)
     names = list(dict.fromkeys(job.method for job in jobs))
     baseline = config["baseline"] = names[0] if baseline is None else baseline
@@ -178,7 +179,7 @@ def _say_what_is_there(num_jobs: int, num_pending: int, num_others: int) -> None
 
 def _pictured(jobs: Sequence[Job]) -> set[str]:
     """Return the runs whose best and worst cases are shown: the largest k and the first seed of each method."""
-    order = sorted(jobs, key=lambda job: (job.k_shot, -job.seed))
+    order = sorted(jobs, key=lambda job: (as_number(job.k_shot), -job.seed))
     return set({(job.dataset, job.category, job.method): job.key for job in order}.values())
 
 

@@ -146,10 +146,11 @@ class Worker:
         specs = [job.source(category) for category in job.tested]
         self._forget_all_but(specs)
         sources: list[Any] = [self._source(spec) for spec in specs]
+        k_shot = job.k_shot if isinstance(job.k_shot, int) else None  # all
         if job.learns_from == "all":
-            several = MultiCategory(sources, k_shot=job.k_shot, seed=job.seed)
+            several = MultiCategory(sources, k_shot=k_shot, seed=job.seed)
             return several, several.parts
-        one = FewShot(sources[0], k_shot=job.k_shot, seed=job.seed)
+        one = FewShot(sources[0], k_shot=k_shot, seed=job.seed)
         return one, {job.category: one}
 
     def _train_and_test(

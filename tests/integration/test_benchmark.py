@@ -3,6 +3,7 @@
 
 """`anomalib fewshot` from the command line to the report, and what can happen to it on the way."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -98,6 +99,40 @@ def test_command_line(config: dict[str, Any], tmp_path: Path) -> None:
     assert "CoftAD, no fine-tuning" in page
     assert "data:image/jpeg" in page
     assert "not finite" in page
+
+
+def test_all_images_beside_one(
+    config: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    tmp_path: Path,
+) -> None:
+    """By the command line: each category by itself, one model of all categories, and one that learnt from others."""
+    reg_ad = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "max_epochs": 1, "seed": 0}
+    config["methods"] = {"plain": PLAIN, "one for all": PLAIN, "RegAD": {"class_path": "RegAD", "init_args": reg_ad}}
+    config["overrides"] = {"one for all": {"learns_from": "all"}, "RegAD": {"learns_from": "others", "k_shot": "all"}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    command = ["fewshot", "--config", str(tmp_path / "config.yaml"), "--k_shot", "[all, 1]", "--seeds", "1"]
+    AnomalibCLI([*command, "--dry_run"])
+    assert "parts bolt: k = 1, all; seeds 0" in capsys.readouterr().out
+    AnomalibCLI(command)
+    folder = tmp_path / "sweep"
+    table = pd.read_csv(folder / "results.csv", dtype={"support": str})
+    assert (table.status == "ok").all()
+    assert table.groupby(["method", "k_shot"]).size().to_dict() == {
+        ("RegAD", "all"): 2,
+        **{(method, k): 2 for method in ("one for all", "plain") for k in ("1", "all")},
+    }
+    assert table.groupby(["category", "k_shot"]).support.nunique().eq(1).all()  # the same images for all methods
+    supports = {path.name: len(json.loads(path.read_text())["images"]) for path in (folder / "supports").iterdir()}
+    assert supports == {f"parts-{c}-k{k}-seed0.json": n for c in ("bolt", "cloth") for k, n in ((1, 1), ("all", 10))}
+    assert len(list((folder / "trainings").glob("*/model.ckpt"))) == 2
+    assert "| method | k = 1 | k = all |" in (folder / "report.md").read_text(encoding="utf-8")
+    assert "k = 1, all (10)" in (folder / "report.html").read_text(encoding="utf-8")
+    monkeypatch.setattr(Worker, "run", None)  # nothing is run again
+    AnomalibCLI(command)
+    with pytest.raises(SystemExit, match=r"anomalib fewshot: `k_shot` must be .* or 'all', got \[1, 'every'\]"):
+        AnomalibCLI([*command, "--k_shot", "[1, every]"])
 
 
 def test_learning_from_several_categories(config: dict[str, Any], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from anomalib_fewshot.pipelines.shots import shots
 from anomalib_fewshot.pipelines.statistics import paired_differences
 
 from .tables import amount, fraction, interval, join
@@ -25,7 +26,8 @@ READING = [
         "k and seed",
         (
             "k is the number of normal images learnt from; a seed names one choice of them. All methods get the same "
-            "images for the same category, k and seed."
+            "images for the same category, k and seed. Where all are learnt from, a seed names their order alone, "
+            "and an interval says how much chance in the training matters."
         ),
     ),
     (
@@ -80,7 +82,7 @@ READING = [
 class Answer:
     """What one k says: the best method with its mean, the rest of the sentence, and lines of what goes with it."""
 
-    k_shot: int
+    k_shot: str
     best: str
     finding: str
     lines: list[str]
@@ -101,7 +103,7 @@ def answers(rows: pd.DataFrame, summary: pd.DataFrame, baseline: str) -> list[An
 
 
 def _answer(rows: pd.DataFrame, ranked: pd.DataFrame, baseline: str) -> Answer:
-    k = int(ranked["k_shot"].iloc[0])
+    k = shots(ranked["k_shot"].iloc[0])
     whole = ranked.dropna(subset="mean")
     partial = [str(method) for method in ranked.loc[ranked["mean"].isna() & (ranked["runs"] > 0), "method"]]
     lines = [f"Without a mean, as a category lacks: {join(partial)}."] if partial else []
@@ -182,7 +184,7 @@ def cautions(rows: pd.DataFrame, summaries: pd.DataFrame) -> list[str]:
     lacks = (summaries["missing"] > 0) & summaries["dataset"].isin(done["dataset"])
     for dataset, lacking in summaries[lacks].groupby("dataset"):
         parts = [
-            f"{row.method} {row.missing} of {row.runs + row.missing} at k = {row.k_shot}"
+            f"{row.method} {row.missing} of {row.runs + row.missing} at k = {shots(row.k_shot)}"
             for row in lacking.itertuples()
         ]
         notes.append(f"{dataset}: runs without an image AUROC, {'; '.join(parts)}.")
@@ -191,8 +193,8 @@ def cautions(rows: pd.DataFrame, summaries: pd.DataFrame) -> list[str]:
         for k, categories in block.groupby("k_shot")["category"].unique().items():
             if absent := sorted(everything.difference(categories)):
                 notes.append(
-                    f"{dataset}, k = {k}: no result in {join(absent)}; the means are over the other {len(categories)} "
-                    "categories, and not comparable with those of another k.",
+                    f"{dataset}, k = {shots(k)}: no result in {join(absent)}; the means are over the other "
+                    f"{len(categories)} categories, and not comparable with those of another k.",
                 )
         if len(set(block["seed"])) == 1:
             notes.append(

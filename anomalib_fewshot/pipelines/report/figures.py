@@ -22,6 +22,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from anomalib_fewshot.pipelines.shots import shots
+
 SERIES = 8  # colours in the page's style sheet
 MARKERS = "os^DvPX*p<"
 INK = "#010203"  # stands for the colour of the text
@@ -87,25 +89,26 @@ def curves(summary: pd.DataFrame, look: Mapping[str, Style], label: str, name: s
         label (str): Name of the metric.
         name (str): Name of the figure, unique on the page.
     """
-    shots = sorted(summary["k_shot"].unique())
+    numbers = sorted(summary["k_shot"].unique())
+    ticks = [shots(k) for k in numbers]  # at one distance: of all images it is not said how many there are
     methods = [method for method in look if summary.loc[summary["method"] == method, "mean"].notna().any()]
     with mpl.rc_context(RC):
         figure, axes = _panel()
         for number, method in enumerate(methods):
-            points = summary[summary["method"] == method].set_index("k_shot").reindex(shots)
+            points = summary[summary["method"] == method].set_index("k_shot").reindex(numbers)
             spread = 0.45 * (number - (len(methods) - 1) / 2) / max(len(methods), 4)
-            x = np.arange(len(shots)) + spread
+            x = np.arange(len(ticks)) + spread
             color = look[method].color
             axes.vlines(x, points["low"], points["high"], color=color, linewidth=1.2, alpha=0.65)
             axes.plot(x, points["mean"], color=color, marker=look[method].marker)
-        axes.set_xticks(range(len(shots)), labels=[str(k) for k in shots])
-        axes.set_xlim(-0.5, len(shots) - 0.5)
+        axes.set_xticks(range(len(ticks)), labels=ticks)
+        axes.set_xlim(-0.5, len(ticks) - 0.5)
         axes.set_xlabel("k, normal images learnt from")
         axes.grid(axis="y")
         _fraction(axes, label)
         means = summary.loc[summary["mean"].notna(), "mean"]
         ends = f"{means.min():.3f} to {means.max():.3f}"
-        text = f"{label} over k = {', '.join(map(str, shots))} for {', '.join(methods)}: {ends}."
+        text = f"{label} over k = {', '.join(ticks)} for {', '.join(methods)}: {ends}."
         return _svg(figure, name, text)
 
 

@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from anomalib_fewshot.data.manifest import SupportManifest
+from anomalib_fewshot.pipelines.shots import ALL, as_number, shots
 from anomalib_fewshot.pipelines.statistics import by_category, check_baseline, check_rows, paired_differences, summarize
 
 from . import figures, tables
@@ -28,6 +29,7 @@ EXAMPLES = {
     "miss": "the anomalous image with the lowest score",
     "false_alarm": "the normal image with the highest score",
 }
+NAMES = 16  # of a support that are shown; the manifest has them all
 COLUMNS = ["error", "support", "device", "threads", "test_normal", "test_anomalous", "finished", "key"]
 COLUMNS += [*tables.SETTINGS, *sorted(tables.COSTS.keys() - {"training_seconds"})]  # which not all runs have
 COLUMNS += ["python", "torch", "anomalib", "anomalib_fewshot"]
@@ -60,7 +62,7 @@ class Section:
     heats: list[Table]
     costs: Table | None
     scatters: list[str]
-    example_k: int | None
+    example_k: str | None
     examples: list[Example]
     measures: Table | None
 
@@ -97,6 +99,7 @@ def write_report(
     for metric in tables.LABELS:
         check_rows(rows, metric, *COLUMNS)
     check_baseline(rows, baseline)
+    rows = rows.assign(k_shot=rows["k_shot"].map(as_number))
     content = _content(folder, rows.sort_values(["dataset", "category", "k_shot", "seed", "method"]), baseline)
     content["reading"] = READING
     content["config"] = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
@@ -141,7 +144,7 @@ def _content(folder: Path, rows: pd.DataFrame, baseline: str) -> dict[str, Any]:
                 [
                     Cell(row.dataset),
                     Cell(row.category),
-                    Cell(str(row.k_shot)),
+                    Cell(shots(row.k_shot)),
                     Cell(str(row.seed)),
                     Cell(row.method),
                     Cell(tables.join([row.error])),
@@ -168,7 +171,7 @@ def _overview(rows: pd.DataFrame) -> str:
         count("method", "method"),
         count("dataset", "dataset"),
         count("category", "category", "categories"),
-        f"k = {tables.join(sorted(rows['k_shot'].unique()))}",
+        f"k = {', '.join(map(shots, sorted(rows['k_shot'].unique())))}",
         count("seed", "seed"),
     ]
     finished = rows["finished"].dropna().astype(str)
@@ -211,7 +214,7 @@ def _section(
         curves=[figures.curves(summaries[metric], look, tables.LABELS[metric], f"{name}-{metric}") for metric in shown],
         differences=tables.difference_table(compared, baseline) if len(compared) else None,
         forests=[
-            (f"k = {k}", figures.forest(block, look, baseline, _limits(compared), f"{name}-forest{k}"))
+            (f"k = {shots(k)}", figures.forest(block, look, baseline, _limits(compared), f"{name}-forest{shots(k)}"))
             for k, block in compared.groupby("k_shot")
         ],
         ends=(tables.fraction(ends[0]), tables.fraction(ends[1])),
@@ -247,7 +250,8 @@ def _scatters(done: pd.DataFrame, main: pd.DataFrame, look: Mapping[str, figures
         costs = done[done["k_shot"] == k].groupby("method")[cost].median()
         points = pd.DataFrame({"cost": costs, "mean": means}).dropna().rename_axis("method").reset_index()
         if len(points):
-            drawn.append(figures.scatter(points, look, (label, f"{tables.LABELS[MAIN]} at k = {k}"), f"{name}-{cost}"))
+            labels = (label, f"{tables.LABELS[MAIN]} at k = {shots(k)}")
+            drawn.append(figures.scatter(points, look, labels, f"{name}-{cost}"))
     return drawn
 
 
@@ -256,7 +260,7 @@ def _examples(
     done: pd.DataFrame,
     methods: Sequence[str],
     baseline: str,
-) -> tuple[int | None, list[Example]]:
+) -> tuple[str | None, list[Example]]:
     """Return the k and the pictures of the best method that has some and of the baseline, of the largest k."""
     keys = [key for key in done["key"] if (folder / "examples" / str(key)).is_dir()]
     there = done[done["key"].isin(keys)]
@@ -281,26 +285,30 @@ def _examples(
                         uri,
                     ),
                 )
-    return int(there["k_shot"].iloc[0]), found
+    return shots(there["k_shot"].iloc[0]), found
 
 
 def _supports(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield what supports are of and the names of their images, together where the smaller begin the largest."""
-    groups: dict[tuple[str, str, str], list[SupportManifest]] = {}
+    groups: dict[tuple[str, str, str], list[tuple[int, str, list[str]]]] = {}
     for path in sorted((folder / "supports").glob("*.json")):
         try:
             manifest = SupportManifest.read(path)
         except ValueError:
             yield path.name, "cannot be read"
             continue
-        groups.setdefault((manifest.dataset, manifest.category, str(manifest.seed)), []).append(manifest)
-    for (dataset, category, seed), manifests in sorted(groups.items()):
-        manifests.sort(key=lambda manifest: manifest.k_shot)
-        names = list(manifests[-1].images)
-        nested = all(list(manifest.images) == names[: len(manifest.images)] for manifest in manifests)
-        for some in [manifests] if nested else [[manifest] for manifest in manifests]:
-            shots = tables.join([manifest.k_shot for manifest in some])
-            yield f"{dataset} {category}, seed {seed}, k = {shots}", ", ".join(some[-1].images)
+        k = f"{ALL} ({manifest.k_shot})" if f"-k{ALL}-" in path.name else str(manifest.k_shot)
+        support = (manifest.k_shot, k, list(manifest.images))
+        groups.setdefault((manifest.dataset, manifest.category, str(manifest.seed)), []).append(support)
+    for (dataset, category, seed), supports in sorted(groups.items()):
+        supports.sort()
+        *_, largest = supports[-1]
+        nested = all(images == largest[: len(images)] for *_, images in supports)
+        for some in [supports] if nested else [[support] for support in supports]:
+            *_, images = some[-1]
+            more = [f"and {len(images) - NAMES} more"] if len(images) > NAMES else []
+            words = ", ".join(k for _, k, _ in some)
+            yield f"{dataset} {category}, seed {seed}, k = {words}", ", ".join(images[:NAMES] + more)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

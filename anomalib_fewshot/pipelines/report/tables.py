@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from anomalib_fewshot.pipelines.shots import shots
+
 NOTHING = "\N{EN DASH}"
 LABELS = {
     "image_AUROC": "image AUROC",
@@ -88,13 +90,13 @@ def join(values: Sequence[object], *, empty: str = NOTHING) -> str:
 
 def mean_table(summary: pd.DataFrame, methods: Sequence[str], label: str) -> Table:
     """Return macro means with their intervals, methods by k."""
-    shots = sorted(summary["k_shot"].unique())
+    numbers = sorted(summary["k_shot"].unique())
     cells = summary.set_index(["method", "k_shot"])
     best = summary.groupby("k_shot")["mean"].max()
     rows = []
     for method in methods:
         row = [Cell(method)]
-        for k in shots:
+        for k in numbers:
             value = cells.loc[method, k]
             notes = [interval(value)]
             if value["missing"]:
@@ -103,14 +105,14 @@ def mean_table(summary: pd.DataFrame, methods: Sequence[str], label: str) -> Tab
             row.append(Cell(fraction(value["mean"]), note, best=value["mean"] == best[k]))
         rows.append(row)
     caption = f"{label}: macro mean over categories, [95 % interval]"
-    return Table(caption, ["method", *(f"k = {k}" for k in shots)], rows)
+    return Table(caption, ["method", *(f"k = {shots(k)}" for k in numbers)], rows)
 
 
 def difference_table(differences: pd.DataFrame, baseline: str) -> Table:
     """Return the paired differences to a baseline, a row a k and method."""
     rows = [
         [
-            Cell(f"k = {row.k_shot}"),
+            Cell(f"k = {shots(row.k_shot)}"),
             Cell(row.method),
             Cell(fraction(row.mean, sign=True)),
             Cell(interval(row._asdict(), sign=True) or NOTHING),
@@ -154,7 +156,7 @@ def heat_table(
         worst.append(
             Cell(fraction(value["worst"]), value["worst_category"], best=value["worst"] == by_method["worst"].max()),
         )
-    return Table(f"k = {summary['k_shot'].iloc[0]}", ["category", *methods], rows, foot=[macro, worst])
+    return Table(f"k = {shots(summary['k_shot'].iloc[0])}", ["category", *methods], rows, foot=[macro, worst])
 
 
 def measure_table(summaries: Mapping[str, pd.DataFrame], rows: pd.DataFrame, methods: Sequence[str]) -> Table:
@@ -165,7 +167,7 @@ def measure_table(summaries: Mapping[str, pd.DataFrame], rows: pd.DataFrame, met
     for k in sorted(rows["k_shot"].unique()):
         for method in methods:
             runs = rows[(rows["k_shot"] == k) & (rows["method"] == method)]
-            line = [Cell(f"k = {k}"), Cell(method), Cell(join(sorted(runs["threshold"].dropna())))]
+            line = [Cell(f"k = {shots(k)}"), Cell(method), Cell(join(sorted(runs["threshold"].dropna())))]
             for metric in metrics:
                 value = tables[metric].loc[k, method]
                 note = "" if pd.isna(value["seed_std"]) else f"± {fraction(value['seed_std'])}"
@@ -182,7 +184,7 @@ def cost_table(rows: pd.DataFrame, methods: Sequence[str]) -> Table:
     lines = [
         [
             Cell(method),
-            Cell(f"k = {k}"),
+            Cell(f"k = {shots(k)}"),
             Cell(join([device])),
             Cell(join([threads])),
             *(Cell(amount(block[cost].median())) for cost in costs),

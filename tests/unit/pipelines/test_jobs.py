@@ -41,6 +41,20 @@ def test_runs_on_the_same_images_follow_one_another(datasets: dict[str, Any]) ->
     assert cells == sorted(cells)  # all methods of a cell, then the next cell
 
 
+def test_all_images_are_a_k_that_comes_last(datasets: dict[str, Any]) -> None:
+    datasets["parts"]["categories"] = ["bolt"]
+    jobs = make_jobs(METHODS, datasets, ["all", 10, 2], 1, overrides={"B": {"k_shot": "all"}})
+    assert [(job.method, job.k_shot) for job in jobs] == [("A", 2), ("A", 10), ("A", "all"), ("B", "all")]
+    assert str(jobs[-1]) == "B on parts bolt, k = all, seed 0"
+    assert len({job.key for job in jobs}) == 4
+
+
+def test_training_on_others_serves_all_images_too(datasets: dict[str, Any]) -> None:
+    jobs = make_jobs({"A": METHODS["A"]}, datasets, [1, "all"], 1, overrides={"A": {"learns_from": "others"}})
+    assert len({job.training_key for job in jobs}) == 2  # of each target
+    assert len({job.key for job in jobs}) == 4
+
+
 def test_categories_may_be_named_and_a_folder_has_none(datasets: dict[str, Any], mvtec_root: Path) -> None:
     datasets["parts"]["categories"] = ["cloth"]
     datasets["folder"] = {"class_path": "Folder", "init_args": {"name": "own", "normal_dir": "good"}}
@@ -161,7 +175,11 @@ def test_key_changes_with_all_that_a_result_depends_on() -> None:
         ({"methods": {"A": {"class_path": "anomalib.data.MVTecAD"}}}, "got 'anomalib.data.MVTecAD', which is none"),
         ({"methods": {"A": {"class_path": "CoftAD", "init_args": {"stepz": 1}}}}, "The method 'A': .*stepz"),
         ({"datasets": {"X": {"class_path": "MVTec_AD"}}}, "The dataset 'X': .*'MVTecAD'"),
-        ({"k_shot": [0]}, "`k_shot` must be numbers of at least 1, got .0."),
+        ({"k_shot": [0]}, r"`k_shot` must be numbers of at least 1 or 'all', got \[0\]"),
+        ({"k_shot": []}, r"`k_shot` must be numbers of at least 1 or 'all', got \[\]"),
+        ({"k_shot": [1, "every"]}, r"`k_shot` must be numbers of at least 1 or 'all', got \[1, 'every'\]"),
+        ({"overrides": {"A": {"k_shot": None}}}, "`k_shot` must be numbers of at least 1 or 'all', got None"),
+        ({"overrides": {"A": {"seeds": ["all"]}}}, r"`seeds` must be numbers of at least 0, got \['all'\]"),
         ({"seeds": 0}, "`seeds` must be numbers of at least 0"),
         ({"controls": "Z"}, "`controls` must be the name of a method, got 'Z'. There are .'A', 'B'"),
         ({"overrides": {"Z": {}}}, "`overrides` must be of methods, got 'Z'"),

@@ -151,6 +151,32 @@ def test_every_part_is_there(full: Path) -> None:
         assert "RealMini: runs without an image AUROC" in part
 
 
+def test_all_images_come_after_the_numbers(tmp_path: Path) -> None:
+    """A sweep of k = 8, 16 and all 100 images, in memory or read from the table."""
+    rows = sweep(shots=(8, 16, 100), seeds=2, failures=1)
+    add_files(tmp_path, rows)
+    for path in sorted(tmp_path.glob("supports/*-k100-*.json")):
+        path.rename(path.with_name(path.name.replace("-k100-", "-kall-")))
+    rows["k_shot"] = rows["k_shot"].astype(object).replace(100, "all")
+    html, markdown = pages = report(tmp_path, rows)
+    assert "5 categories · k = 8, 16, all · 2 seeds" in markdown
+    assert "| method | k = 8 | k = 16 | k = all |" in markdown
+    assert re.findall(r"- \*\*k = (\w+):\*\*", markdown) == ["8", "16", "all"]
+    assert "| k = all | Padim |" in markdown
+    assert "PlainStatistic 1 of 10 at k = all" in markdown
+    assert "| RealMini | cookies | all | 1 | PlainStatistic |" in markdown
+    ticks = re.findall(r"<text[^>]*>(\w+)</text>", html[html.index("over k = 8, 16, all for") :])
+    assert ticks[:3] == ["8", "16", "all"]
+    assert "image AUROC at k = all against seconds to fit" in html
+    assert "of one run with k = all:" in html
+    (images,) = re.findall(r"<dt>RealMini cookies, seed 1, k = 8, 16, all \(100\)</dt><dd[^>]*>(.*?)</dd>", html)
+    assert images.count(".png, ") == 16
+    assert images.endswith("and 84 more")
+    assert not re.search(r"\binf\b|k = \d+\.\d", html + markdown)
+    again = pd.read_csv(io.StringIO(rows.to_csv(index=False)), dtype=dict.fromkeys(("key", "support", "weights"), str))
+    assert report(tmp_path, again) == pages
+
+
 def test_tables_of_markdown_are_whole(full: Path) -> None:
     """Each line of a table has as many cells as its first."""
     lines = (full / "report.md").read_text(encoding="utf-8").splitlines()

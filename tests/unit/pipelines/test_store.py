@@ -14,9 +14,9 @@ from anomalib_fewshot.pipelines.store import Store, write_atomically
 from anomalib_fewshot.pipelines.worker import Outcome, failed
 
 
-def make_job(seed: int = 0, steps: int = 1) -> Job:
+def make_job(seed: int = 0, steps: int = 1, k_shot: int | str = 2) -> Job:
     model, data = {"class_path": "A", "init_args": {"steps": steps}}, {"class_path": "D", "init_args": {}}
-    return Job("A", "parts/all", "bolt", 2, seed, model, data, {})
+    return Job("A", "parts/all", "bolt", k_shot, seed, model, data, {})
 
 
 def make_outcome(job: Job, auroc: float = 0.5) -> Outcome:
@@ -43,6 +43,13 @@ def test_a_finished_run_is_there_for_another_process(store: Store) -> None:
     manifest = SupportManifest.read(store.folder / "supports" / "parts_all-bolt-k2-seed0.json")
     assert manifest.images == {"0.png": "aa", "1.png": "bb"}
     assert (store.folder / "examples" / job.key / "bolt" / "hit.jpg").read_bytes() == b"\xff\xd8"
+
+
+def test_support_of_all_images_has_a_file_of_its_own(store: Store) -> None:
+    for job in (make_job(), make_job(k_shot="all")):
+        store.save(job, make_outcome(job))
+    names = sorted(path.name for path in (store.folder / "supports").iterdir())
+    assert names == ["parts_all-bolt-k2-seed0.json", "parts_all-bolt-kall-seed0.json"]
 
 
 def test_a_failed_run_is_a_row_and_is_tried_again(store: Store) -> None:

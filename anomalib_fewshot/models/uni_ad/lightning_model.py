@@ -7,7 +7,8 @@ Paper: https://arxiv.org/abs/2206.03687 (NeurIPS 2022). The adversarial loss: ht
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
 from math import isfinite
 from typing import Any
 
@@ -19,6 +20,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
 from torch.utils.data import Subset
@@ -27,6 +29,7 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 from anomalib_fewshot.models.components import (
     NUM_FIXED_VIEWS,
     AdversarialLoss,
+    Moments,
     fixed_views,
     normalization,
     normalization_of,
@@ -39,6 +42,7 @@ from .transformer import feature_jitter
 logger = logging.getLogger(__name__)
 
 DROP_AT, DROP_BY = 0.8, 0.1  # part of the training after which the learning rate falls, and its factor
+RESIDUAL_VIEWS = 512  # of which the residuals are taken, at most
 ADVERSARIAL_RAMP = 0.1  # part of the training over which the adversarial loss comes in
 
 
@@ -59,18 +63,24 @@ class UniAD(AnomalibModule):
             carries them, else timm's hub and its cache.
         image_size (int | tuple[int, int]): Size that images are resized to. Defaults to ``224``.
         neighbor_size (int): Side of the window round a position that its attention does not see. Defaults to ``7``.
-        jitter_scale (float): Noise of the tokens in training, see :func:`feature_jitter`. Defaults to ``20.0``.
-        dim (int): Length of the transformer's embeddings. Defaults to ``256``.
+        jitter_scale (float): Noise of the tokens in training, see :func:`feature_jitter`. Defaults to ``5.0``; the
+            paper's is 20.
+        dim (int): Length of the transformer's embeddings. Defaults to ``192``; the paper's is 256.
         num_heads (int): Heads of each attention. Defaults to ``8``.
-        num_layers (int): Encoder layers, and decoder layers. Defaults to ``4``.
-        feedforward_dim (int): Width of the network at each position. Defaults to ``1024``.
+        num_layers (int): Encoder layers, and decoder layers. Defaults to ``1``; the paper's is 4.
+        feedforward_dim (int): Width of the network at each position. Defaults to ``512``; the paper's is 1024.
         dropout (float): Dropout of the transformer. Defaults to ``0.1``.
+        standardize (bool): Bring the channels of the tokens to one variance. The paper does not: the few with a large
+            one are then learnt first. Defaults to ``True``.
+        whiten_residual (bool): Measure what is not reconstructed by the Gaussian of that of normal images. The paper
+            takes its length. Defaults to ``True``.
         pool_size (int): Side in pixels of the mean whose highest value is the image's score. Defaults to ``16``.
-        num_steps (int): Number of optimiser steps, after 80 % of which the rate falls to a tenth. Defaults to ``150``,
-            two minutes on two cores, which is a try-out: the paper takes 454000.
+        num_steps (int): Number of optimiser steps, after 80 % of which the rate falls to a tenth. Defaults to ``600``,
+            a minute or two on two cores; the paper takes 454000.
+        warmup_steps (int): Steps over which the rate rises to its value. Defaults to ``50``; the paper has none.
         batch_size (int): Images, or views of them, in a step. The datamodule's is that of reading them.
             Defaults to ``8``.
-        learning_rate (float): Learning rate of AdamW. Defaults to ``1e-4``.
+        learning_rate (float): Learning rate of AdamW. Defaults to ``1e-3``; the paper's is 1e-4.
         weight_decay (float): Weight decay of AdamW. Defaults to ``1e-4``.
         gradient_clip_val (float): Highest norm of the gradient, that of the discriminator apart. Defaults to ``0.1``.
         adversarial_weight (float): Weight of the adversarial loss, which comes in over the first tenth of the
@@ -108,16 +118,19 @@ class UniAD(AnomalibModule):
         weights: str | None = None,
         image_size: int | tuple[int, int] = 224,
         neighbor_size: int = 7,
-        jitter_scale: float = 20.0,
-        dim: int = 256,
+        jitter_scale: float = 5.0,
+        dim: int = 192,
         num_heads: int = 8,
-        num_layers: int = 4,
-        feedforward_dim: int = 1024,
+        num_layers: int = 1,
+        feedforward_dim: int = 512,
         dropout: float = 0.1,
+        standardize: bool = True,
+        whiten_residual: bool = True,
         pool_size: int = 16,
-        num_steps: int = 150,
+        num_steps: int = 600,
+        warmup_steps: int = 50,
         batch_size: int = 8,
-        learning_rate: float = 1e-4,
+        learning_rate: float = 1e-3,
         weight_decay: float = 1e-4,
         gradient_clip_val: float = 0.1,
         adversarial_weight: float = 0.0,
@@ -132,9 +145,14 @@ class UniAD(AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        for name, value in (("num_steps", num_steps), ("batch_size", batch_size), ("pool_size", pool_size)):
-            if value < 1:
-                msg = f"`{name}` must be at least 1, got {value}."
+        for name, value, least in (
+            ("num_steps", num_steps, 1),
+            ("warmup_steps", warmup_steps, 0),
+            ("batch_size", batch_size, 1),
+            ("pool_size", pool_size, 1),
+        ):
+            if value < least:
+                msg = f"`{name}` must be at least {least}, got {value}."
                 raise ValueError(msg)
         size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
         if pre_processor is True:
@@ -146,7 +164,10 @@ class UniAD(AnomalibModule):
             visualizer=visualizer,
         )
         self.jitter_scale = jitter_scale
+        self.standardize = standardize
+        self.whiten_residual = whiten_residual
         self.num_steps = num_steps
+        self.warmup_steps = warmup_steps
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
@@ -195,13 +216,13 @@ class UniAD(AnomalibModule):
         return PreProcessor(Compose([Resize(image_size or (224, 224), antialias=True), Normalize(mean, std)]))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return AdamW of the transformer, whose rate falls once."""
+        """Return AdamW of the transformer, whose rate rises, and falls once."""
         optimizer = torch.optim.AdamW(
             self.model.transformer.parameters(),
             lr=self.learning_rate,
             weight_decay=self.weight_decay,
         )
-        scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [int(DROP_AT * self.num_steps)], DROP_BY)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     @torch.no_grad()
@@ -218,12 +239,17 @@ class UniAD(AnomalibModule):
         if self.cache_tokens:
             logger.info("Computing the tokens of %d views of %d images.", num_views, len(share))
             self._tokens.keep(datamodule.train_batch_size, datamodule.num_workers, self.cache_limit)
-        steps = _Steps(self.num_steps, self.model.image_size)
-        datamodule.train_dataloader = lambda: steps
+        if self.standardize:
+            self.model.fit_tokens(self._moments(torch.arange(len(self._tokens)), lambda tokens: tokens))
+
+        def steps() -> _Steps:
+            del datamodule.train_dataloader  # gives it its own back, as soon as the loop has this one
+            return _Steps(self.num_steps, self.model.image_size)
+
+        datamodule.train_dataloader = steps
 
     def on_train_start(self) -> None:
-        """Give the datamodule its own loader back, now that the loop has the other."""
-        del self.trainer.datamodule.train_dataloader  # type: ignore[attr-defined]
+        """Allow to score, which the validation at the end of the training does."""
         self.is_trained.fill_(value=True)
 
     def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
@@ -236,7 +262,7 @@ class UniAD(AnomalibModule):
             (self.seed << 32) + batch_idx * self.trainer.world_size + self.global_rank,
         )
         indices = torch.randint(len(self._tokens), (self.batch_size,), generator=generator)
-        tokens = self._tokens.take(indices).to(self.device)
+        tokens = self.model.standardize(self._tokens.take(indices).to(self.device))
         noisy = feature_jitter(tokens, self.jitter_scale, generator)
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):  # dropout draws from the global generators
@@ -251,6 +277,11 @@ class UniAD(AnomalibModule):
             self.log_dict({"discriminator_loss": health.loss, "discriminator_accuracy": health.accuracy})
         return loss + fooling
 
+    def on_validation_start(self) -> None:
+        """Fit the Gaussian of the residuals before it is validated."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self._fit_residuals()
+
     def validation_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
         """Score a batch."""
         del batch_idx
@@ -258,15 +289,14 @@ class UniAD(AnomalibModule):
 
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:
-        """Set the threshold from the training images, before the checkpoint is written, if there was no validation.
+        """Do before the checkpoint is written what is else done at the validation, if there was none.
 
-        The model has seen them: the threshold, the highest of their scores, is too low.
+        The threshold is then the highest score of the training images. The model has seen them: it is too low.
         """
-        if (
-            self._tokens is None
-            or not isinstance(self.post_processor, PostProcessor)
-            or any(self.trainer.num_val_batches)
-        ):
+        if self._tokens is None or any(self.trainer.num_val_batches):
+            return
+        self._fit_residuals()
+        if not isinstance(self.post_processor, PostProcessor):
             return
         self.model.eval()
         for images in torch.arange(len(self._tokens))[:: self._tokens.num_views].split(self.batch_size):
@@ -320,6 +350,31 @@ class UniAD(AnomalibModule):
     def _embed(self, images: torch.Tensor) -> torch.Tensor:
         with self.trainer.precision_plugin.forward_context():  # as the test images
             return self.model.embed(images).float().cpu()
+
+    @torch.no_grad()
+    def _fit_residuals(self) -> None:
+        if self._tokens is None or not self.whiten_residual:
+            return
+        training = self.model.training
+        self.model.eval()
+        generator = torch.Generator().manual_seed(self.seed)
+        some = torch.randperm(len(self._tokens), generator=generator)[:RESIDUAL_VIEWS]
+        self.model.fit_residuals(self._moments(some, self.model.residual))
+        self.model.train(training)
+
+    def _moments(self, indices: torch.Tensor, of: Callable[[torch.Tensor], torch.Tensor]) -> Moments:
+        """Return the moments, over all processes, of a function of the tokens of some views."""
+        assert self._tokens is not None
+        parts = (Moments.of(of(self._tokens.take(i).to(self.device))) for i in indices.split(self.batch_size))
+        total = reduce(Moments.plus, parts)
+        if self.trainer.world_size == 1:
+            return total
+        return Moments(*(torch.as_tensor(self.all_gather(part)).sum(0) for part in total))
+
+    def _rate(self, step: int) -> float:
+        """Return the factor of the learning rate at a step."""
+        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        return warm * (DROP_BY if step >= int(DROP_AT * self.num_steps) else 1.0)
 
     def _check_health(self, loss: float) -> None:
         if not isfinite(loss):

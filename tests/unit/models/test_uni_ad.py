@@ -205,7 +205,7 @@ def test_training_leaves_the_global_generator_and_the_datamodule_as_they_were(mv
 
 
 def test_length_schedule_and_validation(mvtec_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, runner, rates, validated = small(num_steps=10, learning_rate=1e-3), engine(tmp_path), [], []
+    model, runner, rates, validated = small(num_steps=10, learning_rate=1e-3, warmup_steps=4), engine(tmp_path), [], []
     step = UniAD.training_step
     monkeypatch.setattr(
         UniAD,
@@ -215,15 +215,55 @@ def test_length_schedule_and_validation(mvtec_root: Path, tmp_path: Path, monkey
     monkeypatch.setattr(UniAD, "on_validation_start", lambda self: validated.append(self.global_step))
     runner.fit(model, datamodule=few_shot(mvtec_root))
     assert runner.trainer.global_step == 10
-    assert rates == pytest.approx([1e-3] * 8 + [1e-4] * 2)
+    assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3] + [1e-3] * 5 + [1e-4] * 2)
     assert validated == [10]
+
+
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("k_shot", [2, None])  # without a validation and with one
+def test_normal_tokens_and_residuals_are_standardized(
+    ours: bool,
+    k_shot: int | None,
+    mvtec_root: Path,
+    tmp_path: Path,
+) -> None:
+    model, seen = small(standardize=ours, whiten_residual=ours, augment_support=False), []
+    fitted = model.model.fit_residuals
+    datamodule = few_shot(mvtec_root, k_shot=k_shot)
+    model.model.fit_residuals = lambda moments: seen.append(model.trainer.global_step) or fitted(moments)
+    train(model, datamodule, tmp_path)
+    model.eval()
+    paths = datamodule.train_data.samples.image_path
+    with torch.no_grad():
+        batch = torch.stack([model.pre_processor.transform(item.image) for item in datamodule.train_data])
+        tokens = model.model.embed(batch)
+        rows = model.model.standardize(tokens).flatten(0, 1)
+        residual = model.model.residual(tokens).flatten(0, 1)
+    assert len(rows) == len(paths) * 16
+    torch.testing.assert_close(rows.mean(0).abs().max() < 1e-4, torch.tensor(ours))
+    torch.testing.assert_close((rows.std(0, correction=0) - 1).abs().median() < 1e-3, torch.tensor(ours))
+    if ours:
+        torch.testing.assert_close(model.model.residual_mean, residual.mean(0), rtol=1e-3, atol=1e-4)
+        variance = ((residual - residual.mean(0)) @ model.model.residual_whitening).var(0)
+        assert variance.mean() < 1  # of 1 and the floor
+    assert seen == ([3] if ours else [])
+    expected = torch.eye(model.model.channels)
+    assert torch.equal(model.model.residual_whitening, expected) is not ours
+
+
+def test_datamodule_is_given_back_where_the_training_does_not_start(mvtec_root: Path, tmp_path: Path) -> None:
+    datamodule, model = few_shot(mvtec_root), small()
+    model.on_train_start = lambda: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        train(model, datamodule, tmp_path)
+    assert "train_dataloader" not in vars(datamodule)
 
 
 def test_loss_falls(mvtec_root: Path, tmp_path: Path) -> None:
     losses = []
-    for num_steps in (1, 40):
+    for num_steps in (1, 120):
         runner = engine(tmp_path)
-        runner.fit(small(num_steps=num_steps, learning_rate=1e-2), datamodule=few_shot(mvtec_root))
+        runner.fit(small(num_steps=num_steps, learning_rate=1e-2, warmup_steps=5), datamodule=few_shot(mvtec_root))
         losses.append(float(runner.trainer.callback_metrics["train_loss"]))
     assert losses[1] < 0.8 * losses[0]
 
@@ -316,6 +356,7 @@ def test_training_that_does_not_stay_finite(mvtec_root: Path, tmp_path: Path) ->
     ("arguments", "message"),
     [
         ({"num_steps": 0}, "`num_steps` must be at least 1, got 0"),
+        ({"warmup_steps": -1}, "`warmup_steps` must be at least 0, got -1"),
         ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
         ({"pool_size": 0}, "`pool_size` must be at least 1, got 0"),
         ({"neighbor_size": 5}, "`neighbor_size` must be odd and less than .* grid of 4 x 4 features, got 5"),

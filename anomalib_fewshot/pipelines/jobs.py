@@ -14,6 +14,7 @@ from typing import Any
 
 from anomalib.data import AnomalibDataModule
 from anomalib.models import AnomalibModule
+from lightning.pytorch import Callback
 
 from anomalib_fewshot.data.few_shot import check_category
 
@@ -213,6 +214,8 @@ def _check_overrides(overrides: Mapping[str, Mapping[str, Any]], models: Mapping
         if override.get("learns_from", "support") not in LEARNS_FROM:
             msg = f"`learns_from` must be one of {LEARNS_FROM}, got {override['learns_from']!r} of {name!r}."
             raise ValueError(msg)
+        for callback in override.get("trainer", {}).get("callbacks", []):
+            check(read_spec(callback), Callback)
 
 
 def _check_several(method: str, learns_from: str, dataset: str, categories: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 
 """The benchmark as a subcommand of anomalib."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anomalib.pipelines.components.base import Pipeline
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
@@ -38,7 +38,7 @@ class FewShotBenchmark(Pipeline):
         """
         arguments = (self.get_parser().parse_args() if args is None else args).as_dict()
         try:
-            benchmark(**{name: value for name, value in arguments.items() if name != "config"})
+            benchmark(**{name: _plain(value) for name, value in arguments.items() if name != "config"})
         except (ModuleNotFoundError, OSError, ValueError) as error:
             msg = f"anomalib fewshot: {error}"
             raise SystemExit(msg) from error
@@ -46,3 +46,12 @@ class FewShotBenchmark(Pipeline):
     def _setup_runners(self, args: dict) -> "list[Runner]":
         """Not used: the base class would lose the results of a run that is ended."""
         raise NotImplementedError
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401  whatever a file may hold
+    """Return a value without the parser's namespaces, which it leaves in lists: of callbacks, for one."""
+    if isinstance(value, Namespace):
+        value = value.as_dict()
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list) else value

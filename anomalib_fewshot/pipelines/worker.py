@@ -35,7 +35,7 @@ from .environment import package_versions
 from .examples import example_pictures
 from .jobs import Job
 from .measures import MIB, PeakMemory, Recorder, accuracy, latency, weights_hash
-from .specs import Spec, instantiate
+from .specs import Spec, instantiate, read_spec
 
 NO_SUPPORT = 2**16  # added to a training's seed, so that its support is that of no run, and each run takes its own
 LEARNS_FROM = {"support": "the support", "others": "other categories", "all": "the supports of all categories"}
@@ -212,9 +212,10 @@ class Worker:
         folder.joinpath("cost.json").write_text(json.dumps(cost), encoding="utf-8")
 
     def _engine(self, job: Job, folder: str, *callbacks: Callback) -> Engine:
-        arguments: dict[str, Any] = {"accelerator": self.settings.accelerator, "devices": 1, "callbacks": [*callbacks]}
+        arguments: dict[str, Any] = {"accelerator": self.settings.accelerator, "devices": 1}
         arguments |= dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False) | job.trainer
-        return Engine(default_root_dir=folder, **arguments)
+        own = [instantiate(read_spec(spec), Callback) for spec in job.trainer.get("callbacks", [])]
+        return Engine(default_root_dir=folder, **arguments | {"callbacks": [*callbacks, *own]})
 
     def _forget_all_but(self, specs: list[Spec]) -> None:
         """Forget the images of other runs: runs on the same images come one after the other."""

@@ -135,6 +135,23 @@ def test_all_images_beside_one(
         AnomalibCLI([*command, "--k_shot", "[1, every]"])
 
 
+def test_callbacks_of_a_method(config: dict[str, Any], tmp_path: Path) -> None:
+    """They are beside those of the benchmark, which records the scores."""
+    packaged = {"backbone": "tf_efficientnet_lite0_packaged", "layers": ["blocks.1"]}
+    stfpm = {"class_path": "Stfpm", "init_args": packaged}
+    callback = {"class_path": "anomalib_fewshot.AdversarialCallback", "init_args": {"weight": 5.0}}
+    config["methods"] = {"plain": stfpm, "adversarial": stfpm}
+    config["overrides"] = {
+        "plain": {"trainer": {"max_epochs": 2}},
+        "adversarial": {"trainer": {"max_epochs": 2, "callbacks": [callback]}},
+    }
+    table = benchmark(**config | {"baseline": "plain", "k_shot": 2, "seeds": 1})
+    assert (table.status == "ok").all()
+    runs = tmp_path / "sweep" / "runs"
+    scores = [json.loads((runs / f"{key}.json").read_text(encoding="utf-8"))["scores"] for key in table.key]
+    assert len({str(of_run) for of_run in scores}) == 4
+
+
 def test_learning_from_several_categories(config: dict[str, Any], tmp_path: Path) -> None:
     """A network of the others serves all k and supports of a target; a model of all gives a row for each category."""
     reg_ad = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "max_epochs": 1, "seed": 0}
@@ -178,7 +195,7 @@ def test_files(name: str, mvtec_root: Path, capsys: pytest.CaptureFixture, tmp_p
     flags += ["--root", str(mvtec_root)] if name.startswith("realmini") else []
     AnomalibCLI([*flags, "--dry_run"])
     runs = {"smoke": 8, "realmini": 8 * 2 * 4 * 5, "realmini_reg_ad": 5 * 2 * 4 * 5, "realmini_coft_ad": 13 * 2 * 2 * 5}
-    runs |= {"realmini_uni_ad": (3 + 2 * 2) * 4 * 5 + 3 * 5}
+    runs |= {"realmini_adversarial": 2 * 2 * 5, "realmini_uni_ad": (4 + 2 * 2) * 4 * 5 + 2 * 5}
     runs |= {"mvtec": 8 * 15 * 4 * 5, "visa": 8 * 12 * 4 * 5}
     runs |= {"paper_reg_ad_mvtec": 5 * 15 * 3 * 10, "paper_reg_ad_mpdd": 5 * 6 * 3 * 10}
     runs |= {"paper_uni_ad_mvtec": (3 + 2 * 15) * 5 * 5, "paper_uni_ad_dagm": (3 + 2 * 10) * 5 * 5}

@@ -35,7 +35,7 @@ def test_a_row_for_each_method_and_the_backbone(data: dict[str, Any]) -> None:
 def test_file() -> None:
     """The file parses, with its methods; what it measures takes minutes."""
     content = yaml.safe_load((CONFIGS / "benchmark" / "cost.yaml").read_text(encoding="utf-8"))
-    assert list(content["methods"]) == ["Patchcore", "Padim", "CoftAD", "RegAD, no training"]
+    assert list(content["methods"]) == ["Patchcore", "Padim", "CoftAD", "RegAD, no training", "UniAD"]
     with pytest.raises(SystemExit, match="`rounds` must be at least 1, got 0"):
         AnomalibCLI(["fewshot_cost", "--config", str(CONFIGS / "benchmark" / "cost.yaml"), "--rounds", "0"])
 

@@ -75,8 +75,8 @@ class UniAD(AnomalibModule):
         whiten_residual (bool): Measure what is not reconstructed by the Gaussian of that of normal images. The paper
             takes its length. Defaults to ``True``.
         pool_size (int): Side in pixels of the mean whose highest value is the image's score. Defaults to ``16``.
-        num_steps (int): Number of optimiser steps, after 80 % of which the rate falls to a tenth. Defaults to ``600``,
-            a minute or two on two cores; the paper takes 454000.
+        num_steps (int): Number of optimiser steps, after 80 % of which the rate falls to a tenth. 0 is no training, a
+            control. Defaults to ``600``, a minute or two on two cores; the paper takes 454000.
         warmup_steps (int): Steps over which the rate rises to its value. Defaults to ``50``; the paper has none.
         batch_size (int): Images, or views of them, in a step. The datamodule's is that of reading them.
             Defaults to ``8``.
@@ -146,7 +146,7 @@ class UniAD(AnomalibModule):
         visualizer: Visualizer | bool = True,
     ) -> None:
         for name, value, least in (
-            ("num_steps", num_steps, 1),
+            ("num_steps", num_steps, 0),
             ("warmup_steps", warmup_steps, 0),
             ("batch_size", batch_size, 1),
             ("pool_size", pool_size, 1),
@@ -244,7 +244,7 @@ class UniAD(AnomalibModule):
 
         def steps() -> _Steps:
             del datamodule.train_dataloader  # gives it its own back, as soon as the loop has this one
-            return _Steps(self.num_steps, self.model.image_size)
+            return _Steps(max(1, self.num_steps), self.model.image_size)
 
         datamodule.train_dataloader = steps
 
@@ -258,6 +258,8 @@ class UniAD(AnomalibModule):
         if self._tokens is None:
             msg = "UniAD must be trained by a trainer, which calls `on_fit_start` first."
             raise RuntimeError(msg)
+        if self.num_steps == 0:
+            return None
         generator = torch.Generator().manual_seed(
             (self.seed << 32) + batch_idx * self.trainer.world_size + self.global_rank,
         )

@@ -251,6 +251,15 @@ def test_normal_tokens_and_residuals_are_standardized(
     assert torch.equal(model.model.residual_whitening, expected) is not ours
 
 
+def test_no_training_changes_no_parameter_and_scores(mvtec_root: Path, tmp_path: Path) -> None:
+    model, untrained = small(num_steps=0), small()
+    train(model, few_shot(mvtec_root), tmp_path)
+    pairs = zip(model.model.transformer.parameters(), untrained.model.transformer.parameters(), strict=True)
+    assert all(torch.equal(one, two) for one, two in pairs)
+    assert model.model.residual_whitening.isfinite().all()
+    assert scores(model).isfinite().all()
+
+
 def test_datamodule_is_given_back_where_the_training_does_not_start(mvtec_root: Path, tmp_path: Path) -> None:
     datamodule, model = few_shot(mvtec_root), small()
     model.on_train_start = lambda: 1 / 0
@@ -355,7 +364,7 @@ def test_training_that_does_not_stay_finite(mvtec_root: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_steps": 0}, "`num_steps` must be at least 1, got 0"),
+        ({"num_steps": -1}, "`num_steps` must be at least 0, got -1"),
         ({"warmup_steps": -1}, "`warmup_steps` must be at least 0, got -1"),
         ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
         ({"pool_size": 0}, "`pool_size` must be at least 1, got 0"),

@@ -107,6 +107,12 @@ def test_overrides_of_a_method(datasets: dict[str, Any]) -> None:
     assert "eval_batch_size" not in of(jobs, "A").data["init_args"]
 
 
+def test_callbacks_of_a_method_are_checked(datasets: dict[str, Any]) -> None:
+    trainer = {"callbacks": [{"class_path": "anomalib_fewshot.Adversaria"}]}
+    with pytest.raises(ValueError, match=r"must name a Callback, got 'anomalib_fewshot\.Adversaria'"):
+        make_jobs(METHODS, datasets, [1], 1, overrides={"B": {"trainer": trainer}})
+
+
 def test_model_of_a_method_is_changed_and_checked(datasets: dict[str, Any]) -> None:
     jobs = make_jobs(METHODS, datasets, [1], 1, controls="A", overrides={"A": {"model": {"num_steps": 3, "seed": 5}}})
     assert of(jobs, "A").model["init_args"] == METHODS["A"]["init_args"] | {"num_steps": 3, "seed": 5}

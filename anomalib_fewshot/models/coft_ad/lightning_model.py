@@ -14,12 +14,10 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
-from anomalib import LearningType
-from anomalib.data import Batch, ImageBatch
+from anomalib.data import Batch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
-from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -27,14 +25,15 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
-from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_fewshot.models.components import (
+    BackboneMixin,
     Moments,
     StepProgress,
     SupportAugmentation,
     checked_kinds,
     cut_paste,
+    normal_batch,
     normalization,
     synthesize_anomalies,
 )
@@ -52,7 +51,7 @@ MAPS_AT_ONCE = 8
 POSITIONS = 1024  # of normal and of anomalous cells in a step
 
 
-class CoftAD(AnomalibModule):
+class CoftAD(BackboneMixin, AnomalibModule):
     """Contrastive fine-tuning on a few normal images, then Gaussians of their embeddings.
 
     What is fine-tuned is one of two. ``"adaptation"``, the default and this package's: the metric of the Gaussians of
@@ -169,15 +168,6 @@ class CoftAD(AnomalibModule):
         self.is_fitted: torch.Tensor
         self._seen: _Seen | None = None  # while it trains
 
-    @staticmethod
-    def configure_pre_processor(
-        image_size: tuple[int, int] | None = None,
-        backbone: str = "tf_efficientnet_lite0",
-    ) -> PreProcessor:
-        """Return the pre-processor: resize, and normalise as the backbone's weights ask."""
-        mean, std = normalization(backbone)
-        return PreProcessor(Compose([Resize(image_size or (224, 224), antialias=True), Normalize(mean, std)]))
-
     def configure_callbacks(self) -> Sequence[Callback]:
         """Return anomalib's callbacks, and one that makes the progress bar count steps."""
         callbacks = super().configure_callbacks()
@@ -228,11 +218,6 @@ class CoftAD(AnomalibModule):
             anomalous = self.model.embed(cut_paste(batch.image, generator)[0])
         self.log("spread", _spread(torch.cat(embeddings).detach()), prog_bar=True)
         return self.loss((first_prediction, second_prediction), (first, second), clean, anomalous)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
-        """Score a batch."""
-        del batch_idx
-        return batch.update(**self.model(batch.image)._asdict())
 
     @torch.no_grad()
     def fit(self) -> None:
@@ -315,7 +300,8 @@ class CoftAD(AnomalibModule):
         for rows in torch.arange(len(left_out.images)).split(MAPS_AT_ONCE):
             distances = [torch.linalg.vector_norm(density.adapted(part[rows]), dim=-1) for density, part in pairs]
             outputs = self.model.score(left_out.images[rows], distances, self.model.image_size)
-            self.post_processor.on_validation_batch_end(self.trainer, self, _normal(outputs))
+            scored = normal_batch(outputs.anomaly_map.expand(-1, 3, -1, -1)).update(**outputs._asdict())
+            self.post_processor.on_validation_batch_end(self.trainer, self, scored)
         self.post_processor.on_validation_epoch_end(self.trainer, self)
 
     def _sum_processes(self, moments: Moments) -> Moments:
@@ -355,11 +341,6 @@ class CoftAD(AnomalibModule):
         """Refuse to score without a density."""
         self._check_fitted()
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave nothing to load from elsewhere: the checkpoint holds the backbone's weights."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["hyper_parameters"] |= {"pre_trained": False, "weights": None}
-
     @property
     def trainer_arguments(self) -> dict[str, Any]:
         """Length of the training in optimiser steps, whatever the number of images, and one validation at its end."""
@@ -373,11 +354,6 @@ class CoftAD(AnomalibModule):
             "num_sanity_val_steps": 0,
             "log_every_n_steps": 1,
         }
-
-    @property
-    def learning_type(self) -> LearningType:
-        """One class: anomalib's engine does not train models that say they are few-shot."""
-        return LearningType.ONE_CLASS
 
     def _generator(self, step: int) -> torch.Generator:
         """Return the generator of a step, which needs no state between steps."""
@@ -400,13 +376,6 @@ class _Seen(NamedTuple):
 def _draw(rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Return rows at random, with repetition."""
     return rows[torch.randint(len(rows), (POSITIONS,), generator=generator).to(rows.device)]
-
-
-def _normal(outputs: Any) -> ImageBatch:  # noqa: ANN401
-    """Return the scores of normal images, as a validation gives them."""
-    labels, masks = torch.zeros_like(outputs.pred_score), torch.zeros_like(outputs.anomaly_map[:, 0])
-    images = outputs.anomaly_map.expand(-1, 3, -1, -1)
-    return ImageBatch(image=images, gt_label=labels.bool(), gt_mask=masks.bool()).update(**outputs._asdict())
 
 
 def _pair(image_size: int | Sequence[int]) -> tuple[int, int]:

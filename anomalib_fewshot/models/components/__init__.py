@@ -6,6 +6,7 @@
 from .adversarial import AdversarialHealth, AdversarialLoss, Discriminator
 from .anomaly_synthesis import checked_kinds, synthesize_anomalies
 from .backbone import Backbone, backbone_stages, normalization, normalization_of
+from .backbone_mixin import BackboneMixin, normal_batch
 from .gaussian import Gaussian, Moments, symmetric_whitening
 from .smooth_upsampling import upsample_smoothly
 from .step_progress import StepProgress
@@ -16,6 +17,7 @@ __all__ = [
     "AdversarialHealth",
     "AdversarialLoss",
     "Backbone",
+    "BackboneMixin",
     "Discriminator",
     "Gaussian",
     "Moments",
@@ -25,6 +27,7 @@ __all__ = [
     "checked_kinds",
     "cut_paste",
     "fixed_views",
+    "normal_batch",
     "normalization",
     "normalization_of",
     "symmetric_whitening",

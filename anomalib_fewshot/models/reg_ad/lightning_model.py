@@ -11,7 +11,6 @@ from math import isfinite
 from typing import Any
 
 import torch
-from anomalib import LearningType
 from anomalib.data import Batch, ImageBatch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
@@ -22,14 +21,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import distributed, nn
-from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_fewshot.models.components import (
     NUM_FIXED_VIEWS,
     AdversarialLoss,
+    BackboneMixin,
     SupportAugmentation,
     fixed_views,
-    normalization,
+    normal_batch,
     normalization_of,
 )
 
@@ -43,7 +42,7 @@ COLLAPSED = 0.1  # spread of the encodings below which a warning is given; 1 is 
 ADVERSARIAL_RAMP = 0.1  # part of the training over which the adversarial loss comes in
 
 
-class RegAD(AnomalibModule):
+class RegAD(BackboneMixin, AnomalibModule):
     """Registration network trained on normal images of other categories, then a Gaussian of the support's features.
 
     Trained once with ``MultiCategory``, it takes a new category's support without training: at a test with another
@@ -154,15 +153,6 @@ class RegAD(AnomalibModule):
         self.fitted_support: str | None = None  # digest of the support that the density was fitted to
         self._warned = False
 
-    @staticmethod
-    def configure_pre_processor(
-        image_size: tuple[int, int] | None = None,
-        backbone: str = "tf_efficientnet_lite0",
-    ) -> PreProcessor:
-        """Return the pre-processor: resize, and normalise as the backbone's weights ask."""
-        mean, std = normalization(backbone)
-        return PreProcessor(Compose([Resize(image_size or (224, 224), antialias=True), Normalize(mean, std)]))
-
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return SGD, with a cosine of the epochs, or nothing if there is no training."""
         if self.max_epochs == 0:
@@ -209,11 +199,6 @@ class RegAD(AnomalibModule):
             self.log_dict({"discriminator_loss": health.loss, "discriminator_accuracy": health.accuracy})
         return loss + fooling
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
-        """Score a batch."""
-        del batch_idx
-        return batch.update(**self.model(batch.image)._asdict())
-
     @torch.no_grad()
     def fit(self) -> None:
         """Fit the density to the support."""
@@ -252,12 +237,12 @@ class RegAD(AnomalibModule):
     def _calibrate_on_support(self, support: torch.Tensor) -> None:
         if len(support) == 1:
             for view in fixed_views(support, *normalization_of(self.pre_processor)):
-                self._calibrate_on(_normal(view))
+                self._calibrate_on(normal_batch(view))
             return
         fold = torch.arange(len(support)) % MAX_FOLDS
         for left_out in range(int(fold.max()) + 1):
             self._fit(support[fold != left_out])
-            self._calibrate_on(_normal(support[fold == left_out]))
+            self._calibrate_on(normal_batch(support[fold == left_out]))
         self._fit(support)
 
     def _calibrate_on(self, batch: ImageBatch) -> None:
@@ -326,9 +311,8 @@ class RegAD(AnomalibModule):
             self._calibrate()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note what was seen and fitted, and leave nothing to load from elsewhere."""
+        """Note what was seen and fitted."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["hyper_parameters"] |= {"pre_trained": False, "weights": None}
         checkpoint["reg_ad"] = {"seen_categories": self.seen_categories, "fitted_support": self.fitted_support}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -348,11 +332,6 @@ class RegAD(AnomalibModule):
             "log_every_n_steps": 1,
             "use_distributed_sampler": False,  # batches of one category are divided by the datamodule
         }
-
-    @property
-    def learning_type(self) -> LearningType:
-        """One class: anomalib's engine does not train models that say they are few-shot."""
-        return LearningType.ONE_CLASS
 
     def _datamodule(self) -> Any:  # noqa: ANN401  FewShot or MultiCategory
         datamodule: Any = getattr(self.trainer, "datamodule", None)
@@ -383,9 +362,3 @@ class RegAD(AnomalibModule):
                 "nothing is learnt. Lower `learning_rate` or `max_epochs`, or train on more images.",
                 width,
             )
-
-
-def _normal(images: torch.Tensor) -> ImageBatch:
-    """Return a batch of normal images, as a validation has them."""
-    labels, masks = torch.zeros_like(images[:, 0, 0, 0]), torch.zeros_like(images[:, 0])
-    return ImageBatch(image=images, gt_label=labels.bool(), gt_mask=masks.bool())

@@ -13,7 +13,6 @@ from math import isfinite
 from typing import Any
 
 import torch
-from anomalib import LearningType
 from anomalib.data import Batch, ImageBatch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
@@ -24,14 +23,14 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
 from torch.utils.data import Subset
-from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_fewshot.models.components import (
     NUM_FIXED_VIEWS,
     AdversarialLoss,
+    BackboneMixin,
     Moments,
     fixed_views,
-    normalization,
+    normal_batch,
     normalization_of,
 )
 
@@ -46,7 +45,7 @@ RESIDUAL_VIEWS = 512  # of which the residuals are taken, at most
 ADVERSARIAL_RAMP = 0.1  # part of the training over which the adversarial loss comes in
 
 
-class UniAD(AnomalibModule):
+class UniAD(BackboneMixin, AnomalibModule):
     """One transformer reconstructs frozen features of all categories; what it cannot reconstruct is anomalous.
 
     Each position is reconstructed without its neighbourhood and from learnt queries, so that a feature cannot be
@@ -206,15 +205,6 @@ class UniAD(AnomalibModule):
         self.is_trained: torch.Tensor
         self._tokens: TrainingTokens | None = None  # while it trains
 
-    @staticmethod
-    def configure_pre_processor(
-        image_size: tuple[int, int] | None = None,
-        backbone: str = "tf_efficientnet_lite0",
-    ) -> PreProcessor:
-        """Return the pre-processor: resize, and normalise as the backbone's weights ask."""
-        mean, std = normalization(backbone)
-        return PreProcessor(Compose([Resize(image_size or (224, 224), antialias=True), Normalize(mean, std)]))
-
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW of the transformer, whose rate rises, and falls once."""
         optimizer = torch.optim.AdamW(
@@ -284,11 +274,6 @@ class UniAD(AnomalibModule):
         if self.trainer.state.fn == TrainerFn.FITTING:
             self._fit_residuals()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
-        """Score a batch."""
-        del batch_idx
-        return batch.update(**self.model(batch.image)._asdict())
-
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:
         """Do before the checkpoint is written what is else done at the validation, if there was none.
@@ -304,7 +289,7 @@ class UniAD(AnomalibModule):
         for images in torch.arange(len(self._tokens))[:: self._tokens.num_views].split(self.batch_size):
             with self.trainer.precision_plugin.forward_context():
                 outputs: Any = self.model.score(self._tokens.take(images).to(self.device))
-            scored = _normal(outputs.pred_score, outputs.anomaly_map)
+            scored = normal_batch(outputs.anomaly_map.expand(-1, 3, -1, -1)).update(**outputs._asdict())
             self.post_processor.on_validation_batch_end(self.trainer, self, scored)
         self.post_processor.on_validation_epoch_end(self.trainer, self)
         self.model.train()
@@ -321,11 +306,6 @@ class UniAD(AnomalibModule):
         """Refuse to score without a training."""
         self._check_trained()
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave nothing to load from elsewhere: the checkpoint holds the backbone's weights."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["hyper_parameters"] |= {"pre_trained": False, "weights": None}
-
     @property
     def trainer_arguments(self) -> dict[str, Any]:
         """One epoch of all steps, and one validation at its end."""
@@ -335,11 +315,6 @@ class UniAD(AnomalibModule):
             "num_sanity_val_steps": 0,
             "log_every_n_steps": 1,
         }
-
-    @property
-    def learning_type(self) -> LearningType:
-        """One class: anomalib's engine does not train models that say they are few-shot."""
-        return LearningType.ONE_CLASS
 
     def _views(self, images: torch.Tensor) -> Iterable[torch.Tensor]:
         """Return the pre-processed views of images, a batch of each view."""
@@ -402,10 +377,3 @@ class _Steps:
     def __iter__(self) -> Iterator[ImageBatch]:
         for _ in range(self.num_steps):
             yield ImageBatch(image=torch.zeros(1, 3, *self.image_size))  # a pre-processor will transform it
-
-
-def _normal(score: torch.Tensor, anomaly_map: torch.Tensor) -> ImageBatch:
-    """Return scores of normal images as those of a validation."""
-    labels, masks = torch.zeros_like(score, dtype=torch.bool), torch.zeros_like(anomaly_map[:, 0], dtype=torch.bool)
-    batch = ImageBatch(image=anomaly_map.expand(-1, 3, -1, -1), gt_label=labels, gt_mask=masks)
-    return batch.update(pred_score=score, anomaly_map=anomaly_map)

@@ -35,6 +35,7 @@ from anomalib_fewshot.models.components import (
     cut_paste,
     normal_batch,
     normalization,
+    seeded_generator,
     synthesize_anomalies,
 )
 
@@ -193,7 +194,7 @@ class CoftAD(BackboneMixin, AnomalibModule):
         del batch_idx
         if self.num_steps == 0:
             return None
-        generator = self._generator(self.global_step * self.trainer.world_size + self.global_rank)
+        generator = seeded_generator(self.seed, 0, self.global_step, self.global_rank)
         loss = self._adapt(self._seen, generator) if self._seen is not None else self._contrast(batch, generator)
         self.log("train_loss", loss, prog_bar=True)
         return loss
@@ -260,7 +261,7 @@ class CoftAD(BackboneMixin, AnomalibModule):
         self.model.eval()
         # streams of their own: the views are the same with anomalies and without, and after any number of steps
         of_density, of_left_out, of_anomalies = (
-            self._generator(-stream * self.trainer.world_size + self.global_rank) for stream in (1, 2, 3)
+            seeded_generator(self.seed, stream, self.global_rank) for stream in (1, 2, 3)
         )
         folds, moments = moments_by_fold(self.model, self._views(of_density))
         total = [self._sum_processes(part) for part in reduce(add, moments.values())]
@@ -354,10 +355,6 @@ class CoftAD(BackboneMixin, AnomalibModule):
             "num_sanity_val_steps": 0,
             "log_every_n_steps": 1,
         }
-
-    def _generator(self, step: int) -> torch.Generator:
-        """Return the generator of a step, which needs no state between steps."""
-        return torch.Generator().manual_seed(((self.seed + 1) << 32) + step)
 
     def _check_fitted(self) -> None:
         if not self.is_fitted:

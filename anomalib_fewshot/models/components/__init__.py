@@ -8,6 +8,7 @@ from .anomaly_synthesis import checked_kinds, synthesize_anomalies
 from .backbone import Backbone, backbone_stages, normalization, normalization_of
 from .backbone_mixin import BackboneMixin, normal_batch
 from .gaussian import Gaussian, Moments, symmetric_whitening
+from .seeded_generator import seeded_generator
 from .smooth_upsampling import upsample_smoothly
 from .step_progress import StepProgress
 from .support_augmentation import NUM_FIXED_VIEWS, SupportAugmentation, cut_paste, fixed_views
@@ -30,6 +31,7 @@ __all__ = [
     "normal_batch",
     "normalization",
     "normalization_of",
+    "seeded_generator",
     "symmetric_whitening",
     "synthesize_anomalies",
     "upsample_smoothly",

@@ -30,6 +30,7 @@ from anomalib_fewshot.models.components import (
     fixed_views,
     normal_batch,
     normalization_of,
+    seeded_generator,
 )
 
 from .loss import RegADLoss, spread
@@ -186,7 +187,8 @@ class RegAD(BackboneMixin, AnomalibModule):
         images: torch.Tensor = batch.image
         if len(images) == 1:  # a single image has no other: it is registered with a view of itself
             augmentation = SupportAugmentation("mild", *normalization_of(self.pre_processor))
-            images = torch.cat([images, augmentation(images, self._generator())])
+            generator = seeded_generator(self.seed, self.global_step, self.global_rank)
+            images = torch.cat([images, augmentation(images, generator)])
         result = self.model.register(images, self.num_supports)
         encodings, predictions = (result.query, result.support), (result.query_prediction, result.support_prediction)
         loss = self.loss(predictions, encodings)
@@ -345,11 +347,6 @@ class RegAD(BackboneMixin, AnomalibModule):
             msg = "RegAD must have one category to score, got several. Name it: `--data.target`."
             raise ValueError(msg)
         return datamodule
-
-    def _generator(self) -> torch.Generator:
-        """Return the generator of a step, which needs no state between steps."""
-        step = self.global_step * self.trainer.world_size + self.global_rank
-        return torch.Generator().manual_seed((self.seed << 32) + step)
 
     def _check_health(self, width: float) -> None:
         if not isfinite(width):

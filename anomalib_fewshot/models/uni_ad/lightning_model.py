@@ -32,6 +32,7 @@ from anomalib_fewshot.models.components import (
     fixed_views,
     normal_batch,
     normalization_of,
+    seeded_generator,
 )
 
 from .tokens import TrainingTokens
@@ -250,9 +251,7 @@ class UniAD(BackboneMixin, AnomalibModule):
             raise RuntimeError(msg)
         if self.num_steps == 0:
             return None
-        generator = torch.Generator().manual_seed(
-            (self.seed << 32) + batch_idx * self.trainer.world_size + self.global_rank,
-        )
+        generator = seeded_generator(self.seed, batch_idx, self.global_rank)
         indices = torch.randint(len(self._tokens), (self.batch_size,), generator=generator)
         tokens = self.model.standardize(self._tokens.take(indices).to(self.device))
         noisy = feature_jitter(tokens, self.jitter_scale, generator)

@@ -8,6 +8,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from anomalib_fewshot.atomic import write_atomically
+
 VERSION = 1
 
 
@@ -37,10 +39,7 @@ class SupportManifest:
 
     def write(self, path: Path) -> None:
         """Write the manifest as JSON. A file that is there is replaced in one step."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(json.dumps({"version": VERSION, **asdict(self)}, indent=2) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_atomically(path, json.dumps({"version": VERSION, **asdict(self)}, indent=2) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> "SupportManifest":

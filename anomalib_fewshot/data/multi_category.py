@@ -15,9 +15,10 @@ import torch
 from anomalib import TaskType
 from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageBatch, ImageItem
 from anomalib.metrics import Evaluator
+from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Sampler
 
-from anomalib_fewshot.metrics import MacroMean, by_category
+from anomalib_fewshot.metrics import by_category
 
 from .few_shot import FewShot, as_datamodule
 from .manifest import SupportManifest
@@ -89,6 +90,7 @@ class MultiCategory(AnomalibDataModule):
         self.k_shot = k_shot
         self.support = support
         self._parts: dict[str, FewShot] = {}
+        self._replaced: list[tuple[Evaluator, str, nn.ModuleList]] = []  # metrics of the model, while others measure
 
     @property
     def name(self) -> str:  # type: ignore[override]  # as in anomalib, over an attribute of Lightning's
@@ -144,6 +146,7 @@ class MultiCategory(AnomalibDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Set up all categories, choose the supports, and see that nothing of the target is learnt from."""
+        self._check_devices()
         for part in self.parts.values():
             part.trainer = self.trainer
             part.setup(stage)
@@ -157,6 +160,12 @@ class MultiCategory(AnomalibDataModule):
         self._check()
         if self.target is None:
             self._measure_by_category()
+
+    def teardown(self, stage: str) -> None:
+        """Give the model its own metrics back: another datamodule has other categories."""
+        del stage
+        while self._replaced:
+            setattr(*self._replaced.pop())
 
     def _setup(self, _stage: str | None = None) -> None:
         """Not used: the sources make the datasets."""
@@ -224,6 +233,16 @@ class MultiCategory(AnomalibDataModule):
             copy.category = name
         return sources
 
+    def _check_devices(self) -> None:
+        if self.trainer is None or self.trainer.world_size == 1:
+            return
+        if self.trainer._accelerator_connector.use_distributed_sampler:  # noqa: SLF001  it is not told otherwise
+            msg = (
+                "`use_distributed_sampler` must be false on several devices: batches of one category are divided by "
+                "MultiCategory. Give `--trainer.use_distributed_sampler false`, or train on one device."
+            )
+            raise ValueError(msg)
+
     def _check(self) -> None:
         """Raise if a training category has one image, or if an image of the target is learnt from."""
         if self.target is None:
@@ -240,7 +259,8 @@ class MultiCategory(AnomalibDataModule):
             raise ValueError(msg)
 
     def _measure_by_category(self) -> None:
-        """Let the model's evaluator measure each category by itself."""
+        """Let the model's evaluator measure each category by itself, until the teardown."""
+        self.teardown("")  # of a run that was interrupted
         evaluator = getattr(getattr(self.trainer, "lightning_module", None), "evaluator", None)
         if not isinstance(evaluator, Evaluator):
             return
@@ -251,9 +271,8 @@ class MultiCategory(AnomalibDataModule):
             for path in data.samples.image_path
         }
         for name in ("val_metrics", "test_metrics"):
-            metrics = getattr(evaluator, name)
-            if not any(isinstance(metric, MacroMean) for metric in metrics):
-                setattr(evaluator, name, by_category(metrics, categories))
+            self._replaced.append((evaluator, name, getattr(evaluator, name)))
+            setattr(evaluator, name, by_category(getattr(evaluator, name), categories))
 
 
 class CategoryBatches(Sampler[list[int]]):

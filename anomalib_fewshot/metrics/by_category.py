@@ -34,6 +34,7 @@ class CategoryMetric(Metric):
     def update(self, batch: ImageBatch) -> None:
         """Update the metric if the batch is of its category."""
         if self.categories[batch.image_path[0]] == self.category:  # type: ignore[index]  # every datamodule gives it
+            self.metric.compute_on_cpu = self.compute_on_cpu  # type: ignore[attr-defined]  # the evaluator sets it here
             self.metric.update(batch)
 
     def compute(self) -> torch.Tensor | None:

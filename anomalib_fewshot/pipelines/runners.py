@@ -4,10 +4,11 @@
 """Where the runs of a benchmark are carried out: in this process, in several, or on Ray."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import replace
-from multiprocessing import connection, get_context, parent_process
+from math import ceil
+from multiprocessing import connection, current_process, get_context, parent_process
 from threading import Thread
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from .worker import Outcome, Settings, Worker, failed
 Task = tuple[Job, bool]  # a run, and whether it makes pictures
 Runner = Callable[[Iterable[Task], Settings], Iterator[tuple[Job, Outcome]]]
 DIED = "The process of the run died. Most often the system has ended it because memory ran out."
+GUARD = "A script must start a benchmark with processes under `if __name__ == '__main__':`. Put the call there."
 
 
 def run_serial(tasks: Iterable[Task], settings: Settings) -> Iterator[tuple[Job, Outcome]]:
@@ -40,11 +42,21 @@ def run_processes(tasks: Iterable[Task], settings: Settings, workers: int | None
         settings (Settings): What is common to all runs.
         workers (int | None): Number of processes. ``None`` is one for each GPU, or two without any.
     """
-    gpus = torch.cuda.device_count()
-    count = workers or gpus or 2
+    gpus = _visible_gpus()
+    count = workers or len(gpus) or 2
     settings = _share_threads(settings, count, os.cpu_count() or 1)
-    slots = [_ProcessSlot(settings, number % gpus if gpus else None) for number in range(count)]
+    slots = [_ProcessSlot(settings, gpus[number % len(gpus)] if gpus else None) for number in range(count)]
     yield from _run_parallel(tasks, slots)
+
+
+def check_main_guard() -> None:
+    """Raise in a process that is being started: it runs the script of its parent, and must not start the sweep again.
+
+    Raises:
+        RuntimeError: In such a process.
+    """
+    if getattr(current_process(), "_inheriting", False):
+        raise RuntimeError(GUARD)
 
 
 def run_ray(tasks: Iterable[Task], settings: Settings, workers: int | None) -> Iterator[tuple[Job, Outcome]]:
@@ -67,14 +79,28 @@ def run_ray(tasks: Iterable[Task], settings: Settings, workers: int | None) -> I
         raise ModuleNotFoundError(msg) from error
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False)
-    resources = ray.cluster_resources()
-    gpus, cpus = int(resources.get("GPU", 0)), int(resources["CPU"])
-    count = workers or gpus or 2
-    settings = _share_threads(settings, count, cpus)
-    options: dict[str, Any] = {"num_cpus": max(1, cpus // count), "max_restarts": -1}
-    options |= {"num_gpus": gpus / count} if gpus else {}
-    actor = ray.remote(**options)(Worker)
+    cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    count, resources = ray_shares(workers, cpus, int(ray.cluster_resources().get("GPU", 0)))
+    settings = _share_threads(settings, count, count * int(resources["num_cpus"]))
+    actor = ray.remote(max_restarts=-1, **resources)(Worker)
     yield from _run_parallel(tasks, [_RaySlot(actor.remote(settings)) for _ in range(count)])
+
+
+def ray_shares(workers: int | None, cpus: Sequence[int], gpus: int) -> tuple[int, dict[str, Any]]:
+    """Return how many workers there are and what each asks Ray for, so that all have room: Ray waits for ever for more.
+
+    Args:
+        workers (int | None): Workers that the user asks for.
+        cpus (Sequence[int]): Cores of each machine.
+        gpus (int): GPUs of all machines.
+
+    Example:
+        >>> ray_shares(3, [5, 5], gpus=4)
+        (3, {'num_cpus': 2, 'num_gpus': 1.0})
+    """
+    count = min(workers or gpus or 2, sum(cpus))
+    share = next(s for s in range(sum(cpus) // count, 0, -1) if sum(own // s for own in cpus) >= count)
+    return count, {"num_cpus": share, "num_gpus": 1 / ceil(count / gpus) if gpus else 0}
 
 
 class _Slot(Protocol):
@@ -117,7 +143,7 @@ def _run_parallel(tasks: Iterable[Task], slots: list[Any]) -> Iterator[tuple[Job
 
 
 class _ProcessSlot:
-    def __init__(self, settings: Settings, gpu: int | None) -> None:
+    def __init__(self, settings: Settings, gpu: str | None) -> None:
         self._arguments = (settings, gpu)
         self.restart()
 
@@ -157,11 +183,11 @@ class _RaySlot:
 _worker: Worker | None = None
 
 
-def _start_worker(settings: Settings, gpu: int | None) -> None:
+def _start_worker(settings: Settings, gpu: str | None) -> None:
     global _worker  # noqa: PLW0603  one for each process
     end_with_parent()
     if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     _worker = Worker(settings)
 
 
@@ -182,6 +208,13 @@ def _run_in_worker(job: Job, with_pictures: bool) -> Outcome:
         msg = "A worker must be started before it runs."
         raise RuntimeError(msg)
     return _worker.run(job, with_pictures)
+
+
+def _visible_gpus() -> list[str]:
+    """Return the GPUs of this process, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    count = torch.cuda.device_count()
+    return (names or [str(number) for number in range(count)])[:count]
 
 
 def _share_threads(settings: Settings, count: int, cores: int) -> Settings:

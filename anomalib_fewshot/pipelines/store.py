@@ -5,7 +5,6 @@
 
 import json
 import math
-import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
+
+from anomalib_fewshot.atomic import write_atomically
 
 from .jobs import Job
 from .worker import Outcome
@@ -91,14 +92,17 @@ class Store:
             raise OSError(msg) from error
 
     def table(self, jobs: Sequence[Job]) -> pd.DataFrame:
-        """Return the rows of all runs that there are, and write them to ``results.csv``.
+        """Return the rows of all runs that there are.
 
         Args:
             jobs (Sequence[Job]): Runs of the current configuration. Others in the folder are left out.
         """
+        return pd.DataFrame([row for job in jobs for row in self._read(job)])
+
+    def write_table(self, jobs: Sequence[Job]) -> pd.DataFrame:
+        """Write the rows of all runs that there are to ``results.csv``, and return them."""
         with FileLock(self.folder / ".locks" / "table"):
-            rows = [row for job in jobs for row in self._read(job)]
-            table = pd.DataFrame(rows)
+            table = self.table(jobs)
             write_atomically(self.folder / "results.csv", table.to_csv(index=False))
         return table
 
@@ -126,21 +130,6 @@ class Store:
     def _support_file(self, job: Job, category: str) -> Path:
         name = "-".join(part for part in (job.dataset, category) if part)
         return self.folder / "supports" / f"{name.replace('/', '_')}-k{job.k_shot}-seed{job.seed}.json"
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is there whole or not at all, also when the machine stops."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

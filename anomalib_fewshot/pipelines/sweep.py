@@ -4,6 +4,7 @@
 """The few-shot benchmark: methods on the same supports, over categories, k and seeds."""
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -19,13 +20,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
+from anomalib_fewshot.atomic import write_atomically
+
 from .environment import environment
 from .jobs import Job, make_jobs
 from .plan import show_plan
-from .runners import Runner, Task, run_processes, run_ray, run_serial
+from .runners import Runner, Task, check_main_guard, run_processes, run_ray, run_serial
 from .shots import as_number
 from .specs import read_spec
-from .store import Store, write_atomically
+from .store import Store
 from .worker import Settings
 
 console = Console()
@@ -97,6 +100,7 @@ def benchmark(
         ...     k_shot=[1, 4],
         ... )  # doctest: +SKIP
     """
+    check_main_guard()
     config = {name: value for name, value in locals().items() if name not in {"dry_run", "runner", "workers"}}
     config["methods"] = {name: read_spec(spec) for name, spec in methods.items()}
     jobs = make_jobs(config["methods"], datasets, k_shot, seeds, controls=controls, overrides=overrides, root=root)
@@ -116,7 +120,7 @@ def benchmark(
     try:
         _run(jobs, store, _runner(runner, workers), settings)
     finally:  # also when it was interrupted: what there is can be looked at
-        table = store.table(jobs)
+        table = store.write_table(jobs)
         if not table.empty:
             from .report import write_report  # draws: too much to import at every start of anomalib
 
@@ -159,15 +163,16 @@ def _run(jobs: Sequence[Job], store: Store, runner: Runner, settings: Settings) 
         TimeRemainingColumn(),
     )
     job_column = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
-    with Progress(*columns, job_column, console=console, expand=True, speed_estimate_period=3600) as progress:
+    terminal = Console(file=sys.stdout)  # not what stdout is while a run is silent
+    with Progress(*columns, job_column, console=terminal, expand=True, speed_estimate_period=3600) as progress:
         bar = progress.add_task("", total=len(pending))
         for job, outcome in runner(tasks(), settings):
             store.save(job, outcome)
             claims.pop(job.key).close()
-            store.table(jobs)
+            store.write_table(jobs)
             progress.advance(bar)
             if not outcome.ok:
-                console.print(f"[red]Failed:[/red] {job}: {escape(outcome.rows[0]['error'])}", highlight=False)
+                terminal.print(f"[red]Failed:[/red] {job}: {escape(outcome.rows[0]['error'])}", highlight=False)
 
 
 def _say_what_is_there(num_jobs: int, num_pending: int, num_others: int) -> None:

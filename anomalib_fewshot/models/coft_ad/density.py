@@ -85,7 +85,7 @@ class GroupDensity(nn.Module):
         """
         mean, whitening = symmetric_whitening(moments, self.group.floor)
         self.mean.copy_(mean)
-        self.metric.copy_(self.adapted(whitening))
+        self.metric.copy_(self.adapted(whitening.to(self.metric)))
         expected = normal.total / normal.count
         variance = normal.outer[0] / normal.count - expected.square()
         self.expected.copy_(torch.cat([expected, variance.clamp_min(LEAST_DEVIATION**2).sqrt()]))

@@ -3,18 +3,20 @@
 
 """What a density has not seen: normal images left out of it, and anomalies made of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_fewshot.models.components import Moments, symmetric_whitening
+from anomalib_fewshot.models.components import Gaussian, Moments, symmetric_whitening
 
-from .torch_model import CoftADModel
+from .density import GroupDensity
+
+Embed = Callable[[torch.Tensor], tuple[torch.Tensor, list[torch.Tensor]]]  # as CoftADModel.embeddings
 
 MAX_FOLDS = 8  # parts of the images that are left out in turn
-ANOMALOUS_PIXELS = 2  # times a cell's side in pixels: a cell with so many changed pixels or more shows an anomaly
+ANOMALOUS_PIXELS = 2  # times a cell's side in pixels: a cell with more changed pixels, or half of its own, is anomalous
 
 
 class LeftOut(NamedTuple):
@@ -39,13 +41,13 @@ class LeftOut(NamedTuple):
 
 
 def moments_by_fold(
-    model: CoftADModel,
+    embed: Embed,
     views: Iterable[tuple[list[str], torch.Tensor]],
 ) -> tuple[dict[str, int], dict[int, list[Moments]]]:
     """Return the moments that densities are fitted from, of each fold by itself.
 
     Args:
-        model (CoftADModel): Model that embeds.
+        embed (Embed): Embeds images and their positions.
         views (Iterable[tuple[list[str], torch.Tensor]]): Paths and normalised views, shape ``(B, 3, H, W)``.
 
     Returns:
@@ -55,7 +57,7 @@ def moments_by_fold(
     folds: dict[str, int] = {}
     moments: dict[int, list[Moments]] = {}
     for paths, images in views:
-        embeddings, positions = model.embeddings(images)
+        embeddings, positions = embed(images)
         for row, path in enumerate(paths):
             fold = folds.setdefault(path, len(folds) % MAX_FOLDS)
             own = [Moments.of(embeddings[row, None]), *(Moments.of(part[row]) for part in positions)]
@@ -74,7 +76,8 @@ def subtract(first: Sequence[Moments], second: Sequence[Moments]) -> list[Moment
 
 
 def show(
-    model: CoftADModel,
+    embed: Embed,
+    densities: Iterable[GroupDensity],
     others: Sequence[Moments],
     views: torch.Tensor,
     anomalies: tuple[torch.Tensor, torch.Tensor] | None,
@@ -82,28 +85,30 @@ def show(
     """Show an image to the densities of others.
 
     Args:
-        model (CoftADModel): Model that embeds. Its density of images is changed.
+        embed (Embed): Embeds images and their positions.
+        densities (Iterable[GroupDensity]): Densities of the groups of features.
         others (Sequence[Moments]): Moments of the other images.
         views (torch.Tensor): Normalised views of the image, shape ``(M, 3, H, W)``.
         anomalies (tuple[torch.Tensor, torch.Tensor] | None): Normalised anomalies that were made of it, shape
             ``(A, 3, H, W)``, and their masks, shape ``(A, H, W)``.
     """
-    embeddings, positions = model.embeddings(views)
+    embeddings, positions = embed(views)
     gaussians = [
-        symmetric_whitening(moments, density.group.floor)
-        for density, moments in zip(model.densities, others[1:], strict=True)
+        [part.to(embeddings.device) for part in symmetric_whitening(moments, density.group.floor)]
+        for density, moments in zip(densities, others[1:], strict=True)
     ]
     normal = [(part - mean) @ whitening for part, (mean, whitening) in zip(positions, gaussians, strict=True)]
     anomalous = [part.flatten(0, -2)[:0] for part in normal]
     if anomalies is not None:
         images, masks = anomalies
-        cells = [part[touched(masks, part.shape[1:3])] for part in model.embeddings(images)[1]]
+        cells = [part[touched(masks, part.shape[1:3])] for part in embed(images)[1]]
         anomalous = [(part - mean) @ whitening for part, (mean, whitening) in zip(cells, gaussians, strict=True)]
-    model.image_density.fit(others[0])
-    return LeftOut(model.image_density(embeddings), normal, anomalous)
+    image_density = Gaussian(embeddings.shape[-1]).to(embeddings.device)
+    image_density.fit(others[0])
+    return LeftOut(image_density(embeddings), normal, anomalous)
 
 
 def touched(masks: torch.Tensor, grid: tuple[int, int] | torch.Size) -> torch.Tensor:
     """Return which cells of a grid show an anomaly: masks of shape ``(B, H, W)`` -> ``(B, h, w)``, boolean."""
     share = F.adaptive_avg_pool2d(masks.float(), grid)
-    return share > ANOMALOUS_PIXELS * grid[0] / masks.shape[-2]
+    return share > min(ANOMALOUS_PIXELS * grid[0] / masks.shape[-2], 0.5)

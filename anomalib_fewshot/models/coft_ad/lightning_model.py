@@ -14,13 +14,11 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
-from anomalib.data import Batch
+from anomalib.data import Batch, ImageBatch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
-from anomalib.post_processing import PostProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
@@ -34,7 +32,7 @@ from anomalib_fewshot.models.components import (
     checked_kinds,
     cut_paste,
     normal_batch,
-    normalization,
+    normalization_of,
     seeded_generator,
     synthesize_anomalies,
 )
@@ -154,19 +152,17 @@ class CoftAD(BackboneMixin, AnomalibModule):
         self.num_anomalies = num_anomalies
         self.anomaly_kinds = checked_kinds(anomaly_kinds)
         self.seed = seed
-        self.augmentation = SupportAugmentation(augmentation, *normalization(backbone))
-        self.colours = normalization(backbone)
+        self.colours = normalization_of(self.pre_processor)
+        self.augmentation = SupportAugmentation(augmentation, *self.colours)
         self.loss = CoftADLoss(positive_weight, negative_weight)
         self.adaptation_loss = AdaptationLoss(positive_weight, negative_weight, anchor_weight)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model = CoftADModel(backbone, layers, pre_trained, weights, _pair(image_size), image_score)
-        adapts = fine_tuning == "adaptation"
-        self.model.requires_grad_(not adapts)
-        self.model.densities.requires_grad_(adapts)
-        self.thresholds = nn.ParameterList(torch.zeros(()) for _ in self.model.densities).requires_grad_(adapts)
+        self.model.requires_grad_(not self._adapts)
+        self.model.densities.requires_grad_(self._adapts)
+        self.thresholds = nn.ParameterList(torch.zeros(()) for _ in self.model.densities).requires_grad_(self._adapts)
         self.register_buffer("is_fitted", torch.tensor(data=False))
-        self.is_fitted: torch.Tensor
         self._seen: _Seen | None = None  # while it trains
 
     def configure_callbacks(self) -> Sequence[Callback]:
@@ -183,7 +179,7 @@ class CoftAD(BackboneMixin, AnomalibModule):
 
     def on_train_start(self) -> None:
         """Compute what the adaptation learns from: the backbone stays as it is."""
-        if self.fine_tuning == "adaptation" and self.num_steps > 0:
+        if self._adapts and self.num_steps > 0:
             self._seen = self._see(self.num_anomalies)
             for threshold, *pair in zip(self.thresholds, *self._seen.left_out[1:], strict=True):
                 energies = torch.stack([mean_log_energy(rows).mean() for rows in pair]).nan_to_num()  # of no anomaly
@@ -195,7 +191,10 @@ class CoftAD(BackboneMixin, AnomalibModule):
         if self.num_steps == 0:
             return None
         generator = seeded_generator(self.seed, 0, self.global_step, self.global_rank)
-        loss = self._adapt(self._seen, generator) if self._seen is not None else self._contrast(batch, generator)
+        if self._adapts and self._seen is not None:
+            loss = self._adapt(self._seen, generator)
+        else:
+            loss = self._contrast(batch, generator)
         self.log("train_loss", loss, prog_bar=True)
         return loss
 
@@ -224,20 +223,19 @@ class CoftAD(BackboneMixin, AnomalibModule):
     def fit(self) -> None:
         """Fit the densities to augmented views of the training images."""
         logger.info("Fitting the densities to %d views of each training image.", self.num_views)
-        seen = self._seen = self._see(num_anomalies=0) if self._seen is None else self._seen
+        if self._seen is None or not self._adapts:  # a backbone that learns sees the images anew each time
+            self._seen = self._see(num_anomalies=0)
+        seen = self._seen
         self.model.image_density.fit(seen.moments[0])
         for density, moments, normal in zip(self.model.densities, seen.moments[1:], seen.left_out.normal, strict=True):
             distances = torch.linalg.vector_norm(density.adapted(normal), dim=-1)
-            density.fit(moments, self._sum_processes(Moments.of(distances.flatten()[:, None])))
+            density.fit(moments, self.sum_over_processes(Moments.of(distances.flatten()[:, None])))
         self.is_fitted.fill_(value=True)
 
     def _images(self) -> Iterator[tuple[list[str], torch.Tensor]]:
         """Yield the paths and the pre-processed training images, a batch at a time."""
         for batch in self.trainer.train_dataloader or []:
-            images = batch.image.to(self.device)
-            if self.pre_processor is not None:
-                images = self.pre_processor.transform(images)
-            yield batch.image_path, images
+            yield batch.image_path, self.preprocess(batch.image)
 
     def _views(self, generator: torch.Generator) -> Iterator[tuple[list[str], torch.Tensor]]:
         """Yield each batch of training images, and then its augmented views."""
@@ -263,8 +261,8 @@ class CoftAD(BackboneMixin, AnomalibModule):
         of_density, of_left_out, of_anomalies = (
             seeded_generator(self.seed, stream, self.global_rank) for stream in (1, 2, 3)
         )
-        folds, moments = moments_by_fold(self.model, self._views(of_density))
-        total = [self._sum_processes(part) for part in reduce(add, moments.values())]
+        folds, moments = moments_by_fold(self._embeddings, self._views(of_density))
+        total = [self.sum_over_processes(part) for part in reduce(add, moments.values())]
         alone = bool(total[0].count <= self.num_views)
         others = {fold: total if alone else subtract(total, own) for fold, own in moments.items()}
         left_out = []
@@ -272,9 +270,13 @@ class CoftAD(BackboneMixin, AnomalibModule):
             views = self.augmentation(image.expand(VIEWS_OF_ONE if alone else 1, -1, -1, -1), of_left_out)
             views = views if alone else torch.cat([image[None], views])
             anomalies = self._anomalies(image, num_anomalies, of_anomalies) if num_anomalies > 0 else None
-            left_out.append(show(self.model, others[folds[path]], views, anomalies))
+            left_out.append(show(self._embeddings, self.model.densities, others[folds[path]], views, anomalies))
         self.model.train(training)
         return _Seen(total, alone, LeftOut.cat(left_out))
+
+    def _embeddings(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        with self.trainer.precision_plugin.forward_context():  # as the test images
+            return self.model.embeddings(images)
 
     def _each_image(self) -> Iterator[tuple[str, torch.Tensor]]:
         for paths, images in self._images():
@@ -293,22 +295,12 @@ class CoftAD(BackboneMixin, AnomalibModule):
         return (images - mean) / std, masks
 
     @torch.no_grad()
-    def _calibrate(self, left_out: LeftOut) -> None:
-        """Let anomalib's post-processor take the highest score of a left-out normal image for the threshold."""
-        if not isinstance(self.post_processor, PostProcessor):
-            return
+    def _scored(self, left_out: LeftOut) -> Iterator[ImageBatch]:
+        """Yield the scores of left-out normal images."""
         pairs = list(zip(self.model.densities, left_out.normal, strict=True))
         for rows in torch.arange(len(left_out.images)).split(MAPS_AT_ONCE):
             distances = [torch.linalg.vector_norm(density.adapted(part[rows]), dim=-1) for density, part in pairs]
-            outputs = self.model.score(left_out.images[rows], distances, self.model.image_size)
-            scored = normal_batch(outputs.anomaly_map.expand(-1, 3, -1, -1)).update(**outputs._asdict())
-            self.post_processor.on_validation_batch_end(self.trainer, self, scored)
-        self.post_processor.on_validation_epoch_end(self.trainer, self)
-
-    def _sum_processes(self, moments: Moments) -> Moments:
-        if self.trainer.world_size == 1:
-            return moments
-        return Moments(*(torch.as_tensor(self.all_gather(part)).sum(0) for part in moments))
+            yield normal_batch(self.model.score(left_out.images[rows], distances, self.model.image_size))
 
     def on_fit_start(self) -> None:
         """Forget the densities of an earlier fit."""
@@ -319,28 +311,16 @@ class CoftAD(BackboneMixin, AnomalibModule):
         """Fit the density before it is validated."""
         if self.trainer.state.fn == TrainerFn.FITTING:
             self.fit()
-        self._check_fitted()
+        self.check_fitted()
 
     def on_train_end(self) -> None:
         """Do what is else done at the validation, if there was none: fit, set the threshold, keep a checkpoint."""
-        if self.is_fitted:
-            self._seen = None
-            return
-        self.fit()
-        if self._seen is not None:
-            self._calibrate(self._seen.left_out)
-        if isinstance(self.trainer.checkpoint_callback, ModelCheckpoint):
-            path = self.trainer.checkpoint_callback.format_checkpoint_name({})
-            self.trainer.save_checkpoint(path, weights_only=False)
+        if not self.is_fitted:
+            self.fit()
+            if self._seen is not None:
+                self.fit_threshold(self._scored(self._seen.left_out))
+            self.keep_checkpoint()
         self._seen = None
-
-    def on_test_start(self) -> None:
-        """Refuse to score without a density."""
-        self._check_fitted()
-
-    def on_predict_start(self) -> None:
-        """Refuse to score without a density."""
-        self._check_fitted()
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -356,10 +336,9 @@ class CoftAD(BackboneMixin, AnomalibModule):
             "log_every_n_steps": 1,
         }
 
-    def _check_fitted(self) -> None:
-        if not self.is_fitted:
-            msg = "CoftAD must be trained before it scores. Train it, or give a checkpoint: `ckpt_path`."
-            raise RuntimeError(msg)
+    @property
+    def _adapts(self) -> bool:
+        return self.fine_tuning == "adaptation"
 
 
 class _Seen(NamedTuple):

@@ -84,7 +84,7 @@ class CoftADModel(nn.Module):
             tuple[torch.Tensor, list[torch.Tensor]]: Embeddings of the images, shape ``(B, D)``, of length 1, and those
             of the positions for each group, shape ``(B, h, w, D)``.
         """
-        maps = self.backbone(images)
+        maps = [part.float() for part in self.backbone(images)]  # a difference of near numbers comes next
         image = F.normalize(maps[-1].mean((-2, -1)), dim=-1)
         shallow = on_one_grid([maps[layer] for layer in self.backbone.layers])
         return image, [density.embed(maps[-1:] if density.group.deep else shallow) for density in self.densities]
@@ -112,8 +112,9 @@ class CoftADModel(nn.Module):
             InferenceBatch: Scores, shape ``(B,)``, and anomaly maps, shape ``(B, 1, H, W)``.
         """
         image, positions = self.embeddings(images)
-        distances = [density(part) for density, part in zip(self.densities, positions, strict=True)]
-        return self.score(self.image_density(image), distances, images.shape[-2:])
+        with torch.autocast(images.device.type, enabled=False):
+            distances = [density(part) for density, part in zip(self.densities, positions, strict=True)]
+            return self.score(self.image_density(image), distances, images.shape[-2:])
 
     def score(
         self,

@@ -7,7 +7,7 @@ from .adversarial import AdversarialHealth, AdversarialLoss, Discriminator
 from .anomaly_synthesis import checked_kinds, synthesize_anomalies
 from .backbone import Backbone, backbone_stages, normalization, normalization_of
 from .backbone_mixin import BackboneMixin, normal_batch
-from .gaussian import Gaussian, Moments, symmetric_whitening
+from .gaussian import Gaussian, Moments, in_double_precision, symmetric_whitening
 from .seeded_generator import seeded_generator
 from .smooth_upsampling import upsample_smoothly
 from .step_progress import StepProgress
@@ -28,6 +28,7 @@ __all__ = [
     "checked_kinds",
     "cut_paste",
     "fixed_views",
+    "in_double_precision",
     "normal_batch",
     "normalization",
     "normalization_of",

@@ -3,21 +3,31 @@
 
 """What the models with a timm backbone share as Lightning modules."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from anomalib import LearningType
-from anomalib.data import Batch, ImageBatch
+from anomalib.data import Batch, ImageBatch, InferenceBatch
+from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from .backbone import PACKAGED_BACKBONE, normalization
+from .gaussian import Moments
 
 
 class BackboneMixin(LightningModule):
-    """Part of an anomalib model whose ``backbone``, ``pre_trained`` and ``weights`` are arguments."""
+    """Part of an anomalib model whose ``backbone``, ``pre_trained`` and ``weights`` are arguments.
+
+    Attributes:
+        is_fitted (torch.Tensor | bool): Whether the model can score.
+    """
+
+    is_fitted: Any
 
     @staticmethod
     def configure_pre_processor(
@@ -33,6 +43,51 @@ class BackboneMixin(LightningModule):
         del batch_idx
         return batch.update(**self.model(batch.image)._asdict())
 
+    def on_test_start(self) -> None:
+        """Refuse to score without a training."""
+        self.check_fitted()
+
+    def on_predict_start(self) -> None:
+        """Refuse to score without a training."""
+        self.check_fitted()
+
+    def check_fitted(self) -> None:
+        """Raise if the model cannot score.
+
+        Raises:
+            RuntimeError: If it was not trained.
+        """
+        if not self.is_fitted:
+            name = type(self).__name__
+            msg = f"{name} must be trained before it scores. Train it, or give a checkpoint: `ckpt_path`."
+            raise RuntimeError(msg)
+
+    def preprocess(self, images: torch.Tensor) -> torch.Tensor:
+        """Return images of a datamodule as the backbone takes them, on the model's device."""
+        transform = getattr(self.pre_processor, "transform", None)
+        images = images.to(self.device)
+        return images if transform is None else transform(images)
+
+    def sum_over_processes(self, moments: Moments) -> Moments:
+        """Return the moments of what all processes have seen."""
+        if self.trainer.world_size == 1:
+            return moments
+        return Moments(*(torch.as_tensor(self.all_gather(part)).sum(0) for part in moments))
+
+    def fit_threshold(self, scored: Iterable[ImageBatch]) -> None:
+        """Let anomalib's post-processor take threshold and range from scored batches, as from those of a validation."""
+        if not isinstance(self.post_processor, PostProcessor):
+            return
+        for batch in scored:
+            self.post_processor.on_validation_batch_end(self.trainer, self, batch)
+        self.post_processor.on_validation_epoch_end(self.trainer, self)
+
+    def keep_checkpoint(self) -> None:
+        """Write a checkpoint where Lightning, which does so at a validation, has had none."""
+        if isinstance(self.trainer.checkpoint_callback, ModelCheckpoint):
+            path = self.trainer.checkpoint_callback.format_checkpoint_name({})
+            self.trainer.save_checkpoint(path, weights_only=False)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave nothing to load from elsewhere: the checkpoint holds the backbone's weights."""
         super().on_save_checkpoint(checkpoint)
@@ -44,7 +99,9 @@ class BackboneMixin(LightningModule):
         return LearningType.ONE_CLASS
 
 
-def normal_batch(images: torch.Tensor) -> ImageBatch:
-    """Return normal images, shape ``(B, C, H, W)``, as a validation has them: with labels and masks."""
-    labels, masks = torch.zeros_like(images[:, 0, 0, 0]), torch.zeros_like(images[:, 0])
-    return ImageBatch(image=images, gt_label=labels.bool(), gt_mask=masks.bool())
+def normal_batch(scores: InferenceBatch) -> ImageBatch:
+    """Return scores of normal images as a validation has them: with labels and masks."""
+    maps: Any = scores.anomaly_map  # (B, 1, H, W)
+    normal = torch.zeros_like(maps[:, 0], dtype=torch.bool)
+    images = maps.expand(-1, 3, -1, -1)  # which nothing looks at
+    return ImageBatch(image=images, gt_label=normal[:, 0, 0], gt_mask=normal, **scores._asdict())

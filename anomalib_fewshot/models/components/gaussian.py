@@ -25,7 +25,7 @@ class Moments(NamedTuple):
     @classmethod
     def of(cls, embeddings: torch.Tensor) -> "Moments":
         """Return the moments, in double precision, of embeddings of shape ``(..., D)``."""
-        rows = embeddings.flatten(0, -2).double()  # (M, D)
+        rows = in_double_precision(embeddings.flatten(0, -2))  # (M, D)
         return cls(rows.new_tensor(len(rows)), rows.sum(0), rows.T @ rows)
 
     def plus(self, other: "Moments") -> "Moments":
@@ -35,6 +35,11 @@ class Moments(NamedTuple):
     def minus(self, other: "Moments") -> "Moments":
         """Return the moments of what is left when the other is taken out."""
         return Moments(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+def in_double_precision(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor in double precision, which MPS does not have: from there it comes to the CPU."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
 def oas_covariance(moments: Moments) -> torch.Tensor:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from anomalib_fewshot.models.components import in_double_precision
+
 
 class PositionGaussian(nn.Module):
     r"""Gaussian of the features at each position, whose covariance is never made.
@@ -18,7 +20,8 @@ class PositionGaussian(nn.Module):
 
     .. math:: (|d|^2 - |L^{-1} X d|^2) / r \quad\text{with}\quad L L^T = X X^T + r (N - 1) I,
 
-    which is exact. ``basis`` holds L^-1 X: N x C numbers a position, where the covariance has C x C.
+    which is exact. ``basis`` holds L^-1 X: N x C numbers a position, where the covariance has C x C. Of more samples
+    than channels, X is the C rows of R of its QR decomposition, whose X^T X is the same.
 
     Args:
         regularization (float): The r above.
@@ -67,14 +70,18 @@ class PositionGaussian(nn.Module):
             samples[:, start : start + rows.shape[1]] = rows
             start += rows.shape[1]
         self.mean = samples.new_empty(len(samples), samples.shape[-1])
-        ridge = self.regularization * max(count - 1, 1) * torch.eye(count, dtype=torch.double, device=samples.device)
-        for mean, part in zip(self.mean.split(chunk), samples.split(chunk), strict=True):
-            centred = part.double()
+        rank = min(samples.shape[1:])
+        basis = samples[:, :rank] if rank == count else samples.new_empty(len(samples), rank, rank)
+        for mean, part, rows in zip(self.mean.split(chunk), samples.split(chunk), basis.split(chunk), strict=True):
+            centred = in_double_precision(part)
             mean.copy_(centred.mean(1))
-            centred -= centred.mean(1, keepdim=True)  # X, (p, N, C)
+            centred = centred - centred.mean(1, keepdim=True)  # X, (p, N, C)
+            if rank < count:
+                centred = torch.linalg.qr(centred, mode="r").R
+            ridge = self.regularization * max(count - 1, 1) * torch.eye(rank).to(centred)
             root = torch.linalg.cholesky(centred @ centred.mT + ridge)
-            part.copy_(torch.linalg.solve_triangular(root, centred, upper=False))
-        self.basis = samples
+            rows.copy_(torch.linalg.solve_triangular(root, centred, upper=False))
+        self.basis = basis
         self.scale.fill_(self.regularization)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:

@@ -7,17 +7,16 @@ Paper: https://arxiv.org/abs/2207.07361 (ECCV 2022). The adversarial loss: https
 """
 
 import logging
+from collections.abc import Iterator
 from math import isfinite
 from typing import Any
 
 import torch
-from anomalib.data import Batch, ImageBatch
+from anomalib.data import Batch, ImageBatch, InferenceBatch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
-from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import distributed, nn
@@ -218,50 +217,48 @@ class RegAD(BackboneMixin, AnomalibModule):
 
     @torch.no_grad()
     def _calibrate(self) -> None:
-        """Let anomalib's post-processor take threshold and range from the validation images, as in a training.
+        """Fit the threshold to the validation images, as a training does."""
+        training = self.model.training
+        self.model.eval()
+        self.fit_threshold(self._scored())
+        self.model.train(training)
+
+    def _scored(self) -> Iterator[ImageBatch]:
+        """Yield the scores of the validation images.
 
         If there are none, the support is scored: each image is left out of the density in turn (of more than eight, an
         eighth of them) and scored by that of the others. A single image has no others: its views are scored by its own
         density, which is too kind.
         """
-        if not isinstance(self.post_processor, PostProcessor):
-            return
-        training = self.model.training
-        self.model.eval()
         batch: ImageBatch | None = None
         for batch in self._datamodule().val_dataloader():
-            self._calibrate_on(self._preprocess(batch))
-        if batch is None:
-            self._calibrate_on_support(self._support())
-        self.post_processor.on_validation_epoch_end(self.trainer, self)
-        self.model.train(training)
-
-    def _calibrate_on_support(self, support: torch.Tensor) -> None:
+            yield self._score(batch)
+        if batch is not None:
+            return
+        support = self._support()
         if len(support) == 1:
             for view in fixed_views(support, *normalization_of(self.pre_processor)):
-                self._calibrate_on(normal_batch(view))
+                yield normal_batch(self._scores(view))
             return
         fold = torch.arange(len(support)) % MAX_FOLDS
         for left_out in range(int(fold.max()) + 1):
             self._fit(support[fold != left_out])
-            self._calibrate_on(normal_batch(support[fold == left_out]))
+            yield normal_batch(self._scores(support[fold == left_out]))
         self._fit(support)
 
-    def _calibrate_on(self, batch: ImageBatch) -> None:
-        with self.trainer.precision_plugin.forward_context():
-            outputs = self.model(batch.image)
-        if isinstance(self.post_processor, PostProcessor):
-            self.post_processor.on_validation_batch_end(self.trainer, self, batch.update(**outputs._asdict()))
-
-    def _support(self) -> torch.Tensor:
-        return torch.cat([self._preprocess(batch).image for batch in self._datamodule().support_dataloader()])
-
-    def _preprocess(self, batch: ImageBatch) -> ImageBatch:
+    def _score(self, batch: ImageBatch) -> ImageBatch:
         """Do what Lightning and anomalib do to the batches of a validation."""
         batch = self.trainer.strategy.batch_to_device(batch, self.device)
         if isinstance(self.pre_processor, PreProcessor):
             self.pre_processor.on_validation_batch_start(self.trainer, self, batch, 0)
-        return batch
+        return batch.update(**self._scores(batch.image)._asdict())
+
+    def _scores(self, images: torch.Tensor) -> InferenceBatch:
+        with self.trainer.precision_plugin.forward_context():
+            return self.model(images)
+
+    def _support(self) -> torch.Tensor:
+        return torch.cat([self.preprocess(batch.image) for batch in self._datamodule().support_dataloader()])
 
     def _share_batch_statistics(self) -> None:
         """Give all processes those of the first: each has seen other batches since the last exchange."""
@@ -278,13 +275,11 @@ class RegAD(BackboneMixin, AnomalibModule):
 
     def on_train_end(self) -> None:
         """Do what is else done at the validation, if there was none: fit, set the threshold, keep a checkpoint."""
-        if self.model.density.is_fitted:
+        if self.is_fitted:
             return
         self.fit()
         self._calibrate()
-        if isinstance(self.trainer.checkpoint_callback, ModelCheckpoint):
-            path = self.trainer.checkpoint_callback.format_checkpoint_name({})
-            self.trainer.save_checkpoint(path, weights_only=False)
+        self.keep_checkpoint()
 
     def on_test_start(self) -> None:
         """Make sure that the density is of the support at hand."""
@@ -295,9 +290,7 @@ class RegAD(BackboneMixin, AnomalibModule):
         self._prepare()
 
     def _prepare(self) -> None:
-        if not self.model.density.is_fitted:
-            msg = "RegAD must be trained before it scores. Train it, or give a checkpoint: `ckpt_path`."
-            raise RuntimeError(msg)
+        self.check_fitted()
         if not hasattr(getattr(self.trainer, "datamodule", None), "support_dataloader"):  # scored by what was fitted
             return
         datamodule = self._datamodule()
@@ -322,6 +315,11 @@ class RegAD(BackboneMixin, AnomalibModule):
         super().on_load_checkpoint(checkpoint)
         self.seen_categories = checkpoint["reg_ad"]["seen_categories"]
         self.fitted_support = checkpoint["reg_ad"]["fitted_support"]
+
+    @property
+    def is_fitted(self) -> bool:  # type: ignore[override]
+        """Whether there is a density of a support."""
+        return self.model.density.is_fitted
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:

@@ -16,8 +16,6 @@ import torch
 from anomalib.data import Batch, ImageBatch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
-from anomalib.post_processing import PostProcessor
-from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
@@ -69,7 +67,7 @@ class UniAD(BackboneMixin, AnomalibModule):
         num_heads (int): Heads of each attention. Defaults to ``8``.
         num_layers (int): Encoder layers, and decoder layers. Defaults to ``1``; the paper's is 4.
         feedforward_dim (int): Width of the network at each position. Defaults to ``512``; the paper's is 1024.
-        dropout (float): Dropout of the transformer. Defaults to ``0.1``.
+        dropout (float): Dropout of the transformer. Defaults to ``0.0``; the paper's is 0.1.
         standardize (bool): Bring the channels of the tokens to one variance. The paper does not: the few with a large
             one are then learnt first. Defaults to ``True``.
         whiten_residual (bool): Measure what is not reconstructed by the Gaussian of that of normal images. The paper
@@ -80,7 +78,7 @@ class UniAD(BackboneMixin, AnomalibModule):
         warmup_steps (int): Steps over which the rate rises to its value. Defaults to ``50``; the paper has none.
         batch_size (int): Images, or views of them, in a step. The datamodule's is that of reading them.
             Defaults to ``8``.
-        learning_rate (float): Learning rate of AdamW. Defaults to ``1e-3``; the paper's is 1e-4.
+        learning_rate (float): Learning rate of AdamW. Defaults to ``2e-3``; the paper's is 1e-4.
         weight_decay (float): Weight decay of AdamW. Defaults to ``1e-4``.
         gradient_clip_val (float): Highest norm of the gradient, that of the discriminator apart. Defaults to ``0.1``.
         adversarial_weight (float): Weight of the adversarial loss, which comes in over the first tenth of the
@@ -123,14 +121,14 @@ class UniAD(BackboneMixin, AnomalibModule):
         num_heads: int = 8,
         num_layers: int = 1,
         feedforward_dim: int = 512,
-        dropout: float = 0.1,
+        dropout: float = 0.0,
         standardize: bool = True,
         whiten_residual: bool = True,
         pool_size: int = 16,
         num_steps: int = 600,
         warmup_steps: int = 50,
         batch_size: int = 8,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 2e-3,
         weight_decay: float = 1e-4,
         gradient_clip_val: float = 0.1,
         adversarial_weight: float = 0.0,
@@ -202,8 +200,7 @@ class UniAD(BackboneMixin, AnomalibModule):
             seed=seed,
             clip_norm=gradient_clip_val,
         )
-        self.register_buffer("is_trained", torch.tensor(data=False))
-        self.is_trained: torch.Tensor
+        self.register_buffer("is_fitted", torch.tensor(data=False))
         self._tokens: TrainingTokens | None = None  # while it trains
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -223,6 +220,7 @@ class UniAD(BackboneMixin, AnomalibModule):
         if not hasattr(datamodule, "train_data"):
             msg = f"UniAD must have an anomalib datamodule, got {type(datamodule).__name__}. Give it as `datamodule`."
             raise TypeError(msg)
+        self.is_fitted.fill_(value=False)
         rank, world_size, count = self.global_rank, self.trainer.world_size, len(datamodule.train_data)
         share = list(range(rank, count, world_size)) or [rank % count]
         num_views = NUM_FIXED_VIEWS if self.augment_support else 1
@@ -231,17 +229,14 @@ class UniAD(BackboneMixin, AnomalibModule):
             logger.info("Computing the tokens of %d views of %d images.", num_views, len(share))
             self._tokens.keep(datamodule.train_batch_size, datamodule.num_workers, self.cache_limit)
         if self.standardize:
-            self.model.fit_tokens(self._moments(torch.arange(len(self._tokens)), lambda tokens: tokens))
+            all_views = torch.arange(len(self._tokens))
+            self.model.fit_tokens(self._moments(self._tokens, all_views, lambda tokens: tokens))
 
         def steps() -> _Steps:
             del datamodule.train_dataloader  # gives it its own back, as soon as the loop has this one
             return _Steps(max(1, self.num_steps), self.model.image_size)
 
         datamodule.train_dataloader = steps
-
-    def on_train_start(self) -> None:
-        """Allow to score, which the validation at the end of the training does."""
-        self.is_trained.fill_(value=True)
 
     def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
         """Return the loss of reconstructing tokens, which are drawn here and not from the batch."""
@@ -272,6 +267,7 @@ class UniAD(BackboneMixin, AnomalibModule):
         """Fit the Gaussian of the residuals before it is validated."""
         if self.trainer.state.fn == TrainerFn.FITTING:
             self._fit_residuals()
+        self.check_fitted()
 
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:
@@ -282,28 +278,13 @@ class UniAD(BackboneMixin, AnomalibModule):
         if self._tokens is None or any(self.trainer.num_val_batches):
             return
         self._fit_residuals()
-        if not isinstance(self.post_processor, PostProcessor):
-            return
         self.model.eval()
-        for images in torch.arange(len(self._tokens))[:: self._tokens.num_views].split(self.batch_size):
-            with self.trainer.precision_plugin.forward_context():
-                outputs: Any = self.model.score(self._tokens.take(images).to(self.device))
-            scored = normal_batch(outputs.anomaly_map.expand(-1, 3, -1, -1)).update(**outputs._asdict())
-            self.post_processor.on_validation_batch_end(self.trainer, self, scored)
-        self.post_processor.on_validation_epoch_end(self.trainer, self)
+        self.fit_threshold(self._scored(self._tokens))
         self.model.train()
 
     def on_train_end(self) -> None:
         """Let go of the tokens."""
         self._tokens = None
-
-    def on_test_start(self) -> None:
-        """Refuse to score without a training."""
-        self._check_trained()
-
-    def on_predict_start(self) -> None:
-        """Refuse to score without a training."""
-        self._check_trained()
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -313,13 +294,19 @@ class UniAD(BackboneMixin, AnomalibModule):
             "gradient_clip_val": self.gradient_clip_val,
             "num_sanity_val_steps": 0,
             "log_every_n_steps": 1,
+            "use_distributed_sampler": False,  # each process draws batches of its own; all score all images
         }
+
+    def _scored(self, tokens: TrainingTokens) -> Iterator[ImageBatch]:
+        """Yield the scores of the training images."""
+        for images in torch.arange(len(tokens))[:: tokens.num_views].split(self.batch_size):
+            with self.trainer.precision_plugin.forward_context():
+                scores = self.model.score(tokens.take(images).to(self.device))
+            yield normal_batch(scores)
 
     def _views(self, images: torch.Tensor) -> Iterable[torch.Tensor]:
         """Return the pre-processed views of images, a batch of each view."""
-        images = images.to(self.device)
-        if isinstance(self.pre_processor, PreProcessor) and self.pre_processor.transform is not None:
-            images = self.pre_processor.transform(images)
+        images = self.preprocess(images)
         return fixed_views(images, *normalization_of(self.pre_processor)) if self.augment_support else [images]
 
     @torch.no_grad()
@@ -329,23 +316,27 @@ class UniAD(BackboneMixin, AnomalibModule):
 
     @torch.no_grad()
     def _fit_residuals(self) -> None:
-        if self._tokens is None or not self.whiten_residual:
+        if self._tokens is None:
+            return
+        self.is_fitted.fill_(value=True)
+        if not self.whiten_residual:
             return
         training = self.model.training
         self.model.eval()
         generator = torch.Generator().manual_seed(self.seed)
         some = torch.randperm(len(self._tokens), generator=generator)[:RESIDUAL_VIEWS]
-        self.model.fit_residuals(self._moments(some, self.model.residual))
+        self.model.fit_residuals(self._moments(self._tokens, some, self.model.residual))
         self.model.train(training)
 
-    def _moments(self, indices: torch.Tensor, of: Callable[[torch.Tensor], torch.Tensor]) -> Moments:
+    def _moments(
+        self,
+        tokens: TrainingTokens,
+        indices: torch.Tensor,
+        of: Callable[[torch.Tensor], torch.Tensor],
+    ) -> Moments:
         """Return the moments, over all processes, of a function of the tokens of some views."""
-        assert self._tokens is not None
-        parts = (Moments.of(of(self._tokens.take(i).to(self.device))) for i in indices.split(self.batch_size))
-        total = reduce(Moments.plus, parts)
-        if self.trainer.world_size == 1:
-            return total
-        return Moments(*(torch.as_tensor(self.all_gather(part)).sum(0) for part in total))
+        parts = (Moments.of(of(tokens.take(i).to(self.device))) for i in indices.split(self.batch_size))
+        return self.sum_over_processes(reduce(Moments.plus, parts))
 
     def _rate(self, step: int) -> float:
         """Return the factor of the learning rate at a step."""
@@ -355,11 +346,6 @@ class UniAD(BackboneMixin, AnomalibModule):
     def _check_health(self, loss: float) -> None:
         if not isfinite(loss):
             msg = f"`learning_rate` must be one at which the training stays finite, got {self.learning_rate}. Lower it."
-            raise RuntimeError(msg)
-
-    def _check_trained(self) -> None:
-        if not self.is_trained:
-            msg = "UniAD must be trained before it scores. Train it, or give a checkpoint: `ckpt_path`."
             raise RuntimeError(msg)
 
 

@@ -7,28 +7,27 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
 
 
 def neighbor_mask(grid: tuple[int, int], neighbor_size: int) -> torch.Tensor:
-    """Return which keys a query may see: those outside the square window round its own position.
+    """Return which keys a query may not see: those in the square window round its own position.
 
     Args:
         grid (tuple[int, int]): Height h and width w of the grid, whose positions are counted row by row.
         neighbor_size (int): Side of the window, in positions.
 
     Returns:
-        torch.Tensor: ``True`` where query i may see key j, shape ``(h * w, h * w)``.
+        torch.Tensor: ``True`` where query i may not see key j, shape ``(h * w, h * w)``.
 
     Raises:
         ValueError: If the size is even, or so large that a position would see nothing.
 
     Example:
         >>> neighbor_mask((1, 4), 3).int()
-        tensor([[0, 0, 1, 1],
-                [0, 0, 0, 1],
-                [1, 0, 0, 0],
-                [1, 1, 0, 0]], dtype=torch.int32)
+        tensor([[1, 1, 0, 0],
+                [1, 1, 1, 0],
+                [0, 1, 1, 1],
+                [0, 0, 1, 1]], dtype=torch.int32)
     """
     if neighbor_size % 2 == 0 or not 0 < neighbor_size < max(grid):
         msg = (
@@ -38,7 +37,7 @@ def neighbor_mask(grid: tuple[int, int], neighbor_size: int) -> torch.Tensor:
         raise ValueError(msg)
     places = torch.cartesian_prod(torch.arange(grid[0]), torch.arange(grid[1]))  # (N, 2)
     distance = (places[:, None] - places).abs().amax(-1)  # (N, N)
-    return distance > neighbor_size // 2
+    return distance <= neighbor_size // 2
 
 
 def feature_jitter(tokens: torch.Tensor, scale: float, generator: torch.Generator) -> torch.Tensor:
@@ -54,41 +53,6 @@ def feature_jitter(tokens: torch.Tensor, scale: float, generator: torch.Generato
     """
     noise = torch.randn(tokens.shape, generator=generator).to(tokens)
     return tokens + scale * torch.linalg.vector_norm(tokens, dim=-1, keepdim=True) / tokens.shape[-1] * noise
-
-
-class Attention(nn.Module):
-    """Attention of several heads, through torch's own scaled dot product.
-
-    Args:
-        dim (int): Length D of an embedding.
-        num_heads (int): Number of heads.
-        dropout (float): Dropout of the attention's weights.
-    """
-
-    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.dropout = dropout
-        self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
-
-    def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Return the values that each query attends to.
-
-        Args:
-            query (torch.Tensor): Queries, shape ``(B, N, D)``.
-            key (torch.Tensor): Keys, shape ``(B, N, D)``.
-            value (torch.Tensor): Values, shape ``(B, N, D)``.
-            mask (torch.Tensor): ``True`` where a query may see a key, shape ``(N, N)``.
-
-        Returns:
-            torch.Tensor: Mixed values, shape ``(B, N, D)``.
-        """
-        heads = (self._split(part) for part in (self.query(query), self.key(key), self.value(value)))
-        mixed = F.scaled_dot_product_attention(*heads, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0)
-        return self.out(mixed.transpose(1, 2).flatten(2))  # (B, heads, N, d) -> (B, N, D)
-
-    def _split(self, rows: torch.Tensor) -> torch.Tensor:
-        return rows.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, N, D) -> (B, heads, N, d)
 
 
 class Residual(nn.Module):
@@ -113,6 +77,17 @@ def _feed_forward(dim: int, hidden: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, dim))
 
 
+def _attend(
+    attention: nn.MultiheadAttention,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+) -> torch.Tensor:
+    """Return what queries attend to. Without the weights torch takes its scaled dot product, which never makes them."""
+    return attention(query, key, value, attn_mask=mask, need_weights=False)[0]
+
+
 class EncoderLayer(nn.Module):
     """Self-attention, and a network at each position.
 
@@ -125,14 +100,14 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, feedforward_dim: int, dropout: float) -> None:
         super().__init__()
-        self.attention = Attention(dim, num_heads, dropout)
+        self.attention = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
         self.feed_forward = _feed_forward(dim, feedforward_dim, dropout)
         self.residuals = nn.ModuleList(Residual(dim, dropout) for _ in range(2))
 
     def forward(self, rows: torch.Tensor, position: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return the encoded rows, shape ``(B, N, D)``, of which the position, ``(N, D)``, is told to q and k alone."""
         placed = rows + position
-        rows = self.residuals[0](rows, self.attention(placed, placed, rows, mask))
+        rows = self.residuals[0](rows, _attend(self.attention, placed, placed, rows, mask))
         return self.residuals[1](rows, self.feed_forward(rows))
 
 
@@ -150,8 +125,8 @@ class DecoderLayer(nn.Module):
     def __init__(self, num_positions: int, dim: int, num_heads: int, feedforward_dim: int, dropout: float) -> None:
         super().__init__()
         self.query = nn.Parameter(torch.randn(num_positions, dim))
-        self.to_memory = Attention(dim, num_heads, dropout)
-        self.to_previous = Attention(dim, num_heads, dropout)
+        self.to_memory = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
+        self.to_previous = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
         self.feed_forward = _feed_forward(dim, feedforward_dim, dropout)
         self.residuals = nn.ModuleList(Residual(dim, dropout) for _ in range(3))
 
@@ -174,8 +149,10 @@ class DecoderLayer(nn.Module):
             torch.Tensor: Output of the layer, shape ``(B, N, D)``.
         """
         query = self.query.expand_as(memory)
-        rows = self.residuals[0](query, self.to_memory(query + position, memory + position, memory, mask))
-        rows = self.residuals[1](rows, self.to_previous(rows + position, previous + position, previous, mask))
+        attended = _attend(self.to_memory, query + position, memory + position, memory, mask)
+        rows = self.residuals[0](query, attended)
+        attended = _attend(self.to_previous, rows + position, previous + position, previous, mask)
+        rows = self.residuals[1](rows, attended)
         return self.residuals[2](rows, self.feed_forward(rows))
 
 

@@ -16,6 +16,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from anomalib_fewshot.atomic import write_atomically
 from anomalib_fewshot.data.manifest import SupportManifest
 from anomalib_fewshot.pipelines.shots import ALL, as_number, shots
 from anomalib_fewshot.pipelines.statistics import by_category, check_baseline, check_rows, paired_differences, summarize
@@ -113,9 +114,7 @@ def write_report(
     )
     jinja.filters |= {"md": _markdown, "breakable": _breakable}
     for name in ("report.md", "report.html"):
-        part = folder / f".{name}.part"
-        part.write_text(jinja.get_template(f"{name}.j2").render(content), encoding="utf-8")
-        part.replace(folder / name)
+        write_atomically(folder / name, jinja.get_template(f"{name}.j2").render(content))
     return folder / "report.html"
 
 

@@ -156,7 +156,7 @@ def test_manifest_lies_beside_the_results_of_every_kind_of_model(
 ) -> None:
     """anomalib's engine validates few-shot models where it fits the others."""
     monkeypatch.setattr(CoftAD, "learning_type", learning_type)
-    monkeypatch.setattr(CoftAD, "_check_fitted", lambda _: None)
+    monkeypatch.setattr(CoftAD, "check_fitted", lambda _: None)
     parts = {"post_processor": False, "evaluator": False, "visualizer": False}
     model = CoftAD("resnet10t", pre_trained=False, image_size=64, num_steps=0, **parts)
     engine = Engine(default_root_dir=tmp_path, enable_progress_bar=False)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from anomalib_fewshot.atomic import write_atomically
 from anomalib_fewshot.data.manifest import SupportManifest
 from anomalib_fewshot.pipelines.jobs import Job
-from anomalib_fewshot.pipelines.store import Store, write_atomically
+from anomalib_fewshot.pipelines.store import Store
 from anomalib_fewshot.pipelines.worker import Outcome, failed
 
 
@@ -36,7 +37,7 @@ def test_a_finished_run_is_there_for_another_process(store: Store) -> None:
     store.save(job, make_outcome(job))
     again = Store(store.folder)
     assert again.is_finished(job)
-    assert again.table([job, make_job(1)]).image_AUROC.tolist() == [0.5]
+    assert again.write_table([job, make_job(1)]).image_AUROC.tolist() == [0.5]
     row = pd.read_csv(store.folder / "results.csv").iloc[0]
     assert (row.image_AUROC, row.status) == (0.5, "ok")
     assert pd.isna(row.pixel_AUROC)

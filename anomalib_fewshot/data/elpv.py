@@ -71,7 +71,7 @@ def make_elpv_samples(root: Path, category: str, num_test: int | None) -> pd.Dat
     cells = pd.read_csv(root / "labels.csv", sep=r"\s+", names=["path", "probability", "type"])
     cells = cells[cells.type == category]
     normal, anomalous = (shuffled(list(cells.path[cells.probability == label]), category) for label in (0, 1))
-    num_normal = min(num_test or len(anomalous), len(normal) // 2)
+    num_normal = min(len(anomalous) if num_test is None else num_test, len(normal) // 2)
     rows = [
         *((path, "test", LabelName.NORMAL) for path in normal[:num_normal]),
         *((path, "train", LabelName.NORMAL) for path in normal[num_normal:]),

@@ -243,6 +243,11 @@ def _is_training(trainer: Trainer, stage: str | None) -> bool:
     return stage == TrainerFn.FITTING or (stage == TrainerFn.VALIDATING and learning_type == LearningType.FEW_SHOT)
 
 
+def category_folders(root: str | Path | None) -> list[str]:
+    """Return the categories that are folders of a root: those with a folder ``train``, or ``Train`` as DAGM has it."""
+    return [] if root is None else sorted(path.parent.name for path in Path(root).glob("*/[Tt]rain"))
+
+
 def check_category(source: AnomalibDataModule) -> None:
     """Raise if the root has folders of categories, but not the one that is asked for.
 
@@ -251,7 +256,7 @@ def check_category(source: AnomalibDataModule) -> None:
     root = getattr(source, "root", None)
     if not source.category or root is None or (Path(root) / source.category).exists():
         return
-    categories = sorted(path.parent.name for path in Path(root).glob("*/[Tt]rain"))
+    categories = category_folders(root)
     if categories:
         msg = f"`category` must be a folder of {root}, got {source.category!r}. There are {categories}."
         raise ValueError(msg)

@@ -20,7 +20,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Sampler
 
 from anomalib_fewshot.metrics import by_category
 
-from .few_shot import FewShot, as_datamodule
+from .few_shot import FewShot, as_datamodule, category_folders
 from .manifest import SupportManifest
 
 Source = AnomalibDataModule | dict[str, Any]
@@ -139,7 +139,8 @@ class MultiCategory(AnomalibDataModule):
 
     def prepare_data(self) -> None:
         """Let the sources download their data."""
-        if self.categories is None and len(self.sources) == 1 and not _folders(self.sources[0]):
+        root = getattr(self.sources[0], "root", None)
+        if self.categories is None and len(self.sources) == 1 and not category_folders(root):
             self.sources[0].prepare_data()  # the categories are known once they are there
         for part in self.parts.values():
             part.prepare_data()
@@ -223,9 +224,9 @@ class MultiCategory(AnomalibDataModule):
                 raise ValueError(msg)
             return dict(zip(names, self.sources, strict=True))
         source = self.sources[0]
-        names = self.categories if self.categories is not None else _folders(source)
+        root = getattr(source, "root", None)
+        names = self.categories if self.categories is not None else category_folders(root)
         if not names:
-            root = getattr(source, "root", None)
             msg = f"`categories` must be named, as the root {root} has no folder with a `train` in it."
             raise ValueError(msg)
         sources = {name: deepcopy(source) for name in names}
@@ -323,11 +324,6 @@ class CategoryBatches(Sampler[list[int]]):
 
     def _count(self, length: int) -> int:
         return max(1, min(ceil(length / self.batch_size), length // 2))
-
-
-def _folders(source: AnomalibDataModule) -> list[str]:
-    root = getattr(source, "root", None)
-    return [] if root is None else sorted(path.parent.name for path in Path(root).glob("*/[Tt]rain"))
 
 
 def _subsets(part: AnomalibDataModule) -> list[AnomalibDataset]:

@@ -5,6 +5,7 @@
 
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from itertools import chain
 
 import torch
 from anomalib.data import ImageBatch
@@ -80,9 +81,7 @@ def by_category(metrics: Iterable[AnomalibMetric], categories: Mapping[str, str]
         metrics (Iterable[AnomalibMetric]): Metrics of an evaluator.
         categories (Mapping[str, str]): Category of each image by its path.
     """
-    result = nn.ModuleList()
-    for metric in metrics:
-        names = dict.fromkeys(categories.values())
-        parts = [CategoryMetric(deepcopy(metric), name, categories) for name in names]
-        result.extend([*parts, MacroMean(parts, metric.name)])
-    return result
+    names = dict.fromkeys(categories.values())
+    parts = [[CategoryMetric(deepcopy(metric), name, categories) for name in names] for metric in metrics]
+    means = [MacroMean(group, group[0].metric.name) for group in parts]  # in the places of the metrics themselves
+    return nn.ModuleList([*means, *chain.from_iterable(parts)])

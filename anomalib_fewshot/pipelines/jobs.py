@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from anomalib.data import AnomalibDataModule
 from anomalib.models import AnomalibModule
 from lightning.pytorch import Callback
 
-from anomalib_fewshot.data.few_shot import check_category
+from anomalib_fewshot.data.few_shot import category_folders, check_category
 
 from .shots import ALL, as_number
 from .specs import Spec, check, find_class, instantiate, read_spec, variants
@@ -44,6 +44,7 @@ class Job:
         learns_from (str): ``"support"``; ``"others"``: a training on the other categories, which serves every k and
             support of this one; or ``"all"``: one model for the supports of all categories. Defaults to ``"support"``.
         categories (tuple[str, ...]): All categories of the dataset, where it learns from several.
+        defaults (dict): Plain arguments of the model that are not given: another version may have others.
     """
 
     method: str
@@ -56,11 +57,12 @@ class Job:
     trainer: dict[str, Any]
     learns_from: str = "support"
     categories: tuple[str, ...] = ()
+    defaults: dict[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
-        """What identifies the run: it changes with anything that the result depends on, and not by a default."""
-        return _hash({name: value for name, value in asdict(self).items() if value != getattr(type(self), name, None)})
+        """What identifies the run: it changes with any setting that the result depends on, but not with the code."""
+        return _hash(asdict(self))
 
     @property
     def training_key(self) -> str:
@@ -121,7 +123,7 @@ def make_jobs(
             for (category, data), seed, k in numbers:
                 own_model = _with(model, {"seed": seed} if method in seeded else {})
                 settings = (own_model, _with(data, own["data"]), dict(own["trainer"]), own["learns_from"], several)
-                jobs.append(Job(method, dataset, category, k, seed, *settings))
+                jobs.append(Job(method, dataset, category, k, seed, *settings, _defaults(own_model)))
     cells = list(dict.fromkeys((job.dataset, job.category) for job in jobs))
     return sorted(jobs, key=lambda job: (cells.index((job.dataset, job.category)), job.seed, as_number(job.k_shot)))
 
@@ -180,18 +182,18 @@ def _categories(dataset: str, entry: Spec, root: str | Path | None) -> Iterator[
     if "category" not in _parameters(cls):
         yield str(spec["init_args"].get("name", "")), spec
         return
-    categories = entry.get("categories") or _folders(dataset, spec)
+    categories = entry.get("categories") or _names(dataset, spec)
     for category in categories:
         own = _with(spec, {"category": category})
         check_category(instantiate(own, AnomalibDataModule))
         yield category, own
 
 
-def _folders(dataset: str, spec: Spec) -> list[str]:
+def _names(dataset: str, spec: Spec) -> list[str]:
     if "category" in spec["init_args"]:
         return [spec["init_args"]["category"]]
     root = spec["init_args"].get("root")
-    found = sorted(path.parent.name for path in Path(root).glob("*/train")) if root is not None else []
+    found = category_folders(root)
     if not found:
         msg = (
             f"The dataset {dataset!r} must have `categories`, or a `root` with a folder for each that holds a folder "
@@ -233,6 +235,13 @@ def _with(spec: Spec, arguments: Mapping[str, Any]) -> Spec:
 
 def _hash(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _defaults(spec: Spec) -> dict[str, Any]:
+    """Return the plain arguments of a model that are not given."""
+    defaults = {p.name: p.default for p in _parameters(find_class(spec, AnomalibModule)).values()}
+    plain = str | int | float | list | tuple | None
+    return {n: value for n, value in defaults.items() if n not in spec["init_args"] and isinstance(value, plain)}
 
 
 def _takes_seed(spec: Spec) -> bool:

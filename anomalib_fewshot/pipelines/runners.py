@@ -42,7 +42,7 @@ def run_processes(tasks: Iterable[Task], settings: Settings, workers: int | None
         settings (Settings): What is common to all runs.
         workers (int | None): Number of processes. ``None`` is one for each GPU, or two without any.
     """
-    gpus = _visible_gpus()
+    gpus = visible_gpus()
     count = workers or len(gpus) or 2
     settings = _share_threads(settings, count, os.cpu_count() or 1)
     slots = [_ProcessSlot(settings, gpus[number % len(gpus)] if gpus else None) for number in range(count)]
@@ -210,7 +210,7 @@ def _run_in_worker(job: Job, with_pictures: bool) -> Outcome:
     return _worker.run(job, with_pictures)
 
 
-def _visible_gpus() -> list[str]:
+def visible_gpus() -> list[str]:
     """Return the GPUs of this process, as ``CUDA_VISIBLE_DEVICES`` names them."""
     names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     count = torch.cuda.device_count()

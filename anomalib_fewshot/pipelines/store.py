@@ -25,8 +25,8 @@ class Store:
     """The folder that a sweep leaves.
 
     ``runs/KEY.json`` holds a run and decides whether it is finished: it is written last and in one step. A key changes
-    with all that a result depends on, so that a changed configuration does not meet old runs. Several processes can
-    share a folder: a run is claimed by a lock, which the system gives back when a process dies.
+    with every setting that a result depends on, so that a changed configuration does not meet old runs. Several
+    processes can share a folder: a run is claimed by a lock, which the system gives back when a process dies.
 
     Args:
         folder (Path): The folder. It is made if it is not there.

@@ -42,7 +42,7 @@ def benchmark(
     baseline: str | None = None,
     controls: str | None = None,
     overrides: dict[str, dict[str, Any]] | None = None,
-    root: str | None = None,
+    root: str | Path | None = None,
     results: str = "results/fewshot",
     runner: Literal["serial", "processes", "ray"] | None = None,
     workers: int | None = None,
@@ -72,7 +72,7 @@ def benchmark(
             and ``trainer``, and what it ``learns_from``: ``support``; ``others``, where one training on the other
             categories serves all k and supports of a category; or ``all``, where one model learns the supports of all
             categories. Defaults to ``None``.
-        root (str | None): Root of the datasets, instead of the one in their ``init_args``. Defaults to ``None``.
+        root (str | Path | None): Root of the datasets, instead of the one in their ``init_args``. Defaults to ``None``.
         results (str): Folder of the results. Defaults to ``"results/fewshot"``.
         runner (str | None): ``"serial"``, ``"processes"`` or ``"ray"``. Defaults to ``None``: a process for each GPU
             where there are several, else serial.
@@ -103,6 +103,7 @@ def benchmark(
     check_main_guard()
     config = {name: value for name, value in locals().items() if name not in {"dry_run", "runner", "workers"}}
     config["methods"] = {name: read_spec(spec) for name, spec in methods.items()}
+    config["root"] = None if root is None else str(root)
     jobs = make_jobs(config["methods"], datasets, k_shot, seeds, controls=controls, overrides=overrides, root=root)
     names = list(dict.fromkeys(job.method for job in jobs))
     baseline = config["baseline"] = names[0] if baseline is None else baseline

@@ -326,6 +326,14 @@ def test_dry_run_estimates_by_what_was_measured(config: dict[str, Any], capsys: 
     assert "by the medians of the finished" in capsys.readouterr().out.replace("\n", " ")
 
 
+def test_dry_run_leaves_the_table_as_it_is(config: dict[str, Any], mvtec_root: Path) -> None:
+    config |= {"methods": {"plain": PLAIN}, "k_shot": 1, "seeds": 1, "root": mvtec_root}
+    benchmark(**config)
+    before = {path: path.read_bytes() for path in Path(config["results"]).rglob("*") if path.is_file()}
+    benchmark(**config | {"methods": {"other": PLAIN}}, dry_run=True)
+    assert {path: path.read_bytes() for path in Path(config["results"]).rglob("*") if path.is_file()} == before
+
+
 def start(config: Path) -> subprocess.Popen:
     code = "from anomalib.cli.cli import main; main()"
     command = [sys.executable, "-W", "ignore", "-c", code, "fewshot", "--config", str(config)]

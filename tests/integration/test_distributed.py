@@ -26,6 +26,7 @@ if __name__ == "__main__":
         model = CoftAD(**settings, num_steps=2, num_views=2, num_anomalies=1)
     elif name == "UniAD":
         model = UniAD(**settings, num_steps=2, dim=32, neighbor_size=3, adversarial_weight=0.1)
+        datamodule = MultiCategory(source, k_shot=2)
     else:
         model = RegAD(**settings, max_epochs=2, adversarial_weight=0.1)
         datamodule = MultiCategory(source, target="cloth", k_shot=2)

@@ -5,13 +5,15 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from anomalib.data import Folder, MVTecAD
+from anomalib.engine import Engine
 
-from anomalib_fewshot import FewShot, MultiCategory, MVTecFolder
+from anomalib_fewshot import FewShot, MultiCategory, MVTecFolder, PlainStatistic
 from anomalib_fewshot.data.multi_category import CategoryBatches
 
 
@@ -203,3 +205,23 @@ def test_list_of_sources(mvtec_root: Path) -> None:
         MultiCategory(sources, categories=["bolt"])
     with pytest.raises(TypeError, match="got str"):
         MultiCategory(["MVTecAD"])
+
+
+def test_model_is_measured_as_before_on_other_data(root: Path, mvtec_root: Path, tmp_path: Path) -> None:
+    model, engine = PlainStatistic(image_size=64, visualizer=False), Engine(default_root_dir=tmp_path / "results")
+    metrics = [metric.name for metric in model.evaluator.test_metrics]
+    engine.fit(model, datamodule=make(root))
+    (several,) = engine.test(model, datamodule=make(root), verbose=False)
+    assert {"bolt/image_AUROC", "image_AUROC"} <= several.keys()
+    source = MVTecFolder(shutil.copytree(mvtec_root, tmp_path / "other"), category="bolt", num_workers=0)
+    (one,) = engine.test(model, datamodule=FewShot(source, k_shot=2), verbose=False)
+    assert one.keys() == {"image_AUROC", "image_F1Score"}
+    assert [metric.name for metric in model.evaluator.test_metrics] == metrics
+
+
+def test_several_devices_need_batches_that_lightning_does_not_divide(root: Path) -> None:
+    datamodule = MultiCategory(MVTecFolder(root, num_workers=0), k_shot=1)
+    connector = SimpleNamespace(use_distributed_sampler=True)
+    datamodule.trainer = SimpleNamespace(world_size=2, _accelerator_connector=connector)
+    with pytest.raises(ValueError, match="must be false on several devices: .* Give `--trainer.use_distributed"):
+        datamodule.setup()

@@ -56,9 +56,18 @@ def test_category_without_masks_is_left_out_of_the_mean() -> None:
 
 
 def test_reset_forgets() -> None:
-    (first, _, mean) = by_category([AUROC(fields=["pred_score", "gt_label"])], CATEGORIES)
+    (mean, first, _) = by_category([AUROC(fields=["pred_score", "gt_label"])], CATEGORIES)
     first.update(batch("a", [0.9, 0.8]))
     first.reset()
     first.update(batch("a", [0.1, 0.2]))
     assert first.compute().item() == pytest.approx(1.0)
     assert mean.name == "AUROC"
+
+
+def test_states_go_to_the_cpu_where_the_evaluator_asks_for_it() -> None:
+    """Scores of all pixels of all categories would else stay on the GPU."""
+    metrics = Evaluator(test_metrics=list(by_category([AUROC(fields=["pred_score", "gt_label"])], CATEGORIES)))
+    metrics.metrics_to_cpu(metrics.test_metrics)
+    part = metrics.test_metrics[1]
+    part.update(batch("a", [0.1, 0.2]))
+    assert part.metric.compute_on_cpu

@@ -3,17 +3,22 @@
 
 """CoftAD's models, on small untrained backbones."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
+from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import seed_everything
+from torch import nn
 from torch.nn import functional as F  # noqa: N812
+from torchvision.transforms.v2 import Compose, Normalize, Resize, Transform
 
 from anomalib_fewshot import CoftAD, FewShot
 from anomalib_fewshot.models.coft_ad import lightning_model
+from anomalib_fewshot.models.coft_ad.left_out import touched
 from anomalib_fewshot.models.coft_ad.torch_model import CoftADModel
 from anomalib_fewshot.models.components import Moments
 
@@ -351,3 +356,66 @@ def test_scoring_before_training(mvtec_root: Path, tmp_path: Path) -> None:
 def test_wrong_arguments(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small(**arguments)
+
+
+def test_backbone_learns_until_the_end_whatever_is_validated_before(
+    mvtec_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, calls = small(num_steps=2, fine_tuning="backbone"), []
+    for name in ("_contrast", "_see"):
+        monkeypatch.setattr(model, name, _counted(getattr(model, name), calls, name))
+    engine = Engine(default_root_dir=tmp_path, enable_progress_bar=False, accumulate_grad_batches=2)
+    engine.fit(model, datamodule=FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0, train_batch_size=1), k_shot=2))
+    assert calls == ["_contrast", "_contrast", "_see"] * 2  # the density is of the backbone as it is then
+
+
+def _counted(function: Callable, calls: list[str], name: str) -> Callable:
+    def counted(*args, **kwargs) -> object:
+        calls.append(name)
+        return function(*args, **kwargs)
+
+    return counted
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [None, Resize((64, 64)), Compose([Resize((64, 64)), Normalize([0.3] * 3, [0.2] * 3)])],
+)
+def test_views_and_anomalies_have_the_colours_of_the_user_s_pre_processor(
+    transform: Transform | None,
+    mvtec_root: Path,
+    tmp_path: Path,
+) -> None:
+    """An anomaly is made of the image as it was before it was normalised."""
+    model = small(pre_processor=PreProcessor(transform))
+    train(model, mvtec_root, tmp_path)
+    image = torch.rand(3, 64, 64)
+    normalize = transform.transforms[1] if isinstance(transform, Compose) else nn.Identity()
+    anomalies, masks = model._anomalies(normalize(image), 1, torch.Generator().manual_seed(0))  # noqa: SLF001
+    outside = ~masks[:, None].expand_as(anomalies)
+    assert (anomalies - normalize(image)).abs()[outside].mean() < 1e-3  # all but edges, which are soft
+
+
+def test_densities_are_of_embeddings_as_the_test_images_have_them(mvtec_root: Path, tmp_path: Path) -> None:
+    model = small(num_steps=0, num_views=1)
+    engine = Engine(default_root_dir=tmp_path, enable_progress_bar=False, precision="bf16-mixed", accelerator="cpu")
+    datamodule = FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0), k_shot=2)
+    engine.fit(model, datamodule=datamodule)
+    images = model.pre_processor.transform(next(iter(datamodule.train_dataloader())).image)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        mean = model.eval().model.embeddings(images)[1][0].mean((0, 1, 2))
+        assert model.model(images).anomaly_map.dtype == torch.float32
+    torch.testing.assert_close(model.model.densities[0].mean, mean)
+    with torch.no_grad():
+        exact = model.model.embeddings(images)[1][0].mean((0, 1, 2))
+    assert not torch.allclose(exact, mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [2, 4, 8, 16])
+def test_cell_that_is_all_anomalous_is_touched(stride: int) -> None:
+    masks = torch.zeros(1, 32, 32)
+    masks[:, :16] = 1
+    rows = touched(masks, (32 // stride, 32 // stride))[0].all(1)
+    assert rows.tolist() == [True] * (16 // stride) + [False] * (16 // stride)

@@ -94,3 +94,7 @@ def test_errors() -> None:
     assert not density.is_fitted
     with pytest.raises(ValueError, match="`regularization` must be above 0, got 0"):
         PositionGaussian(0)
+
+
+def test_basis_grows_with_the_samples_up_to_the_channels_alone() -> None:
+    assert [fitted(maps(count)).basis.shape for count in (4, 6, 50)] == [(15, 4, 6), (15, 6, 6), (15, 6, 6)]

@@ -3,6 +3,7 @@
 
 """Which runs a configuration means."""
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from anomalib_fewshot import CoftAD
 from anomalib_fewshot.pipelines.jobs import Job, make_jobs
 
 METHODS: dict[str, Any] = {
@@ -150,7 +152,19 @@ def test_method_may_be_a_file(datasets: dict[str, Any], tmp_path: Path) -> None:
 def test_key_stays_what_it_was() -> None:
     """Else sweeps would start anew with a new version."""
     job = Job("A", "parts", "bolt", 4, 0, {"class_path": "A", "init_args": {"x": 1}}, {"class_path": "D"}, {})
-    assert job.key == "08863cdd92e42f69"
+    assert job.key == "57088edd5f46dab7"
+
+
+def test_key_changes_with_a_default_of_the_model(datasets: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a new version with other defaults would take the old one's runs for its own."""
+    (old,) = make_jobs({"A": METHODS["A"]}, datasets, [1], 1)[:1]
+    assert isinstance(old.defaults["num_steps"], int)
+    signature = inspect.signature(CoftAD)
+    parameters = [p.replace(default=999) if p.name == "num_steps" else p for p in signature.parameters.values()]
+    monkeypatch.setattr(CoftAD, "__signature__", signature.replace(parameters=parameters), raising=False)
+    (new,) = make_jobs({"A": METHODS["A"]}, datasets, [1], 1)[:1]
+    assert new.defaults == old.defaults | {"num_steps": 999}
+    assert new.key != old.key
 
 
 def test_key_changes_with_all_that_a_result_depends_on() -> None:
@@ -165,8 +179,9 @@ def test_key_changes_with_all_that_a_result_depends_on() -> None:
         replace(job, trainer={"max_epochs": 1}),
         replace(job, learns_from="others"),
         replace(job, categories=("bolt", "cloth")),
+        replace(job, defaults={"y": None}),
     ]
-    assert len({job.key, *(other.key for other in others)}) == 9
+    assert len({job.key, *(other.key for other in others)}) == 10
     assert replace(job, model={"init_args": {"x": 1}, "class_path": "A"}).key == job.key  # the order is nothing
 
 

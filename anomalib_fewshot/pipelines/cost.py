@@ -16,8 +16,6 @@ import torch
 from anomalib.data import AnomalibDataModule
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule
-from anomalib.pipelines.components.base import Pipeline
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from jsonargparse.typing import Path_fr
 from rich.console import Console
 from rich.progress import track
@@ -25,6 +23,7 @@ from rich.table import Table
 
 from anomalib_fewshot.data import FewShot
 
+from .command import Command
 from .measures import WARM_UP, PeakMemory
 from .runners import end_with_parent
 from .specs import Spec, check, instantiate, read_spec
@@ -148,39 +147,16 @@ def _latencies(specs: dict[str, Spec], backbone: str, rounds: int, *arguments: A
     return {name: np.array(values[WARM_UP:]).tolist() for name, values in seconds.items()}
 
 
-class FewShotCost(Pipeline):
+class FewShotCost(Command):
     """Measure what methods cost beside each other: seconds and memory of fitting, latency against the backbone's."""
 
-    @staticmethod
-    def get_parser(parser: ArgumentParser | None = None) -> ArgumentParser:
-        """Return a parser of the arguments of :func:`measure_cost`, which a file can give too."""
-        if parser is None:
-            parser = ArgumentParser(description=FewShotCost.__doc__)
-            parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file of the arguments below.")
-        parser.add_function_arguments(measure_cost)
-        return parser
+    name = "fewshot_cost"
+    function = staticmethod(measure_cost)
 
-    def run(self, args: Namespace | None = None) -> None:
-        """Measure and print the table.
-
-        Args:
-            args (Namespace | None): Arguments of :func:`measure_cost`. Defaults to ``None``: the command line's.
-
-        Raises:
-            SystemExit: If an argument is wrong, with the reason.
-        """
-        arguments = (self.get_parser().parse_args() if args is None else args).as_dict()
-        try:
-            table = measure_cost(**{name: value for name, value in arguments.items() if name != "config"})
-        except (OSError, ValueError) as error:
-            msg = f"anomalib fewshot_cost: {error}"
-            raise SystemExit(msg) from error
-        table = table.dropna(axis="columns", how="all")  # without a GPU there is no memory of one
+    def show(self, result: pd.DataFrame) -> None:
+        """Print the table."""
+        table = result.dropna(axis="columns", how="all")  # without a GPU there is no memory of one
         shown = Table("method", *(name.replace("_", " ") for name in table))
         for method, values in table.iterrows():
             shown.add_row(str(method), *("" if pd.isna(value) else f"{value:.2f}" for value in values))
         console.print(shown)
-
-    def _setup_runners(self, args: dict) -> list:
-        """Not used."""
-        raise NotImplementedError

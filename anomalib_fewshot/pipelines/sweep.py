@@ -76,7 +76,8 @@ def benchmark(
         results (str): Folder of the results. Defaults to ``"results/fewshot"``.
         runner (str | None): ``"serial"``, ``"processes"`` or ``"ray"``. Defaults to ``None``: a process for each GPU
             where there are several, else serial.
-        workers (int | None): Number of processes or Ray workers. Defaults to ``None``: one for each GPU, else two.
+        workers (int | None): Number of processes or Ray workers. Defaults to ``None``: one for each GPU, and two
+            without any where the runner is named.
         threads (int | None): Threads of each run on the CPU. Defaults to ``None``: all, or a worker's share.
         accelerator (str): Accelerator of Lightning's trainer. Defaults to ``"auto"``.
         latency_runs (int): Forward passes from which the latency is measured. Defaults to ``30``.
@@ -113,13 +114,14 @@ def benchmark(
     if dry_run:
         show_plan(console, jobs, _seconds(Path(results), jobs))
         return pd.DataFrame([vars(job) for job in jobs])
+    carry_out = _runner(runner, workers)
     store = Store(Path(results))
     machine = environment()
     write_atomically(store.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     write_atomically(store.folder / "environment.json", json.dumps(machine, indent=2))
     settings = Settings(accelerator, threads, latency_runs, cache_gib, store.folder.absolute() / "trainings")
     try:
-        _run(jobs, store, _runner(runner, workers), settings)
+        _run(jobs, store, carry_out, settings)
     finally:  # also when it was interrupted: what there is can be looked at
         table = store.write_table(jobs)
         if not table.empty:
@@ -133,6 +135,9 @@ def benchmark(
 
 
 def _runner(name: str | None, workers: int | None) -> Runner:
+    if name == "serial" and workers is not None:
+        msg = f"`workers` must be left out with `runner: serial`, got {workers}. Take `processes`."
+        raise ValueError(msg)
     if name is None:
         name = "processes" if workers or torch.cuda.device_count() > 1 else "serial"
     if name == "serial":

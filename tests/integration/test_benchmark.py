@@ -304,6 +304,11 @@ def test_ray_that_is_not_installed(config: dict[str, Any], monkeypatch: pytest.M
         benchmark(**config, runner="ray")
 
 
+def test_serial_runs_have_no_workers(config: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="`workers` must be left out with `runner: serial`, got 4. Take `processes`"):
+        benchmark(**config, runner="serial", workers=4)
+
+
 def test_wrong_baseline(config: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"`baseline` must be the name of a method, got 'X'. There are \['CoftAD'"):
         benchmark(**config, baseline="X")

@@ -27,18 +27,17 @@ from torch.nn import functional as F  # noqa: N812
 from anomalib_fewshot.models.components import (
     BackboneMixin,
     Moments,
-    StepProgress,
     SupportAugmentation,
-    checked_kinds,
     cut_paste,
     normal_batch,
     normalization_of,
     seeded_generator,
-    synthesize_anomalies,
 )
 
+from .anomaly_synthesis import checked_kinds, synthesize_anomalies
 from .left_out import LeftOut, add, moments_by_fold, show, subtract
 from .loss import AdaptationLoss, CoftADLoss, mean_log_energy
+from .step_progress import StepProgress
 from .torch_model import CoftADModel
 
 logger = logging.getLogger(__name__)

@@ -4,13 +4,11 @@
 """What two models share, and nothing else."""
 
 from .adversarial import AdversarialHealth, AdversarialLoss, Discriminator
-from .anomaly_synthesis import checked_kinds, synthesize_anomalies
 from .backbone import Backbone, backbone_stages, normalization, normalization_of
 from .backbone_mixin import BackboneMixin, normal_batch
 from .gaussian import Gaussian, Moments, in_double_precision, symmetric_whitening
 from .seeded_generator import seeded_generator
 from .smooth_upsampling import upsample_smoothly
-from .step_progress import StepProgress
 from .support_augmentation import NUM_FIXED_VIEWS, SupportAugmentation, cut_paste, fixed_views
 
 __all__ = [
@@ -22,10 +20,8 @@ __all__ = [
     "Discriminator",
     "Gaussian",
     "Moments",
-    "StepProgress",
     "SupportAugmentation",
     "backbone_stages",
-    "checked_kinds",
     "cut_paste",
     "fixed_views",
     "in_double_precision",
@@ -34,6 +30,5 @@ __all__ = [
     "normalization_of",
     "seeded_generator",
     "symmetric_whitening",
-    "synthesize_anomalies",
     "upsample_smoothly",
 ]

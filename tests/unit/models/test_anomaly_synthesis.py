@@ -6,8 +6,7 @@
 import pytest
 import torch
 
-from anomalib_fewshot.models.components import synthesize_anomalies
-from anomalib_fewshot.models.components.anomaly_synthesis import VISIBLE
+from anomalib_fewshot.models.coft_ad.anomaly_synthesis import VISIBLE, synthesize_anomalies
 
 
 def stripes(height: int = 96, width: int = 128, count: int = 2) -> torch.Tensor:

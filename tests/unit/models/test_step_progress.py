@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
 from anomalib_fewshot import CoftAD, FewShot
-from anomalib_fewshot.models.components import StepProgress
+from anomalib_fewshot.models.coft_ad.step_progress import StepProgress
 
 
 class Recorder(Callback):

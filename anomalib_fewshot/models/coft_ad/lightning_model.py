@@ -29,6 +29,7 @@ from anomalib_fewshot.models.components import (
     Moments,
     SupportAugmentation,
     cut_paste,
+    height_and_width,
     normal_batch,
     normalization_of,
     seeded_generator,
@@ -135,8 +136,9 @@ class CoftAD(BackboneMixin, AnomalibModule):
         if fine_tuning not in FINE_TUNINGS:
             msg = f"`fine_tuning` must be one of {FINE_TUNINGS}, got {fine_tuning!r}."
             raise ValueError(msg)
+        size = height_and_width(image_size)
         if pre_processor is True:
-            pre_processor = self.configure_pre_processor(_pair(image_size), backbone)
+            pre_processor = self.configure_pre_processor(size, backbone)
         super().__init__(
             pre_processor=pre_processor,
             post_processor=post_processor,
@@ -157,7 +159,7 @@ class CoftAD(BackboneMixin, AnomalibModule):
         self.adaptation_loss = AdaptationLoss(positive_weight, negative_weight, anchor_weight)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.model = CoftADModel(backbone, layers, pre_trained, weights, _pair(image_size), image_score)
+            self.model = CoftADModel(backbone, layers, pre_trained, weights, size, image_score)
         self.model.requires_grad_(not self._adapts)
         self.model.densities.requires_grad_(self._adapts)
         self.thresholds = nn.ParameterList(torch.zeros(()) for _ in self.model.densities).requires_grad_(self._adapts)
@@ -351,14 +353,6 @@ class _Seen(NamedTuple):
 def _draw(rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Return rows at random, with repetition."""
     return rows[torch.randint(len(rows), (POSITIONS,), generator=generator).to(rows.device)]
-
-
-def _pair(image_size: int | Sequence[int]) -> tuple[int, int]:
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if min(height, width) < 32:
-        msg = f"`image_size` must be at least 32, got {image_size}."
-        raise ValueError(msg)
-    return height, width
 
 
 def _spread(embeddings: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@
 """What two models share, and nothing else."""
 
 from .adversarial import AdversarialHealth, AdversarialLoss, Discriminator
-from .backbone import Backbone, backbone_stages, normalization, normalization_of
+from .backbone import Backbone, backbone_stages, height_and_width, normalization, normalization_of
 from .backbone_mixin import BackboneMixin, normal_batch
 from .gaussian import Gaussian, Moments, in_double_precision, symmetric_whitening
 from .seeded_generator import seeded_generator
@@ -24,6 +24,7 @@ __all__ = [
     "backbone_stages",
     "cut_paste",
     "fixed_views",
+    "height_and_width",
     "in_double_precision",
     "normal_batch",
     "normalization",

@@ -157,6 +157,19 @@ def _is_cut_right(features: nn.Module, stages: nn.ModuleList) -> bool:
     return True
 
 
+def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """Return the height and width that an argument ``image_size`` means.
+
+    Raises:
+        ValueError: If a side is below 32.
+    """
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if min(height, width) < 32:
+        msg = f"`image_size` must be at least 32, got {image_size}."
+        raise ValueError(msg)
+    return height, width
+
+
 def normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and the standard deviation, per channel in [0, 1], that a model's images are normalised with.
 

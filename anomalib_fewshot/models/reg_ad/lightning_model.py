@@ -27,6 +27,7 @@ from anomalib_fewshot.models.components import (
     BackboneMixin,
     SupportAugmentation,
     fixed_views,
+    height_and_width,
     normal_batch,
     normalization_of,
     seeded_generator,
@@ -117,7 +118,7 @@ class RegAD(BackboneMixin, AnomalibModule):
             if value < least:
                 msg = f"`{name}` must be at least {least}, got {value}."
                 raise ValueError(msg)
-        size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
+        size = height_and_width(image_size)
         if pre_processor is True:
             pre_processor = self.configure_pre_processor(size, backbone)
         super().__init__(

@@ -28,6 +28,7 @@ from anomalib_fewshot.models.components import (
     BackboneMixin,
     Moments,
     fixed_views,
+    height_and_width,
     normal_batch,
     normalization_of,
     seeded_generator,
@@ -152,7 +153,7 @@ class UniAD(BackboneMixin, AnomalibModule):
             if value < least:
                 msg = f"`{name}` must be at least {least}, got {value}."
                 raise ValueError(msg)
-        size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
+        size = height_and_width(image_size)
         if pre_processor is True:
             pre_processor = self.configure_pre_processor(size, backbone)
         super().__init__(

@@ -15,6 +15,7 @@ from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageItem, get_da
 from anomalib.data.utils import LabelName, read_image
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
@@ -127,6 +128,8 @@ class FewShot(AnomalibDataModule):
         images = {path: sha256(folder / path) for path in support}
         if self.manifest is None or images != self.manifest.images:
             _check_readable([folder / path for path in support])
+            if len(set(images.values())) < len(images):
+                logger.warning("The support holds the same picture more than once, which adds nothing: %s.", support)
             seed = self.seed if self.support is None else None
             self.manifest = SupportManifest(self.name, self.category, len(support), seed, images)
         self.normal_data = self.source.train_data.subsample(sorted(rows.values()))
@@ -169,13 +172,8 @@ class FewShot(AnomalibDataModule):
 
     def teardown(self, stage: str) -> None:
         """Say after the test where the results lie."""
-        if stage != TrainerFn.TESTING or self.trainer is None or not self.trainer.is_global_zero:
-            return
-        root = Path(self.trainer.default_root_dir)
-        parts = {"Heat maps": "images", "Checkpoint": "weights/lightning/model.ckpt", "Support": "support.json"}
-        for title, part in parts.items():
-            if (root / part).exists():
-                logger.info("%s: %s", title, root / part)
+        if stage == TrainerFn.TESTING:
+            say_where_results_are(self.trainer)
 
     def _normal_images(self) -> tuple[dict[str, int], Path]:
         """Return the row of each normal training image by its path, and the folder that the paths are relative to."""
@@ -223,6 +221,17 @@ class FewShot(AnomalibDataModule):
         return known
 
 
+def say_where_results_are(trainer: Trainer | None) -> None:
+    """Log the folders and files that a test has left."""
+    if trainer is None or not trainer.is_global_zero:
+        return
+    parts = {"Heat maps": "images", "Checkpoint": "weights/lightning/model.ckpt"}
+    for title, part in (parts | {"Support": "support.json", "Supports": "supports"}).items():
+        path = Path(trainer.default_root_dir) / part
+        if path.exists():
+            logger.info("%s: %s", title, path)
+
+
 def as_datamodule(source: AnomalibDataModule | Mapping[str, Any]) -> AnomalibDataModule:
     """Return a datamodule, made if its ``class_path`` and ``init_args`` are given.
 
@@ -266,6 +275,11 @@ def _check_readable(paths: list[Path]) -> None:
     for path in paths:
         try:
             read_image(path)
+            with Image.open(path) as image:
+                mode = image.mode
         except (OSError, SyntaxError, ValueError) as error:  # PIL raises any of them for a broken file
             msg = f"The support image {path} cannot be read ({error}). Replace it, or choose by `support` or `seed`."
             raise ValueError(msg) from error
+        if mode[0] in "IF":  # 16 or 32 bits, of which anomalib's reader clips all above 255
+            msg = f"The support image {path} must have 8 bits a channel, got PIL's mode {mode}. Convert all pictures."
+            raise ValueError(msg)

@@ -15,12 +15,13 @@ import torch
 from anomalib import TaskType
 from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageBatch, ImageItem
 from anomalib.metrics import Evaluator
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Sampler
 
 from anomalib_fewshot.metrics import by_category
 
-from .few_shot import FewShot, as_datamodule, category_folders
+from .few_shot import FewShot, as_datamodule, category_folders, say_where_results_are
 from .manifest import SupportManifest
 
 Source = AnomalibDataModule | dict[str, Any]
@@ -163,10 +164,10 @@ class MultiCategory(AnomalibDataModule):
             self._measure_by_category()
 
     def teardown(self, stage: str) -> None:
-        """Give the model its own metrics back: another datamodule has other categories."""
-        del stage
-        while self._replaced:
-            setattr(*self._replaced.pop())
+        """Give the model its own metrics back, and say after the test where the results lie."""
+        self._restore_metrics()
+        if stage == TrainerFn.TESTING:
+            say_where_results_are(self.trainer)
 
     def _setup(self, _stage: str | None = None) -> None:
         """Not used: the sources make the datasets."""
@@ -261,7 +262,7 @@ class MultiCategory(AnomalibDataModule):
 
     def _measure_by_category(self) -> None:
         """Let the model's evaluator measure each category by itself, until the teardown."""
-        self.teardown("")  # of a run that was interrupted
+        self._restore_metrics()  # of a run that was interrupted
         evaluator = getattr(getattr(self.trainer, "lightning_module", None), "evaluator", None)
         if not isinstance(evaluator, Evaluator):
             return
@@ -274,6 +275,10 @@ class MultiCategory(AnomalibDataModule):
         for name in ("val_metrics", "test_metrics"):
             self._replaced.append((evaluator, name, getattr(evaluator, name)))
             setattr(evaluator, name, by_category(getattr(evaluator, name), categories))
+
+    def _restore_metrics(self) -> None:
+        while self._replaced:
+            setattr(*self._replaced.pop())
 
 
 class CategoryBatches(Sampler[list[int]]):

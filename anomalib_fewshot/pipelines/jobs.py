@@ -250,6 +250,9 @@ def _takes_seed(spec: Spec) -> bool:
 
 
 def _seeds(seeds: int | Sequence[int]) -> list[Any]:
+    if isinstance(seeds, int) and seeds < 1:
+        msg = f"`seeds` must be at least one, got {seeds}."
+        raise ValueError(msg)
     return _numbers("seeds", list(range(seeds)) if isinstance(seeds, int) else seeds, 0)
 
 

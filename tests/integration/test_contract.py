@@ -3,6 +3,7 @@
 
 """The contract of every model and every file in configs/, through anomalib's own command line."""
 
+import inspect
 import json
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -19,6 +20,8 @@ from anomalib.data.utils import read_image
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, get_model, list_models
 from anomalib.utils.path import convert_to_snake_case
+
+from anomalib_fewshot.pipelines.specs import find_class
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MODELS = sorted(
@@ -47,6 +50,15 @@ SMALL = {
         "neighbor_size": 3,
     },
 }
+
+
+@pytest.mark.parametrize("name", ["coft_ad", "reg_ad", "uni_ad"])
+def test_file_of_the_defaults_has_the_defaults(name: str) -> None:
+    spec = yaml.safe_load((CONFIGS / "model" / f"{name}.yaml").read_text(encoding="utf-8"))
+    parameters = inspect.signature(find_class(spec, AnomalibModule)).parameters
+    given = spec["init_args"] | {"image_size": spec["init_args"]["image_size"][0]}
+    given.pop("anomaly_kinds", None)  # the names of all, for those that look for them
+    assert given == {key: parameters[key].default for key in given}
 
 
 @dataclass

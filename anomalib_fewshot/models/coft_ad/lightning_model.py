@@ -33,6 +33,7 @@ from anomalib_fewshot.models.components import (
     normal_batch,
     normalization_of,
     seeded_generator,
+    warn_of_single_image,
 )
 
 from .anomaly_synthesis import checked_kinds, synthesize_anomalies
@@ -319,6 +320,8 @@ class CoftAD(BackboneMixin, AnomalibModule):
         if not self.is_fitted:
             self.fit()
             if self._seen is not None:
+                if self._seen.alone:
+                    warn_of_single_image()
                 self.fit_threshold(self._scored(self._seen.left_out))
             self.keep_checkpoint()
         self._seen = None

@@ -5,7 +5,7 @@
 
 from .adversarial import AdversarialHealth, AdversarialLoss, Discriminator
 from .backbone import Backbone, backbone_stages, height_and_width, normalization, normalization_of
-from .backbone_mixin import BackboneMixin, normal_batch
+from .backbone_mixin import BackboneMixin, normal_batch, warn_of_single_image
 from .gaussian import Gaussian, Moments, in_double_precision, symmetric_whitening
 from .seeded_generator import seeded_generator
 from .smooth_upsampling import upsample_smoothly
@@ -32,4 +32,5 @@ __all__ = [
     "seeded_generator",
     "symmetric_whitening",
     "upsample_smoothly",
+    "warn_of_single_image",
 ]

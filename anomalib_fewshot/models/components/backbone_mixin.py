@@ -3,12 +3,15 @@
 
 """What the models with a timm backbone share as Lightning modules."""
 
+import logging
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from anomalib import LearningType
 from anomalib.data import Batch, ImageBatch, InferenceBatch
+from anomalib.metrics.threshold import F1AdaptiveThreshold
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import LightningModule
@@ -18,6 +21,8 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from .backbone import PACKAGED_BACKBONE, normalization
 from .gaussian import Moments
+
+logger = logging.getLogger(__name__)
 
 
 class BackboneMixin(LightningModule):
@@ -62,6 +67,16 @@ class BackboneMixin(LightningModule):
             msg = f"{name} must be trained before it scores. Train it, or give a checkpoint: `ckpt_path`."
             raise RuntimeError(msg)
 
+    def to_torch(self, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401
+        """Export as anomalib does, but no model that cannot score."""
+        self.check_fitted()
+        return super().to_torch(*args, **kwargs)  # type: ignore[misc]
+
+    def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]  # noqa: ANN401
+        """Export as anomalib does, but no model that cannot score."""
+        self.check_fitted()
+        return super().to_onnx(*args, **kwargs)  # type: ignore[return-value]
+
     def preprocess(self, images: torch.Tensor) -> torch.Tensor:
         """Return images of a datamodule as the backbone takes them, on the model's device."""
         transform = getattr(self.pre_processor, "transform", None)
@@ -80,13 +95,17 @@ class BackboneMixin(LightningModule):
             return
         for batch in scored:
             self.post_processor.on_validation_batch_end(self.trainer, self, batch)
+        warner = logging.getLogger(F1AdaptiveThreshold.__module__)
+        warner.disabled = True  # it says of normal images that they were used in validation
         self.post_processor.on_validation_epoch_end(self.trainer, self)
+        warner.disabled = False
 
     def keep_checkpoint(self) -> None:
         """Write a checkpoint where Lightning, which does so at a validation, has had none."""
         if isinstance(self.trainer.checkpoint_callback, ModelCheckpoint):
             path = self.trainer.checkpoint_callback.format_checkpoint_name({})
             self.trainer.save_checkpoint(path, weights_only=False)
+            self.trainer.checkpoint_callback.best_model_path = path  # which a user asks the engine for
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave nothing to load from elsewhere: the checkpoint holds the backbone's weights."""
@@ -97,6 +116,14 @@ class BackboneMixin(LightningModule):
     def learning_type(self) -> LearningType:
         """One class: anomalib's engine does not train models that say they are few-shot."""
         return LearningType.ONE_CLASS
+
+
+def warn_of_single_image() -> None:
+    """Warn of a threshold that was made from views of one image."""
+    logger.warning(
+        "The threshold is the highest score of views of a single picture: expect most new pictures above it. Give two "
+        "pictures or more, or pictures to validate by.",
+    )
 
 
 def normal_batch(scores: InferenceBatch) -> ImageBatch:

@@ -31,6 +31,7 @@ from anomalib_fewshot.models.components import (
     normal_batch,
     normalization_of,
     seeded_generator,
+    warn_of_single_image,
 )
 
 from .loss import RegADLoss, spread
@@ -238,6 +239,7 @@ class RegAD(BackboneMixin, AnomalibModule):
             return
         support = self._support()
         if len(support) == 1:
+            warn_of_single_image()
             for view in fixed_views(support, *normalization_of(self.pre_processor)):
                 yield normal_batch(self._scores(view))
             return

@@ -228,7 +228,8 @@ class UniAD(BackboneMixin, AnomalibModule):
         self._tokens = TrainingTokens(Subset(datamodule.train_data, share), self._views, num_views, self._embed)
         if self.cache_tokens:
             logger.info("Computing the tokens of %d views of %d images.", num_views, len(share))
-            self._tokens.keep(datamodule.train_batch_size, datamodule.num_workers, self.cache_limit)
+            shown = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero
+            self._tokens.keep(datamodule.train_batch_size, datamodule.num_workers, self.cache_limit, shown)
         if self.standardize:
             all_views = torch.arange(len(self._tokens))
             self.model.fit_tokens(self._moments(self._tokens, all_views, lambda tokens: tokens))

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from anomalib.data import ImageItem
+from rich.progress import track
 from torch.utils.data import DataLoader
 
 
@@ -50,18 +51,19 @@ class TrainingTokens:
             return self.kept.flatten(0, 1)[indices]
         return self.embed(torch.cat([self._view(*divmod(index, self.num_views)) for index in indices.tolist()]))
 
-    def keep(self, batch_size: int, num_workers: int, limit: float) -> None:
+    def keep(self, batch_size: int, num_workers: int, limit: float, shown: bool = False) -> None:
         """Compute all tokens and keep them.
 
         Args:
             batch_size (int): Images to read at a time.
             num_workers (int): Processes that read images, at most one for each batch.
             limit (float): GiB of tokens to keep in memory at most. Above, a memory-mapped temporary file holds them.
+            shown (bool): Show the progress. Defaults to ``False``.
         """
         num_workers = min(num_workers, len(self.items) // batch_size)  # none for a few images
         loader = DataLoader(self.items, batch_size, num_workers=num_workers, collate_fn=_stack)
         kept, start = torch.empty(0), 0
-        for images in loader:
+        for images in track(loader, "Computing tokens", disable=not shown):
             for number, view in enumerate(self.views(images)):
                 tokens = self.embed(view)
                 if len(kept) == 0:

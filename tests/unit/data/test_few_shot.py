@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
 from anomalib import LearningType
@@ -17,6 +18,7 @@ from anomalib.data.datamodules.image import mvtecad
 from anomalib.data.utils import ValSplitMode
 from anomalib.engine import Engine
 from lightning.pytorch import seed_everything
+from PIL import Image
 from torchvision.transforms.v2 import Resize
 
 from anomalib_fewshot import CoftAD
@@ -249,3 +251,22 @@ def test_grey_and_coloured_images_have_three_channels(mvtec_root: Path) -> None:
         image = datamodule.train_data[0].image
         assert image.shape == (3, 64, 64)
         assert image.dtype == torch.float32
+
+
+def test_picture_of_16_bits_is_refused(mvtec_root: Path, tmp_path: Path) -> None:
+    """anomalib reads it as white all over."""
+    shutil.copytree(mvtec_root, tmp_path / "data")
+    for path in (tmp_path / "data" / "bolt" / "train" / "good").iterdir():
+        Image.fromarray(np.full((64, 64), 30000, dtype=np.uint16)).save(path)
+    datamodule = FewShot(MVTecAD(tmp_path / "data", "bolt"), k_shot=2)
+    with pytest.raises(ValueError, match="must have 8 bits a channel, got PIL's mode I;16. Convert all pictures"):
+        datamodule.setup()
+
+
+def test_picture_that_is_there_twice(mvtec_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.copytree(mvtec_root, tmp_path / "data")
+    first, *others = sorted((tmp_path / "data" / "bolt" / "train" / "good").iterdir())
+    for path in others:
+        shutil.copy(first, path)
+    FewShot(MVTecAD(tmp_path / "data", "bolt"), k_shot=2).setup()
+    assert "the same picture more than once" in caplog.text

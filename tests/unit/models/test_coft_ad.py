@@ -419,3 +419,29 @@ def test_cell_that_is_all_anomalous_is_touched(stride: int) -> None:
     masks[:, :16] = 1
     rows = touched(masks, (32 // stride, 32 // stride))[0].all(1)
     assert rows.tolist() == [True] * (16 // stride) + [False] * (16 // stride)
+
+
+def test_single_picture_without_validation_is_warned_of(
+    mvtec_root: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for k_shot in (2, 1):
+        assert "views of a single picture" not in caplog.text
+        engine = Engine(default_root_dir=tmp_path, enable_progress_bar=False)
+        source = MVTecAD(mvtec_root, "bolt", val_split_mode="none", num_workers=0)
+        engine.fit(small(num_steps=0), datamodule=FewShot(source, k_shot=k_shot))
+    assert "expect most new pictures above it. Give two pictures or more" in caplog.text
+    assert "does not contain any anomalous images" not in caplog.text  # there is no validation set
+
+
+def test_export(mvtec_root: Path, tmp_path: Path) -> None:
+    """A model that cannot score is not exported, and one that was trained without a validation is found."""
+    engine = Engine(default_root_dir=tmp_path, enable_progress_bar=False)
+    for export_type in ("torch", "onnx"):
+        with pytest.raises(RuntimeError, match="CoftAD must be trained before it scores"):
+            engine.export(small(), export_type, tmp_path / "none")
+    source = MVTecAD(mvtec_root, "bolt", val_split_mode="none", num_workers=0)
+    engine.fit(small(num_steps=0), datamodule=FewShot(source, k_shot=2))
+    assert Path(engine.best_model_path).is_file()
+    assert engine.export(small(), "torch", tmp_path / "there", ckpt_path=engine.best_model_path).is_file()

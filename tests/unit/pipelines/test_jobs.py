@@ -201,7 +201,7 @@ def test_key_changes_with_all_that_a_result_depends_on() -> None:
         ({"k_shot": [1, "every"]}, r"`k_shot` must be numbers of at least 1 or 'all', got \[1, 'every'\]"),
         ({"overrides": {"A": {"k_shot": None}}}, "`k_shot` must be numbers of at least 1 or 'all', got None"),
         ({"overrides": {"A": {"seeds": ["all"]}}}, r"`seeds` must be numbers of at least 0, got \['all'\]"),
-        ({"seeds": 0}, "`seeds` must be numbers of at least 0"),
+        ({"seeds": 0}, "`seeds` must be at least one, got 0"),
         ({"controls": "Z"}, "`controls` must be the name of a method, got 'Z'. There are .'A', 'B'"),
         ({"overrides": {"Z": {}}}, "`overrides` must be of methods, got 'Z'"),
         ({"overrides": {"A": {"epochs": 1}}}, "must be one of .*'k_shot'.*got .'epochs'. of 'A'"),

@@ -5,12 +5,17 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from anomalib.cli import AnomalibCLI
+from anomalib.engine import Engine
+from anomalib.models import AnomalibModule
+
+from anomalib_fewshot import CoftAD, FewShot, MVTecFolder, RegAD
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("anomalib_fewshot/**/README.md"))]
@@ -36,6 +41,23 @@ def test_python_of_the_readme(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True)
     assert list(tmp_path.rglob("model.onnx"))
     assert list(tmp_path.rglob("support.json"))
+
+
+@pytest.mark.parametrize(("page", "model"), [("few_shot", CoftAD), ("reg_ad", RegAD)])
+def test_python_of_the_docs(page: str, model: type[AnomalibModule], mvtec_root: Path, tmp_path: Path) -> None:
+    """It finds the checkpoint, the data and the new pictures that it names."""
+    mine = tmp_path / "datasets" / "mine"
+    shutil.copytree(mvtec_root / "bolt", mine / "screw")
+    shutil.copytree(mine / "screw" / "test" / "hole", tmp_path / "new_pictures")
+    engine = Engine(default_root_dir=tmp_path / "trained", enable_progress_bar=False, max_epochs=1)
+    engine.fit(model(), datamodule=FewShot(MVTecFolder(mine, "screw", num_workers=0), k_shot=2))
+    Path(engine.best_model_path).rename(tmp_path / "model.ckpt")
+    (code,) = blocks(ROOT / "docs" / f"{page}.md", "python")
+    done = subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True, text=True)
+    if page == "few_shot":
+        assert sum("new_pictures" in line for line in done.stdout.splitlines()) == 4
+    else:
+        assert list(tmp_path.rglob("model.onnx"))
 
 
 @pytest.mark.parametrize("command", commands())

@@ -195,7 +195,11 @@ def test_files(name: str, mvtec_root: Path, capsys: pytest.CaptureFixture, tmp_p
     flags += ["--root", str(mvtec_root)] if name.startswith("realmini") else []
     AnomalibCLI([*flags, "--dry_run"])
     runs = {"smoke": 8, "realmini": 8 * 2 * 4 * 5, "realmini_reg_ad": 5 * 2 * 4 * 5, "realmini_coft_ad": 13 * 2 * 2 * 5}
-    runs |= {"realmini_adversarial": 2 * 2 * 5, "realmini_uni_ad": (4 + 2 * 2) * 4 * 5 + 2 * 5}
+    runs |= {
+        "realmini_adversarial": 2 * 2 * 5,
+        "realmini_uni_ad": (4 + 2 * 2) * 4 * 5 + 5,
+        "realmini_uni_ad_pairs": 5 * 3,
+    }
     runs |= {"mvtec": 8 * 15 * 4 * 5, "visa": 8 * 12 * 4 * 5}
     runs |= {"paper_reg_ad_mvtec": 5 * 15 * 3 * 10, "paper_reg_ad_mpdd": 5 * 6 * 3 * 10}
     runs |= {"paper_uni_ad_mvtec": (3 + 2 * 15) * 5 * 5, "paper_uni_ad_dagm": (3 + 2 * 10) * 5 * 5}

@@ -128,8 +128,8 @@ class FewShot(AnomalibDataModule):
         images = {path: sha256(folder / path) for path in support}
         if self.manifest is None or images != self.manifest.images:
             _check_readable([folder / path for path in support])
-            if len(set(images.values())) < len(images):
-                logger.warning("The support holds the same picture more than once, which adds nothing: %s.", support)
+            if copies := len(images) - len(set(images.values())):
+                logger.warning("The support holds the same picture more than once: its %d copies add nothing.", copies)
             seed = self.seed if self.support is None else None
             self.manifest = SupportManifest(self.name, self.category, len(support), seed, images)
         self.normal_data = self.source.train_data.subsample(sorted(rows.values()))

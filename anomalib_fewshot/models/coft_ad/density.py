@@ -10,7 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_fewshot.models.components import Moments, symmetric_whitening
+from anomalib_fewshot.models.components import Moments
+
+from .gaussian import symmetric_whitening
 
 LEAST_NORM = LEAST_DEVIATION = 1e-6
 

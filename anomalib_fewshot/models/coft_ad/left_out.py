@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_fewshot.models.components import Gaussian, Moments, symmetric_whitening
+from anomalib_fewshot.models.components import Moments
 
 from .density import GroupDensity
+from .gaussian import Gaussian, symmetric_whitening
 
 Embed = Callable[[torch.Tensor], tuple[torch.Tensor, list[torch.Tensor]]]  # as CoftADModel.embeddings
 

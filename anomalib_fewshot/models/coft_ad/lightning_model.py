@@ -22,7 +22,6 @@ from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
 
 from anomalib_fewshot.models.components import (
     BackboneMixin,
@@ -33,6 +32,7 @@ from anomalib_fewshot.models.components import (
     normal_batch,
     normalization_of,
     seeded_generator,
+    spread,
     warn_of_single_image,
 )
 
@@ -218,7 +218,7 @@ class CoftAD(BackboneMixin, AnomalibModule):
         if self.loss.negative_weight > 0:
             clean = self.model.embed(batch.image)
             anomalous = self.model.embed(cut_paste(batch.image, generator)[0])
-        self.log("spread", _spread(torch.cat(embeddings).detach()), prog_bar=True)
+        self.log("spread", spread(torch.cat(embeddings).detach()), prog_bar=True)
         return self.loss((first_prediction, second_prediction), (first, second), clean, anomalous)
 
     @torch.no_grad()
@@ -356,8 +356,3 @@ class _Seen(NamedTuple):
 def _draw(rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Return rows at random, with repetition."""
     return rows[torch.randint(len(rows), (POSITIONS,), generator=generator).to(rows.device)]
-
-
-def _spread(embeddings: torch.Tensor) -> torch.Tensor:
-    """Return how far unit embeddings spread: 1 in all directions, 0 if they have collapsed to one."""
-    return F.normalize(embeddings, dim=-1).std(0, correction=0).mean() * embeddings.shape[-1] ** 0.5

@@ -11,9 +11,10 @@ from anomalib.data import InferenceBatch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_fewshot.models.components import Backbone, Gaussian, upsample_smoothly
+from anomalib_fewshot.models.components import Backbone, upsample_smoothly
 
 from .density import GROUPS, GroupDensity, on_one_grid
+from .gaussian import Gaussian
 
 IMAGE_SCORES = ("embedding", "map")
 TOP_SHARE = 0.01  # of the map's positions, whose mean is the image's score

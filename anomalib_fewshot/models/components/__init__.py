@@ -3,22 +3,23 @@
 
 """What two models share, and nothing else."""
 
-from .adversarial import AdversarialHealth, AdversarialLoss, Discriminator
+from .adversarial import ADVERSARIAL_RAMP, AdversarialHealth, AdversarialLoss, Discriminator
 from .backbone import Backbone, backbone_stages, height_and_width, normalization, normalization_of
 from .backbone_mixin import BackboneMixin, normal_batch, warn_of_single_image
-from .gaussian import Gaussian, Moments, in_double_precision, symmetric_whitening
+from .collapse import spread
+from .moments import Moments, in_double_precision
 from .seeded_generator import seeded_generator
 from .smooth_upsampling import upsample_smoothly
 from .support_augmentation import NUM_FIXED_VIEWS, SupportAugmentation, cut_paste, fixed_views
 
 __all__ = [
+    "ADVERSARIAL_RAMP",
     "NUM_FIXED_VIEWS",
     "AdversarialHealth",
     "AdversarialLoss",
     "Backbone",
     "BackboneMixin",
     "Discriminator",
-    "Gaussian",
     "Moments",
     "SupportAugmentation",
     "backbone_stages",
@@ -30,7 +31,7 @@ __all__ = [
     "normalization",
     "normalization_of",
     "seeded_generator",
-    "symmetric_whitening",
+    "spread",
     "upsample_smoothly",
     "warn_of_single_image",
 ]

@@ -14,6 +14,8 @@ import torch
 from torch import distributed, nn
 from torch.nn import functional as F  # noqa: N812
 
+ADVERSARIAL_RAMP = 0.1  # part of a training over which the loss comes in
+
 
 def discriminator_loss(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Return the cross-entropy of telling the first feature, label 0, from the second, label 1.

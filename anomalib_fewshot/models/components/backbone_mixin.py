@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from .backbone import PACKAGED_BACKBONE, normalization
-from .gaussian import Moments
+from .moments import Moments
 
 logger = logging.getLogger(__name__)
 

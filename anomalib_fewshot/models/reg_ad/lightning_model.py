@@ -22,6 +22,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import distributed, nn
 
 from anomalib_fewshot.models.components import (
+    ADVERSARIAL_RAMP,
     NUM_FIXED_VIEWS,
     AdversarialLoss,
     BackboneMixin,
@@ -31,17 +32,17 @@ from anomalib_fewshot.models.components import (
     normal_batch,
     normalization_of,
     seeded_generator,
+    spread,
     warn_of_single_image,
 )
 
-from .loss import RegADLoss, spread
+from .loss import RegADLoss
 from .torch_model import RegADModel
 
 logger = logging.getLogger(__name__)
 
 MAX_FOLDS = 8  # densities that a threshold without validation images takes
 COLLAPSED = 0.1  # spread of the encodings below which a warning is given; 1 is all directions
-ADVERSARIAL_RAMP = 0.1  # part of the training over which the adversarial loss comes in
 
 
 class RegAD(BackboneMixin, AnomalibModule):
@@ -193,7 +194,7 @@ class RegAD(BackboneMixin, AnomalibModule):
         result = self.model.register(images, self.num_supports)
         encodings, predictions = (result.query, result.support), (result.query_prediction, result.support_prediction)
         loss = self.loss(predictions, encodings)
-        width = spread(result.query.detach())
+        width = spread(result.query.detach().movedim(1, -1))
         self._check_health(float(width))
         self.log("train_loss", loss.detach(), prog_bar=True)
         self.log("spread", width, prog_bar=True)

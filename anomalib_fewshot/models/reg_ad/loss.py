@@ -57,22 +57,3 @@ class RegADLoss(nn.Module):
         first = negative_cosine_similarity(query, target_support)
         second = negative_cosine_similarity(support, target_query)
         return (first + second) / 2
-
-
-def spread(maps: torch.Tensor) -> torch.Tensor:
-    """Return how far encodings of unit length spread: 1 in all directions, 0 if they have collapsed to one.
-
-    It is the standard deviation over images and positions, averaged over the channels, times the root of their number.
-
-    Args:
-        maps (torch.Tensor): Outputs of the encoder, shape ``(B, C, h, w)``.
-
-    Returns:
-        torch.Tensor: Scalar in ``[0, 1]``.
-
-    Example:
-        >>> spread(torch.tensor([1.0, -1.0]).expand(1, 4, 1, 2)), spread(torch.ones(1, 4, 3, 3))
-        (tensor(1.), tensor(0.))
-    """
-    rows = F.normalize(maps.float(), dim=1).movedim(1, -1).flatten(0, -2)  # (B, C, h, w) -> (M, C)
-    return rows.std(0, correction=0).mean() * maps.shape[1] ** 0.5

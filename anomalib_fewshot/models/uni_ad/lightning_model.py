@@ -7,7 +7,7 @@ Paper: https://arxiv.org/abs/2206.03687 (NeurIPS 2022). The adversarial loss: ht
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import reduce
 from math import isfinite
 from typing import Any
@@ -17,12 +17,12 @@ from anomalib.data import Batch, ImageBatch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.visualization import Visualizer
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
 from torch.utils.data import Subset
 
 from anomalib_fewshot.models.components import (
+    ADVERSARIAL_RAMP,
     NUM_FIXED_VIEWS,
     AdversarialLoss,
     BackboneMixin,
@@ -41,8 +41,6 @@ from .transformer import feature_jitter
 logger = logging.getLogger(__name__)
 
 DROP_AT, DROP_BY = 0.8, 0.1  # part of the training after which the learning rate falls, and its factor
-RESIDUAL_VIEWS = 512  # of which the residuals are taken, at most
-ADVERSARIAL_RAMP = 0.1  # part of the training over which the adversarial loss comes in
 
 
 class UniAD(BackboneMixin, AnomalibModule):
@@ -71,8 +69,6 @@ class UniAD(BackboneMixin, AnomalibModule):
         dropout (float): Dropout of the transformer. Defaults to ``0.0``; the paper's is 0.1.
         standardize (bool): Bring the channels of the tokens to one variance. The paper does not: the few with a large
             one are then learnt first. Defaults to ``True``.
-        whiten_residual (bool): Measure what is not reconstructed by the Gaussian of that of normal images. The paper
-            takes its length. Defaults to ``True``.
         pool_size (int): Side in pixels of the mean whose highest value is the image's score. Defaults to ``16``.
         num_steps (int): Number of optimiser steps, after 80 % of which the rate falls to a tenth. 0 is no training, a
             control. Defaults to ``600``, a minute or two on two cores; the paper takes 454000.
@@ -124,7 +120,6 @@ class UniAD(BackboneMixin, AnomalibModule):
         feedforward_dim: int = 512,
         dropout: float = 0.0,
         standardize: bool = True,
-        whiten_residual: bool = True,
         pool_size: int = 16,
         num_steps: int = 600,
         warmup_steps: int = 50,
@@ -164,7 +159,6 @@ class UniAD(BackboneMixin, AnomalibModule):
         )
         self.jitter_scale = jitter_scale
         self.standardize = standardize
-        self.whiten_residual = whiten_residual
         self.num_steps = num_steps
         self.warmup_steps = warmup_steps
         self.batch_size = batch_size
@@ -221,7 +215,6 @@ class UniAD(BackboneMixin, AnomalibModule):
         if not hasattr(datamodule, "train_data"):
             msg = f"UniAD must have an anomalib datamodule, got {type(datamodule).__name__}. Give it as `datamodule`."
             raise TypeError(msg)
-        self.is_fitted.fill_(value=False)
         rank, world_size, count = self.global_rank, self.trainer.world_size, len(datamodule.train_data)
         share = list(range(rank, count, world_size)) or [rank % count]
         num_views = NUM_FIXED_VIEWS if self.augment_support else 1
@@ -231,8 +224,10 @@ class UniAD(BackboneMixin, AnomalibModule):
             shown = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero
             self._tokens.keep(datamodule.train_batch_size, datamodule.num_workers, self.cache_limit, shown)
         if self.standardize:
-            all_views = torch.arange(len(self._tokens))
-            self.model.fit_tokens(self._moments(self._tokens, all_views, lambda tokens: tokens))
+            batches = (self._tokens.take(views) for views in torch.arange(len(self._tokens)).split(self.batch_size))
+            moments = reduce(Moments.plus, (Moments.of(tokens.to(self.device)) for tokens in batches))
+            self.model.fit_tokens(self.sum_over_processes(moments))
+        self.is_fitted.fill_(value=True)
 
         def steps() -> _Steps:
             del datamodule.train_dataloader  # gives it its own back, as soon as the loop has this one
@@ -266,20 +261,17 @@ class UniAD(BackboneMixin, AnomalibModule):
         return loss + fooling
 
     def on_validation_start(self) -> None:
-        """Fit the Gaussian of the residuals before it is validated."""
-        if self.trainer.state.fn == TrainerFn.FITTING:
-            self._fit_residuals()
+        """Refuse to score without a training."""
         self.check_fitted()
 
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:
-        """Do before the checkpoint is written what is else done at the validation, if there was none.
+        """Take the highest score of the training images as threshold before the checkpoint is written.
 
-        The threshold is then the highest score of the training images. The model has seen them: it is too low.
+        That is where no validation gives one. The model has seen them: it is too low.
         """
         if self._tokens is None or any(self.trainer.num_val_batches):
             return
-        self._fit_residuals()
         self.model.eval()
         self.fit_threshold(self._scored(self._tokens))
         self.model.train()
@@ -315,30 +307,6 @@ class UniAD(BackboneMixin, AnomalibModule):
     def _embed(self, images: torch.Tensor) -> torch.Tensor:
         with self.trainer.precision_plugin.forward_context():  # as the test images
             return self.model.embed(images).float().cpu()
-
-    @torch.no_grad()
-    def _fit_residuals(self) -> None:
-        if self._tokens is None:
-            return
-        self.is_fitted.fill_(value=True)
-        if not self.whiten_residual:
-            return
-        training = self.model.training
-        self.model.eval()
-        generator = torch.Generator().manual_seed(self.seed)
-        some = torch.randperm(len(self._tokens), generator=generator)[:RESIDUAL_VIEWS]
-        self.model.fit_residuals(self._moments(self._tokens, some, self.model.residual))
-        self.model.train(training)
-
-    def _moments(
-        self,
-        tokens: TrainingTokens,
-        indices: torch.Tensor,
-        of: Callable[[torch.Tensor], torch.Tensor],
-    ) -> Moments:
-        """Return the moments, over all processes, of a function of the tokens of some views."""
-        parts = (Moments.of(of(tokens.take(i).to(self.device))) for i in indices.split(self.batch_size))
-        return self.sum_over_processes(reduce(Moments.plus, parts))
 
     def _rate(self, step: int) -> float:
         """Return the factor of the learning rate at a step."""

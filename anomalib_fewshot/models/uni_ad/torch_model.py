@@ -11,12 +11,11 @@ from anomalib.data import InferenceBatch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_fewshot.models.components import Moments, backbone_stages, symmetric_whitening
+from anomalib_fewshot.models.components import Moments, backbone_stages
 
 from .transformer import Reconstruction, ReconstructionTransformer
 
 LEAST_VARIANCE = 1e-4  # of a channel, as a fraction of the mean: one that is always the same tells nothing
-RESIDUAL_FLOOR = 0.1  # added to the correlation of the residuals
 ADVERSARIAL_PAIRS = ("decoder", "layers", "reconstruction")
 
 
@@ -81,12 +80,8 @@ class UniADModel(nn.Module):
         )
         self.register_buffer("token_mean", torch.zeros(self.channels))
         self.register_buffer("token_std", torch.ones(self.channels))
-        self.register_buffer("residual_mean", torch.zeros(self.channels))
-        self.register_buffer("residual_whitening", torch.eye(self.channels))
         self.token_mean: torch.Tensor
         self.token_std: torch.Tensor
-        self.residual_mean: torch.Tensor
-        self.residual_whitening: torch.Tensor
 
     def train(self, mode: bool = True) -> "UniADModel":
         """Set the mode of all but the backbone, which is frozen."""
@@ -123,21 +118,10 @@ class UniADModel(nn.Module):
         self.token_mean.copy_(mean)
         self.token_std.copy_(variance.clamp_min(LEAST_VARIANCE * variance.mean()).sqrt())
 
-    def fit_residuals(self, moments: Moments) -> None:
-        """Learn the Gaussian of the residuals of normal tokens from their moments."""
-        mean, whitening = symmetric_whitening(moments, RESIDUAL_FLOOR)
-        self.residual_mean.copy_(mean)
-        self.residual_whitening.copy_(whitening)
-
-    def residual(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return the reconstruction minus what is reconstructed, both standardised, shape ``(B, N, C)``."""
-        standardized = self.standardize(tokens)
-        return self.transformer(standardized).tokens.float() - standardized.float()
-
     def score(self, tokens: torch.Tensor) -> InferenceBatch:
         """Score images by their tokens, shape ``(B, N, C)``."""
-        residual = (self.residual(tokens) - self.residual_mean) @ self.residual_whitening
-        distance = torch.linalg.vector_norm(residual, dim=-1)
+        tokens = self.standardize(tokens)
+        distance = torch.linalg.vector_norm(self.transformer(tokens).tokens.float() - tokens.float(), dim=-1)
         distance = distance.unflatten(1, self.grid)[:, None]  # (B, N) -> (B, 1, h, w)
         anomaly_map = F.interpolate(distance, self.image_size, mode="bilinear", align_corners=True)
         height, width = (min(self.pool_size, side) for side in self.image_size)

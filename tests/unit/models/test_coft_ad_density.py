@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from anomalib_fewshot.models.coft_ad.density import FeatureGroup, GroupDensity, on_one_grid
-from anomalib_fewshot.models.components import Moments, symmetric_whitening
+from anomalib_fewshot.models.coft_ad.gaussian import symmetric_whitening
+from anomalib_fewshot.models.components import Moments
 
 
 def rows(count: int = 500, dim: int = 4, seed: int = 0) -> torch.Tensor:
@@ -18,33 +19,6 @@ def rows(count: int = 500, dim: int = 4, seed: int = 0) -> torch.Tensor:
 
 def density(norm_power: float = 1.0, floor: float = 0.1, dim: int = 4) -> GroupDensity:
     return GroupDensity(FeatureGroup(deep=False, norm_power=norm_power, floor=floor, weight=1.0), dim)
-
-
-def test_whitened_rows_have_unit_covariance() -> None:
-    mean, whitening = symmetric_whitening(Moments.of(rows()), floor=0.0)
-    torch.testing.assert_close(((rows() - mean) @ whitening).T.cov(correction=0), torch.eye(4), rtol=1e-3, atol=1e-3)
-
-
-def test_whitening_is_the_mahalanobis_distance_with_a_floor() -> None:
-    """Against the inverse of the correlation of standardised rows, with the floor on its diagonal."""
-    mean, whitening = symmetric_whitening(Moments.of(rows()), floor=0.3)
-    standardised = (rows() - rows().mean(0)) / rows().std(0, correction=0)
-    inverse = torch.linalg.inv(standardised.T.cov(correction=0) + 0.3 * torch.eye(4))
-    expected = torch.stack([row @ inverse @ row for row in standardised]).sqrt()
-    torch.testing.assert_close(((rows() - mean) @ whitening).norm(dim=-1), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_whitening_of_a_constant_channel_and_of_one_row_is_finite() -> None:
-    constant = rows()
-    constant[:, 0] = 7.0
-    for given in (constant, rows(1)):
-        assert all(part.isfinite().all() for part in symmetric_whitening(Moments.of(given), floor=0.1))
-
-
-def test_moments_without_a_part_are_those_of_the_rest() -> None:
-    left = Moments.of(rows()).minus(Moments.of(rows()[:100]))
-    for mine, theirs in zip(left, Moments.of(rows()[100:]), strict=True):
-        torch.testing.assert_close(mine, theirs)
 
 
 @pytest.mark.parametrize(("power", "lengths"), [(0.0, (5.0, 13.0)), (0.5, (5**0.5, 13**0.5)), (1.0, (1.0, 1.0))])

@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.covariance import empirical_covariance, oas
 
-from anomalib_fewshot.models.components import Gaussian, Moments
-from anomalib_fewshot.models.components.gaussian import oas_covariance
+from anomalib_fewshot.models.coft_ad.gaussian import Gaussian, oas_covariance, symmetric_whitening
+from anomalib_fewshot.models.components import Moments
 
 
 def embeddings(count: int, dim: int) -> torch.Tensor:
@@ -77,3 +77,39 @@ def test_shrinkage_vanishes_with_many_embeddings() -> None:
 def test_floor_must_be_positive() -> None:
     with pytest.raises(ValueError, match="`floor` must be above 0, got 0"):
         Gaussian(4, 0)
+
+
+def mixed_rows(count: int = 500, dim: int = 4) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(dim, dim, generator=generator)
+    return torch.randn(count, dim, generator=generator) @ mixing + 3
+
+
+def test_whitened_rows_have_unit_covariance() -> None:
+    rows = mixed_rows()
+    mean, whitening = symmetric_whitening(Moments.of(rows), floor=0.0)
+    torch.testing.assert_close(((rows - mean) @ whitening).T.cov(correction=0), torch.eye(4), rtol=1e-3, atol=1e-3)
+
+
+def test_whitening_is_the_mahalanobis_distance_with_a_floor() -> None:
+    """Against the inverse of the correlation of standardised rows, with the floor on its diagonal."""
+    rows = mixed_rows()
+    mean, whitening = symmetric_whitening(Moments.of(rows), floor=0.3)
+    standardised = (rows - rows.mean(0)) / rows.std(0, correction=0)
+    inverse = torch.linalg.inv(standardised.T.cov(correction=0) + 0.3 * torch.eye(4))
+    expected = torch.stack([row @ inverse @ row for row in standardised]).sqrt()
+    torch.testing.assert_close(((rows - mean) @ whitening).norm(dim=-1), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_whitening_of_a_constant_channel_and_of_one_row_is_finite() -> None:
+    constant = mixed_rows()
+    constant[:, 0] = 7.0
+    for given in (constant, mixed_rows(1)):
+        assert all(part.isfinite().all() for part in symmetric_whitening(Moments.of(given), floor=0.1))
+
+
+def test_moments_without_a_part_are_those_of_the_rest() -> None:
+    rows = mixed_rows()
+    left = Moments.of(rows).minus(Moments.of(rows[:100]))
+    for mine, theirs in zip(left, Moments.of(rows[100:]), strict=True):
+        torch.testing.assert_close(mine, theirs)

@@ -48,8 +48,8 @@ def _estimate(jobs: Sequence[Job], seconds: Mapping[str, float]) -> str:
     if not seconds:
         least, most = (sum(part) / 60 for part in zip(*(USUAL_SECONDS[job.learns_from] for job in jobs), strict=True))
         return (
-            f"Nothing is measured here yet. On two cores, at 224 pixels and k = 4, it would be {least:.0f} to {most:.0f} "
-            "minutes in all, without a training on other categories."
+            f"Nothing is measured here yet. On two cores, at 224 pixels and k = 4, it would be {least:.0f} to "
+            f"{most:.0f} minutes in all, without a training on other categories."
         )
     usual = median(seconds.values())
     total = sum(seconds.get(job.method, usual) for job in jobs)

@@ -17,6 +17,7 @@ from anomalib.data import Batch, ImageBatch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.visualization import Visualizer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
 from torch.utils.data import Subset
@@ -215,6 +216,7 @@ class UniAD(BackboneMixin, AnomalibModule):
         if not hasattr(datamodule, "train_data"):
             msg = f"UniAD must have an anomalib datamodule, got {type(datamodule).__name__}. Give it as `datamodule`."
             raise TypeError(msg)
+        self.is_fitted.fill_(value=False)
         rank, world_size, count = self.global_rank, self.trainer.world_size, len(datamodule.train_data)
         share = list(range(rank, count, world_size)) or [rank % count]
         num_views = NUM_FIXED_VIEWS if self.augment_support else 1
@@ -227,7 +229,6 @@ class UniAD(BackboneMixin, AnomalibModule):
             batches = (self._tokens.take(views) for views in torch.arange(len(self._tokens)).split(self.batch_size))
             moments = reduce(Moments.plus, (Moments.of(tokens.to(self.device)) for tokens in batches))
             self.model.fit_tokens(self.sum_over_processes(moments))
-        self.is_fitted.fill_(value=True)
 
         def steps() -> _Steps:
             del datamodule.train_dataloader  # gives it its own back, as soon as the loop has this one
@@ -261,7 +262,9 @@ class UniAD(BackboneMixin, AnomalibModule):
         return loss + fooling
 
     def on_validation_start(self) -> None:
-        """Refuse to score without a training."""
+        """Let a model score at the end of its training, and refuse to without one."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.is_fitted.fill_(value=True)
         self.check_fitted()
 
     @torch.no_grad()
@@ -272,6 +275,7 @@ class UniAD(BackboneMixin, AnomalibModule):
         """
         if self._tokens is None or any(self.trainer.num_val_batches):
             return
+        self.is_fitted.fill_(value=True)
         self.model.eval()
         self.fit_threshold(self._scored(self._tokens))
         self.model.train()

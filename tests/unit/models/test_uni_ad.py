@@ -256,6 +256,8 @@ def test_datamodule_is_given_back_where_the_training_does_not_start(mvtec_root: 
     with pytest.raises(ZeroDivisionError):
         train(model, datamodule, tmp_path)
     assert "train_dataloader" not in vars(datamodule)
+    with pytest.raises(RuntimeError, match="UniAD must be trained before it scores"):
+        model.check_fitted()
 
 
 def test_training_explains_normal_tokens(mvtec_root: Path, tmp_path: Path) -> None:

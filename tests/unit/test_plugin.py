@@ -4,11 +4,13 @@
 """The start-up hook, and the entry points of any installed package."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from pkgutil import resolve_name
+from tempfile import TemporaryDirectory
 
 import anomalib.data
 import anomalib.models
@@ -20,6 +22,7 @@ from anomalib_fewshot import plugin
 from anomalib_fewshot._autoload import install as install_hook
 
 ROOT = Path(anomalib_fewshot.__file__).parents[1]
+STARTUP = ROOT / "anomalib_fewshot" / "startup"
 
 THIRD_PARTY = """
 from anomalib.data import MVTecAD
@@ -106,16 +109,18 @@ def test_unknown_group() -> None:
 
 def run(code: str, **environment: str) -> str:
     """Return what a fresh interpreter prints, into which the start-up files are read as from site-packages."""
-    start = f"import site; site.addsitedir({str(ROOT / 'anomalib_fewshot' / 'startup')!r})\n"
-    command = [sys.executable, "-W", "ignore::FutureWarning", "-c", start + code]
-    finished = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-        env=os.environ | environment,
-    )
+    with TemporaryDirectory() as folder:
+        shutil.copy(STARTUP / "hook.txt", Path(folder, "anomalib_fewshot.pth"))
+        start = f"import site; site.addsitedir({folder!r})\n"
+        command = [sys.executable, "-W", "ignore::FutureWarning", "-c", start + code]
+        finished = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env=os.environ | environment,
+        )
     assert not finished.stderr
     return finished.stdout
 
@@ -137,9 +142,8 @@ print(*sorted(set(sys.modules) - before), len(sys.meta_path))
 
 
 def test_both_start_up_files_call_the_hook() -> None:
-    startup = ROOT / "anomalib_fewshot" / "startup"
-    assert resolve_name((startup / "anomalib_fewshot.start").read_text(encoding="utf-8").strip()) is install_hook
-    line = (startup / "anomalib_fewshot.pth").read_text(encoding="utf-8").strip()
+    assert resolve_name((STARTUP / "anomalib_fewshot.start").read_text(encoding="utf-8").strip()) is install_hook
+    line = (STARTUP / "hook.txt").read_text(encoding="utf-8").strip()
     assert line == "import anomalib_fewshot._autoload; anomalib_fewshot._autoload.install()"
 
 

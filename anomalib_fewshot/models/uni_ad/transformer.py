@@ -143,7 +143,7 @@ class DecoderLayer(nn.Module):
             memory (torch.Tensor): Output of the encoder, shape ``(B, N, D)``.
             previous (torch.Tensor): Output of the layer before, shape ``(B, N, D)``.
             position (torch.Tensor): Embedding of the positions, shape ``(N, D)``.
-            mask (torch.Tensor): ``True`` where a query may see a key, shape ``(N, N)``.
+            mask (torch.Tensor): ``True`` where a query may not see a key, shape ``(N, N)``.
 
         Returns:
             torch.Tensor: Output of the layer, shape ``(B, N, D)``.

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class AdversarialCallback(Callback):
     """Add the adversarial loss to a model whose ``loss`` is called with two features that should be alike.
 
-    Among anomalib's models these are ``Stfpm``, with the features of teacher and student, ``ReverseDistillation`` and
-    ``Dinomaly``, with those of encoder and decoder, and each level of features gets a discriminator. Nothing of the
-    model is changed: its checkpoint can be used without the callback, whose state is kept beside it.
+    Among anomalib's models these are ``Stfpm``, with the features of teacher and student, and ``ReverseDistillation``,
+    with those of encoder and decoder, and each level of features gets a discriminator, a new one in each training.
+    Nothing of the model is changed: its checkpoint can be used without the callback, whose state is kept beside it.
 
     Args:
         weight (float): Weight of the loss. 0 is the plain method. Defaults to ``0.1``.
@@ -33,7 +33,8 @@ class AdversarialCallback(Callback):
         seed (int): Seed of the discriminators. The global seed has no influence. Defaults to ``0``.
 
     Raises:
-        TypeError: In a training, if the model's ``loss`` is no module, is not called, or not with two sets of features.
+        TypeError: In a training, if the model's ``loss`` is no module, is not called once a step, or not with two sets
+            of features.
         ValueError: As :class:`AdversarialLoss` does.
 
     Example:
@@ -62,6 +63,7 @@ class AdversarialCallback(Callback):
         self.levels = nn.ModuleList()  # an adversarial loss for each level of features, made when these are seen
         self._loaded: list[dict[str, Any]] = []
         self._hook: RemovableHandle | None = None
+        self._calls = 0  # of the model's loss in a step
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Listen to the model's loss."""
@@ -75,15 +77,24 @@ class AdversarialCallback(Callback):
         def add(_: nn.Module, features: tuple, output: torch.Tensor) -> torch.Tensor:
             if not torch.is_grad_enabled():
                 return output
+            self._calls += 1
+            if self._calls > 1:  # the discriminators have changed, and the first loss goes back through them
+                msg = f"AdversarialCallback must have a model that calls its `loss` once a step, got {name}, twice."
+                raise TypeError(msg)
             first, second = _pair(features, name)
             return output + self._loss(trainer, pl_module, first, second)
 
+        self.levels, self._loaded = nn.ModuleList(), []  # of an earlier training; a checkpoint is loaded after this
         self._hook = loss.register_forward_hook(add)
+
+    def on_train_batch_start(self, *_: object) -> None:
+        """Count from here."""
+        self._calls = 0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Refuse a model that has a ``loss`` and does without it."""
         del trainer
-        if len(self.levels) == 0:
+        if self._calls == 0:
             name = type(pl_module).__name__
             msg = f"AdversarialCallback must have a model that calls its `loss`, got {name}, which did not."
             raise TypeError(msg)
@@ -91,6 +102,14 @@ class AdversarialCallback(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stop listening."""
         del trainer, pl_module, stage
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stop listening: there will be no teardown."""
+        del trainer, pl_module, exception
+        self._stop()
+
+    def _stop(self) -> None:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None
@@ -112,8 +131,9 @@ class AdversarialCallback(Callback):
     ) -> torch.Tensor:
         if len(self.levels) == 0:
             self.levels.extend(self._make(feature.shape[1]) for feature in first)
-            for level, state in zip(self.levels, self._loaded, strict=False):
-                level.load_state_dict(state)
+            if self._loaded:
+                for level, state in zip(self.levels, self._loaded, strict=True):
+                    level.load_state_dict(state)
             self.levels.to(first[0].device)
         results = [
             level(one.movedim(1, -1), two.movedim(1, -1), trainer.global_step)

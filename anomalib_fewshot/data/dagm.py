@@ -59,7 +59,7 @@ def make_dagm_samples(root: Path, category: str) -> pd.DataFrame:
         folder = root / category / split.value.capitalize()
         masks = {path.stem.removesuffix("_label"): path for path in _images(folder / "Label")}
         images = _images(folder)
-        if not images:
+        if not images or not masks:
             msg = (
                 f"`root` must be the folder of DAGM 2007, with {category}/{folder.name}/0001.PNG and masks in "
                 f"{category}/{folder.name}/Label/0001_label.PNG, got {root}. The data set is at {HOMEPAGE}."

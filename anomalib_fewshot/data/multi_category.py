@@ -17,7 +17,7 @@ from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageBatch, Image
 from anomalib.metrics import Evaluator
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
-from torch.utils.data import ConcatDataset, DataLoader, Sampler
+from torch.utils.data import ConcatDataset, DataLoader, DistributedSampler, Sampler
 
 from anomalib_fewshot.metrics import by_category
 
@@ -177,10 +177,15 @@ class MultiCategory(AnomalibDataModule):
         generator = torch.Generator().manual_seed(self.seed)
         if self.target is None:
             items = [part.support_items() for part in self.parts.values()]
+            data, sampler = ConcatDataset(items), None
+            if self.trainer and self.trainer.world_size > 1:
+                ranks = {"num_replicas": self.trainer.world_size, "rank": self.trainer.global_rank}
+                sampler = DistributedSampler(data, **ranks, seed=self.seed)
             return DataLoader(
-                ConcatDataset(items),
+                data,
                 batch_size=self.train_batch_size,
-                shuffle=True,
+                shuffle=sampler is None,
+                sampler=sampler,
                 generator=generator,
                 num_workers=0 if all(isinstance(part, list) for part in items) else self.num_workers,
                 collate_fn=_collate_normal,
@@ -240,8 +245,8 @@ class MultiCategory(AnomalibDataModule):
             return
         if self.trainer._accelerator_connector.use_distributed_sampler:  # noqa: SLF001  it is not told otherwise
             msg = (
-                "`use_distributed_sampler` must be false on several devices: batches of one category are divided by "
-                "MultiCategory. Give `--trainer.use_distributed_sampler false`, or train on one device."
+                "`use_distributed_sampler` must be false on several devices: MultiCategory divides the batches itself. "
+                "Give `--trainer.use_distributed_sampler false`, or train on one device."
             )
             raise ValueError(msg)
 

@@ -31,6 +31,7 @@ from anomalib_fewshot.models.components import (
     height_and_width,
     normal_batch,
     normalization_of,
+    seeded,
     seeded_generator,
     spread,
     warn_of_single_image,
@@ -158,8 +159,7 @@ class CoftAD(BackboneMixin, AnomalibModule):
         self.augmentation = SupportAugmentation(augmentation, *self.colours)
         self.loss = CoftADLoss(positive_weight, negative_weight)
         self.adaptation_loss = AdaptationLoss(positive_weight, negative_weight, anchor_weight)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.model = CoftADModel(backbone, layers, pre_trained, weights, size, image_score)
         self.model.requires_grad_(not self._adapts)
         self.model.densities.requires_grad_(self._adapts)
@@ -180,7 +180,9 @@ class CoftAD(BackboneMixin, AnomalibModule):
         return torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
 
     def on_train_start(self) -> None:
-        """Compute what the adaptation learns from: the backbone stays as it is."""
+        """Forget an earlier fit, and compute what the adaptation learns from: the backbone stays as it is."""
+        self.is_fitted.fill_(value=False)
+        self._seen = None
         if self._adapts and self.num_steps > 0:
             self._seen = self._see(self.num_anomalies)
             for threshold, *pair in zip(self.thresholds, *self._seen.left_out[1:], strict=True):
@@ -191,7 +193,7 @@ class CoftAD(BackboneMixin, AnomalibModule):
         """Return the contrastive loss."""
         del batch_idx
         if self.num_steps == 0:
-            return None
+            return self.no_loss()
         generator = seeded_generator(self.seed, 0, self.global_step, self.global_rank)
         if self._adapts and self._seen is not None:
             loss = self._adapt(self._seen, generator)
@@ -202,7 +204,7 @@ class CoftAD(BackboneMixin, AnomalibModule):
 
     def _adapt(self, seen: "_Seen", generator: torch.Generator) -> torch.Tensor:
         """Return the loss of positions of left-out images and of synthesised anomalies."""
-        loss = sum(0 * parameter.sum() for parameter in self.parameters() if parameter.requires_grad)
+        loss = self.no_loss()
         for density, threshold, *pair in zip(self.model.densities, self.thresholds, *seen.left_out[1:], strict=True):
             if seen.alone or any(len(rows) == 0 for rows in pair):
                 continue
@@ -303,11 +305,6 @@ class CoftAD(BackboneMixin, AnomalibModule):
         for rows in torch.arange(len(left_out.images)).split(MAPS_AT_ONCE):
             distances = [torch.linalg.vector_norm(density.adapted(part[rows]), dim=-1) for density, part in pairs]
             yield normal_batch(self.model.score(left_out.images[rows], distances, self.model.image_size))
-
-    def on_fit_start(self) -> None:
-        """Forget the densities of an earlier fit."""
-        self.is_fitted.fill_(value=False)
-        self._seen = None
 
     def on_validation_start(self) -> None:
         """Fit the density before it is validated."""

@@ -8,7 +8,7 @@ from .backbone import Backbone, backbone_stages, height_and_width, normalization
 from .backbone_mixin import BackboneMixin, normal_batch, warn_of_single_image
 from .collapse import spread
 from .moments import Moments, in_double_precision
-from .seeded_generator import seeded_generator
+from .seeding import seeded, seeded_generator
 from .smooth_upsampling import upsample_smoothly
 from .support_augmentation import NUM_FIXED_VIEWS, SupportAugmentation, cut_paste, fixed_views
 
@@ -30,6 +30,7 @@ __all__ = [
     "normal_batch",
     "normalization",
     "normalization_of",
+    "seeded",
     "seeded_generator",
     "spread",
     "upsample_smoothly",

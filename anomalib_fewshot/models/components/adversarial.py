@@ -14,6 +14,8 @@ import torch
 from torch import distributed, nn
 from torch.nn import functional as F  # noqa: N812
 
+from .seeding import seeded
+
 ADVERSARIAL_RAMP = 0.1  # part of a training over which the loss comes in
 
 
@@ -84,7 +86,8 @@ class AdversarialLoss(nn.Module):
     The discriminator has an optimiser of its own, Adam with betas (0.5, 0.999), whose state goes into the checkpoint.
     Its parameters take no gradient outside of its update, so that neither the model's optimiser nor DDP sees them; over
     several processes its gradients are averaged here. It computes in single precision. With a weight of 0 nothing is
-    built, drawn or computed, and the model is the plain one.
+    built, drawn or computed, and the model is the plain one. It is called once before each backward pass: a second call
+    changes the discriminator that the first loss goes back through.
 
     Args:
         channels (int): Channels C of the features.
@@ -93,10 +96,10 @@ class AdversarialLoss(nn.Module):
         ramp_steps (int): Steps over which the weight rises to its value. Defaults to ``0``.
         hidden (Sequence[int]): See :class:`Discriminator`. Defaults to ``(256, 128)``.
         seed (int): Seed of the discriminator. The global seed has no influence. Defaults to ``0``.
-        clip_norm (float | None): Highest norm of the discriminator's gradient. Defaults to ``None``: any.
+        clip_norm (float | None): Highest norm of the discriminator's gradient. Defaults to ``None``: any, as with 0.
 
     Raises:
-        ValueError: If ``weight`` or ``ramp_steps`` is below 0.
+        ValueError: If ``weight``, ``ramp_steps`` or ``clip_norm`` is below 0.
     """
 
     def __init__(
@@ -110,8 +113,8 @@ class AdversarialLoss(nn.Module):
         clip_norm: float | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("weight", weight), ("ramp_steps", ramp_steps)):
-            if value < 0:
+        for name, value in (("weight", weight), ("ramp_steps", ramp_steps), ("clip_norm", clip_norm)):
+            if value is not None and value < 0:
                 msg = f"`{name}` must not be below 0, got {value}."
                 raise ValueError(msg)
         self.weight = weight
@@ -120,8 +123,7 @@ class AdversarialLoss(nn.Module):
         self.discriminator: Discriminator | None = None
         self._loaded: dict[str, Any] | None = None
         if weight > 0:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+            with seeded(seed):
                 self.discriminator = Discriminator(channels, hidden).requires_grad_(requires_grad=False)
             self.optimizer = torch.optim.Adam(self.discriminator.parameters(), learning_rate, betas=(0.5, 0.999))
 
@@ -167,7 +169,7 @@ class AdversarialLoss(nn.Module):
         discriminator.requires_grad_(requires_grad=False)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = _average(gradient)
-        if self.clip_norm is not None:
+        if self.clip_norm:
             nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -64,7 +64,7 @@ class BackboneMixin(LightningModule):
         """
         if not self.is_fitted:
             name = type(self).__name__
-            msg = f"{name} must be trained before it scores. Train it, or give a checkpoint: `ckpt_path`."
+            msg = f"{name} must be trained before it scores. Train it, or give a checkpoint of a finished training."
             raise RuntimeError(msg)
 
     def to_torch(self, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401
@@ -82,6 +82,10 @@ class BackboneMixin(LightningModule):
         transform = getattr(self.pre_processor, "transform", None)
         images = images.to(self.device)
         return images if transform is None else transform(images)
+
+    def no_loss(self) -> torch.Tensor:
+        """Return a loss that changes nothing: on several devices Lightning needs one of all parameters."""
+        return torch.stack([0 * parameter.sum() for parameter in self.parameters() if parameter.requires_grad]).sum()
 
     def sum_over_processes(self, moments: Moments) -> Moments:
         """Return the moments of what all processes have seen."""

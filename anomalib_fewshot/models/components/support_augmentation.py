@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
+from .seeding import seeded
+
 NUM_FIXED_VIEWS = 22
 
 
@@ -70,13 +72,8 @@ class SupportAugmentation(nn.Module):
         Returns:
             torch.Tensor: Views, shape ``(B, 3, H, W)``.
         """
-        with torch.random.fork_rng(devices=[]):  # kornia draws from the global generator of the CPU
-            torch.manual_seed(_draw_seed(generator))
+        with seeded(generator):  # kornia draws from the global generator of the CPU
             return self.steps(images)
-
-
-def _draw_seed(generator: torch.Generator) -> int:
-    return int(torch.randint(2**31, (), generator=generator))
 
 
 def fixed_views(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> Iterator[torch.Tensor]:

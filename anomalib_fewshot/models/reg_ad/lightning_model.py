@@ -31,6 +31,7 @@ from anomalib_fewshot.models.components import (
     height_and_width,
     normal_batch,
     normalization_of,
+    seeded,
     seeded_generator,
     spread,
     warn_of_single_image,
@@ -139,8 +140,7 @@ class RegAD(BackboneMixin, AnomalibModule):
         self.allow_seen = allow_seen
         self.seed = seed
         self.loss = RegADLoss()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.model = RegADModel(
                 backbone,
                 layers,
@@ -169,7 +169,7 @@ class RegAD(BackboneMixin, AnomalibModule):
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.max_epochs)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
-    def on_fit_start(self) -> None:
+    def on_train_start(self) -> None:
         """Forget the density of an earlier fit, and note which categories are seen."""
         datamodule = self._datamodule()
         self.model.density.reset()
@@ -185,7 +185,7 @@ class RegAD(BackboneMixin, AnomalibModule):
         """Return the loss of registering each image with others of its category."""
         del batch_idx
         if self.max_epochs == 0:
-            return None
+            return self.no_loss()
         images: torch.Tensor = batch.image
         if len(images) == 1:  # a single image has no other: it is registered with a view of itself
             augmentation = SupportAugmentation("mild", *normalization_of(self.pre_processor))

@@ -32,6 +32,7 @@ from anomalib_fewshot.models.components import (
     height_and_width,
     normal_batch,
     normalization_of,
+    seeded,
     seeded_generator,
 )
 
@@ -97,7 +98,8 @@ class UniAD(BackboneMixin, AnomalibModule):
         visualizer (Visualizer | bool): Defaults to ``True``.
 
     Raises:
-        ValueError: If an argument is out of its range, or as :class:`UniADModel` and :class:`AdversarialLoss` do.
+        ValueError: If an argument is out of its range, or as :class:`UniADModel` and :class:`AdversarialLoss` do. In
+            a training, if ``pre_processor`` makes images of another size.
 
     Example:
         >>> from anomalib.engine import Engine
@@ -141,10 +143,17 @@ class UniAD(BackboneMixin, AnomalibModule):
         visualizer: Visualizer | bool = True,
     ) -> None:
         for name, value, least in (
+            ("jitter_scale", jitter_scale, 0),
+            ("dim", dim, 1),
+            ("num_heads", num_heads, 1),
+            ("num_layers", num_layers, 1),
+            ("feedforward_dim", feedforward_dim, 1),
+            ("pool_size", pool_size, 1),
             ("num_steps", num_steps, 0),
             ("warmup_steps", warmup_steps, 0),
             ("batch_size", batch_size, 1),
-            ("pool_size", pool_size, 1),
+            ("gradient_clip_val", gradient_clip_val, 0),
+            ("cache_limit", cache_limit, 0),
         ):
             if value < least:
                 msg = f"`{name}` must be at least {least}, got {value}."
@@ -172,8 +181,7 @@ class UniAD(BackboneMixin, AnomalibModule):
         self.cache_limit = cache_limit
         self.seed = seed
         self.loss = nn.MSELoss()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.model = UniADModel(
                 backbone,
                 layers,
@@ -216,6 +224,8 @@ class UniAD(BackboneMixin, AnomalibModule):
         if not hasattr(datamodule, "train_data"):
             msg = f"UniAD must have an anomalib datamodule, got {type(datamodule).__name__}. Give it as `datamodule`."
             raise TypeError(msg)
+        if self.trainer.ckpt_path is not None and self.is_fitted:  # goes on from the end of a training: no step is left
+            return
         self.is_fitted.fill_(value=False)
         rank, world_size, count = self.global_rank, self.trainer.world_size, len(datamodule.train_data)
         share = list(range(rank, count, world_size)) or [rank % count]
@@ -242,15 +252,11 @@ class UniAD(BackboneMixin, AnomalibModule):
         if self._tokens is None:
             msg = "UniAD must be trained by a trainer, which calls `on_fit_start` first."
             raise RuntimeError(msg)
-        if self.num_steps == 0:
-            return None
         generator = seeded_generator(self.seed, batch_idx, self.global_rank)
         indices = torch.randint(len(self._tokens), (self.batch_size,), generator=generator)
         tokens = self.model.standardize(self._tokens.take(indices).to(self.device))
         noisy = feature_jitter(tokens, self.jitter_scale, generator)
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):  # dropout draws from the global generators
-            torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        with seeded(generator, self.device):  # dropout draws from the global generators
             reconstruction = self.model.transformer(noisy)
         loss = self.loss(reconstruction.tokens.float(), tokens)
         self._check_health(float(loss.detach()))
@@ -276,6 +282,10 @@ class UniAD(BackboneMixin, AnomalibModule):
         if self._tokens is None or any(self.trainer.num_val_batches):
             return
         self.is_fitted.fill_(value=True)
+        logger.warning(
+            "The threshold is the highest score of the training images, which the model has seen: expect most new ones "
+            "above it. Give pictures to validate by.",
+        )
         self.model.eval()
         self.fit_threshold(self._scored(self._tokens))
         self.model.train()
@@ -289,6 +299,10 @@ class UniAD(BackboneMixin, AnomalibModule):
         """One epoch of all steps, and one validation at its end."""
         return {
             "max_epochs": 1,
+            "max_steps": -1,
+            "accumulate_grad_batches": 1,
+            "val_check_interval": 1.0,
+            "check_val_every_n_epoch": 1,
             "gradient_clip_val": self.gradient_clip_val,
             "num_sanity_val_steps": 0,
             "log_every_n_steps": 1,
@@ -305,6 +319,9 @@ class UniAD(BackboneMixin, AnomalibModule):
     def _views(self, images: torch.Tensor) -> Iterable[torch.Tensor]:
         """Return the pre-processed views of images, a batch of each view."""
         images = self.preprocess(images)
+        if (size := (*images.shape[-2:],)) != self.model.image_size:
+            msg = f"`image_size` must be the size of pre-processed images, {size}, got {self.model.image_size}."
+            raise ValueError(msg)
         return fixed_views(images, *normalization_of(self.pre_processor)) if self.augment_support else [images]
 
     @torch.no_grad()
@@ -313,13 +330,18 @@ class UniAD(BackboneMixin, AnomalibModule):
             return self.model.embed(images).float().cpu()
 
     def _rate(self, step: int) -> float:
-        """Return the factor of the learning rate at a step."""
+        """Return the factor of the learning rate at a step. That of the one step of no training is 0."""
+        if self.num_steps == 0:
+            return 0.0
         warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
         return warm * (DROP_BY if step >= int(DROP_AT * self.num_steps) else 1.0)
 
     def _check_health(self, loss: float) -> None:
         if not isfinite(loss):
-            msg = f"`learning_rate` must be one at which the training stays finite, got {self.learning_rate}. Lower it."
+            msg = (
+                f"The loss is not finite any more. Lower `learning_rate`, which is {self.learning_rate}, or "
+                f"`jitter_scale`, which is {self.jitter_scale}, or train in a higher precision."
+            )
             raise RuntimeError(msg)
 
 

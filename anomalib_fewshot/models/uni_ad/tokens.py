@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from math import prod
 from pathlib import Path
+from shutil import disk_usage
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -81,8 +82,20 @@ def _stack(items: Sequence[ImageItem]) -> torch.Tensor:
 
 
 def _allocate(shape: Sequence[int], limit: float) -> torch.Tensor:
-    """Return a tensor in memory, or in a file that goes when the tensor goes if it takes more than ``limit`` GiB."""
-    if prod(shape) * torch.float32.itemsize <= limit * 2**30:
+    """Return a tensor in memory, or in a file that goes when the tensor goes if it takes more than ``limit`` GiB.
+
+    Raises:
+        OSError: If there is no room for the file.
+    """
+    size = prod(shape) * torch.float32.itemsize
+    if size <= limit * 2**30:
         return torch.empty(*shape)
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a mapped file may be unlinked, but for Windows
+        free = disk_usage(folder).free
+        if size > free:  # the file is made without its blocks: to write where there are none would kill the process
+            msg = (
+                f"The tokens need {size / 2**30:.1f} GiB in {folder}, where {free / 2**30:.1f} are free. Name another "
+                "folder by the variable TMPDIR, raise `cache_limit` to keep them in memory, or `cache_tokens` false."
+            )
+            raise OSError(msg)
         return torch.from_file(str(Path(folder) / "tokens"), shared=True, size=prod(shape)).view(*shape)

@@ -4,6 +4,7 @@
 """The adversarial loss in anomalib's own models."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -64,6 +65,51 @@ def test_loss_is_added_at_every_level(make, mvtec_root: Path, tmp_path: Path) ->
     assert not model.loss._forward_hooks  # noqa: SLF001  it is taken away at the end
 
 
+def test_what_is_added_is_the_mean_over_levels_at_this_step() -> None:
+    callback, model, trainer = AdversarialCallback(weight=0.5, ramp_steps=4), stfpm(), SimpleNamespace(global_step=1)
+    twin = AdversarialCallback(weight=0.5, ramp_steps=4)
+    callback.setup(trainer, model, "fit")
+    model.log_dict = lambda _: None
+    teacher, student = ({name: torch.rand(2, 3, 4, 4) for name in "ab"} for _ in range(2))
+    found = model.loss(teacher, student)
+    plain = model.loss.forward(teacher, student)
+    losses = [twin._make(3)(*(s[n].movedim(1, -1) for s in (teacher, student)), 1)[0] for n in "ab"]
+    torch.testing.assert_close(found, plain + sum(losses) / 2)
+    with torch.no_grad():
+        torch.testing.assert_close(model.loss(teacher, student), plain)
+    with pytest.raises(TypeError, match="a model that calls its `loss` once a step, got Stfpm, twice"):
+        model.loss(teacher, student)
+
+
+def test_arguments_reach_every_level(mvtec_root: Path, tmp_path: Path) -> None:
+    callback = AdversarialCallback(weight=0.5, learning_rate=2e-3, ramp_steps=7, clip_norm=0.3, seed=5)
+    fit(stfpm(), mvtec_root, tmp_path, callback)
+    for level in callback.levels:
+        found = (level.weight, level.ramp_steps, level.clip_norm, level.optimizer.param_groups[0]["lr"])
+        assert found == (0.5, 7, 0.3, 2e-3)
+
+
+def test_a_training_that_broke_off_leaves_nothing_behind(mvtec_root: Path, tmp_path: Path) -> None:
+    callback, model = AdversarialCallback(weight=0.5), stfpm()
+    model.on_train_batch_end = lambda *_: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        fit(model, mvtec_root, tmp_path, callback)
+    assert not model.loss._forward_hooks  # noqa: SLF001
+    del model.on_train_batch_end
+    fit(model, mvtec_root, tmp_path, callback)
+
+
+def test_each_training_has_discriminators_of_its_own(mvtec_root: Path, tmp_path: Path) -> None:
+    callback = AdversarialCallback(weight=0.5)
+    fit(reverse_distillation(), mvtec_root, tmp_path, callback)
+    found = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        fit(stfpm(), mvtec_root, tmp_path, callback)
+        found.append(callback.levels)
+    assert all(torch.equal(one, two) for one, two in zip(*(levels.parameters() for levels in found), strict=True))
+
+
 def test_it_changes_the_training_and_weight_zero_does_not(mvtec_root: Path, tmp_path: Path) -> None:
     models = []
     for callback in (None, AdversarialCallback(weight=0.0), AdversarialCallback(weight=0.5)):
@@ -83,6 +129,8 @@ def test_checkpoint_is_the_plain_model_s_and_the_callback_goes_on(mvtec_root: Pa
     before = [level.get_extra_state()["state"][0]["step"] for level in callback.levels]
     fit(stfpm(), mvtec_root, tmp_path / "again", again, path, max_epochs=3)
     assert [int(level.get_extra_state()["state"][0]["step"]) for level in again.levels] == [int(s) + 1 for s in before]
+    for one, two in zip(callback.levels.parameters(), again.levels.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=3e-4)  # a step of Adam, and not another seed's
 
 
 def test_models_without_a_pair(mvtec_root: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 """DAGM 2007, on files in its published layout."""
 
 from pathlib import Path
+from shutil import copytree, rmtree
 
 import pytest
 import torch
@@ -45,6 +46,14 @@ def test_few_of_it_and_several_categories(dagm_root: Path) -> None:
     several.setup()
     assert several.train_categories == ["Class1", "Class10"]
     assert len(several.train_data) == 8
+
+
+@pytest.mark.parametrize("split", ["Train", "Test"])
+def test_without_masks_nothing_is_known_of_defects(dagm_root: Path, tmp_path: Path, split: str) -> None:
+    copytree(dagm_root, tmp_path / "DAGM")
+    rmtree(tmp_path / "DAGM" / "Class1" / split / "Label")
+    with pytest.raises(ValueError, match=f"masks in Class1/{split}/Label/0001_label.PNG, got"):
+        DAGM(tmp_path / "DAGM").prepare_data()
 
 
 @pytest.mark.parametrize("folder", ["nothing", "."])

@@ -225,3 +225,14 @@ def test_several_devices_need_batches_that_lightning_does_not_divide(root: Path)
     datamodule.trainer = SimpleNamespace(world_size=2, _accelerator_connector=connector)
     with pytest.raises(ValueError, match="must be false on several devices: .* Give `--trainer.use_distributed"):
         datamodule.setup()
+
+
+def test_several_devices_share_the_images_of_all_categories(root: Path) -> None:
+    datamodule = MultiCategory(MVTecFolder(root, num_workers=0), k_shot=2)
+    datamodule.setup()
+    shares = []
+    for rank in range(2):
+        datamodule.trainer = SimpleNamespace(world_size=2, global_rank=rank)
+        shares.append([path for batch in datamodule.train_dataloader() for path in batch.image_path])
+    assert len(shares[0]) == len(shares[1]) == len(datamodule.train_data) / 2
+    assert len({*shares[0], *shares[1]}) == len(datamodule.train_data)

@@ -4,6 +4,7 @@
 """UniAD's models, on small untrained backbones."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,14 @@ import torch
 from anomalib.data import AnomalibDataModule, MVTecAD
 from anomalib.engine import Engine
 from lightning.pytorch import seed_everything
+from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_fewshot import FewShot, MultiCategory, UniAD
 from anomalib_fewshot.models.components import NUM_FIXED_VIEWS, fixed_views
+from anomalib_fewshot.models.uni_ad import lightning_model
 from anomalib_fewshot.models.uni_ad import tokens as tokens_module
+from anomalib_fewshot.models.uni_ad.tokens import TrainingTokens
 from anomalib_fewshot.models.uni_ad.torch_model import UniADModel, adversarial_pair
 from anomalib_fewshot.models.uni_ad.transformer import Reconstruction
 
@@ -45,8 +49,9 @@ def few_shot(root: Path, category: str = "bolt", k_shot: int | None = 2, **argum
     return FewShot(MVTecAD(root, category, num_workers=0, **arguments), k_shot=k_shot)
 
 
-def engine(results: Path) -> Engine:
-    return Engine(default_root_dir=results, enable_progress_bar=False, accelerator="cpu", logger=False)
+def engine(results: Path, **arguments) -> Engine:
+    settings = {"enable_progress_bar": False, "accelerator": "cpu", "logger": False}
+    return Engine(default_root_dir=results, **settings | arguments)
 
 
 def train(model: UniAD, datamodule: AnomalibDataModule, results: Path) -> str:
@@ -190,11 +195,70 @@ def test_tokens_are_those_of_every_view_of_every_image(
     assert model._tokens is None  # noqa: SLF001  they are let go of
 
 
+def test_what_is_learnt(mvtec_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clean tokens from noisy ones, and others in each step."""
+    steps: list[dict[str, torch.Tensor]] = []
+    take, jitter, loss = TrainingTokens.take, lightning_model.feature_jitter, nn.MSELoss.forward
+
+    def taken(tokens: TrainingTokens, indices: torch.Tensor) -> torch.Tensor:
+        steps.append({"indices": indices})
+        return take(tokens, indices)
+
+    def jittered(tokens: torch.Tensor, scale: float, generator: torch.Generator) -> torch.Tensor:
+        noisy = jitter(tokens, scale, generator)
+        steps[-1] |= {"clean": tokens, "noisy": noisy}
+        return noisy
+
+    def compared(self: nn.MSELoss, found: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        steps[-1] |= {"found": found, "target": target}
+        return loss(self, found, target)
+
+    model = small(num_steps=4, dropout=0.0, standardize=False, jitter_scale=7.0)
+    monkeypatch.setattr(lightning_model, "feature_jitter", jittered)
+    monkeypatch.setattr(nn.MSELoss, "forward", compared)
+    monkeypatch.setattr(TrainingTokens, "take", taken)
+    seen: list[torch.Tensor] = []
+    model.model.transformer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    train(model, few_shot(mvtec_root), tmp_path)
+    steps = [step for step in steps if "found" in step]
+    assert len(steps) == 4
+    assert len({tuple(step["indices"].tolist()) for step in steps}) == 4
+    for step, inputs in zip(steps, seen, strict=False):
+        assert inputs is step["noisy"]
+        assert step["target"] is step["clean"]
+        noise = step["noisy"] - step["clean"]
+        lengths = torch.linalg.vector_norm(step["clean"], dim=-1, keepdim=True)
+        torch.testing.assert_close((noise / lengths).std().item() * noise.shape[-1], 7.0, rtol=0.05, atol=0)
+
+
+def test_adversarial_loss_comes_in_over_the_first_tenth(mvtec_root: Path, tmp_path: Path) -> None:
+    steps, model = [], small(num_steps=20, adversarial_weight=0.5)
+    forward = model.adversarial.forward
+    model.adversarial.forward = lambda *arguments: steps.append(arguments[-1]) or forward(*arguments)
+    train(model, few_shot(mvtec_root), tmp_path)
+    assert (steps, model.adversarial.ramp_steps) == ([*range(20)], 2)
+
+
+def test_goes_on_from_the_end_of_a_training(mvtec_root: Path, tmp_path: Path) -> None:
+    model, again, datamodule = small(), small(seed=1), few_shot(mvtec_root)
+    path = train(model, datamodule, tmp_path)
+    engine(tmp_path).fit(again, datamodule=datamodule, ckpt_path=path)
+    again.check_fitted()
+    assert torch.equal(scores(again), scores(model))
+
+
+def test_length_does_not_depend_on_the_trainer(mvtec_root: Path, tmp_path: Path) -> None:
+    runner, model = engine(tmp_path, max_steps=1, accumulate_grad_batches=2, val_check_interval=1), small()
+    runner.fit(model, datamodule=few_shot(mvtec_root))
+    assert runner.trainer.global_step == 3
+    model.check_fitted()
+
+
 def test_seed_alone_decides(mvtec_root: Path, tmp_path: Path) -> None:
     found = []
     for global_seed, seed in ((1, 0), (2, 0), (1, 1)):
         seed_everything(global_seed)
-        model = small(seed=seed)
+        model = small(seed=seed, dropout=0.1)
         train(model, few_shot(mvtec_root), tmp_path)
         found.append(scores(model))
     assert torch.equal(found[0], found[1])
@@ -312,7 +376,7 @@ def test_threshold_without_validation_is_the_highest_score_of_the_training_image
     mvtec_root: Path,
     tmp_path: Path,
 ) -> None:
-    model, datamodule = small(), few_shot(mvtec_root, k_shot=k_shot, val_split_mode="none")
+    model, datamodule = small(dropout=0.1), few_shot(mvtec_root, k_shot=k_shot, val_split_mode="none")
     loaded = UniAD.load_from_checkpoint(train(model, datamodule, tmp_path))
     batch = torch.stack([model.pre_processor.transform(item.image) for item in datamodule.train_data])
     with torch.no_grad():
@@ -351,8 +415,20 @@ def test_training_without_a_datamodule(mvtec_root: Path, tmp_path: Path) -> None
 
 
 def test_training_that_does_not_stay_finite(mvtec_root: Path, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="`learning_rate` must be one at which the training stays finite, got 1e"):
+    with pytest.raises(RuntimeError, match=r"not finite any more. Lower `learning_rate`, which is 1e\+30, or `jitter"):
         train(small(learning_rate=1e30, num_steps=20), few_shot(mvtec_root), tmp_path)
+
+
+def test_pictures_of_another_size(mvtec_root: Path, tmp_path: Path) -> None:
+    model = small(pre_processor=UniAD.configure_pre_processor((64, 96)))
+    with pytest.raises(ValueError, match=r"`image_size` must be the size of pre-processed images, \(64, 96\), got"):
+        train(model, few_shot(mvtec_root), tmp_path)
+
+
+def test_no_room_for_the_tokens(mvtec_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens_module, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(OSError, match=r"The tokens need .* GiB in .*, where 0.0 are free. Name another folder"):
+        train(small(cache_limit=0.0), few_shot(mvtec_root), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -363,6 +439,10 @@ def test_training_that_does_not_stay_finite(mvtec_root: Path, tmp_path: Path) ->
         ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
         ({"pool_size": 0}, "`pool_size` must be at least 1, got 0"),
         ({"neighbor_size": 5}, "`neighbor_size` must be odd and less than .* grid of 4 x 4 features, got 5"),
+        ({"num_layers": 0}, "`num_layers` must be at least 1, got 0"),
+        ({"num_heads": 0}, "`num_heads` must be at least 1, got 0"),
+        ({"jitter_scale": -1.0}, "`jitter_scale` must be at least 0, got -1"),
+        ({"gradient_clip_val": -1.0}, "`gradient_clip_val` must be at least 0, got -1"),
         ({"dim": 18}, "`dim` must be a multiple of twice `num_heads`, 4, got 18"),
         ({"backbone": "resnet"}, "`backbone` must be the name of a timm model, got 'resnet'"),
         ({"backbone": "vit_tiny_patch16_224"}, "`backbone` must be a convolutional model that runs part after part"),

@@ -12,7 +12,7 @@ from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 
 from anomalib_fewshot import CoftAD, FewShot, RegAD, UniAD
-from anomalib_fewshot.models.components import seeded_generator
+from anomalib_fewshot.models.components import seeded, seeded_generator
 
 SMALL = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "visualizer": False}
 
@@ -22,6 +22,21 @@ def test_every_seed_and_number_is_a_stream_of_its_own() -> None:
     draws = [torch.rand(4, generator=seeded_generator(*n)) for n in product(seeds, range(20), range(3))]
     assert len({tuple(draw.tolist()) for draw in draws}) == len(draws)
     assert torch.equal(torch.rand(4, generator=seeded_generator(0, 0, 1)), draws[1])
+
+
+def test_global_generators_are_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of GPUs too, which `torch.manual_seed` would leave seeded."""
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda _: 1 / 0)
+    before = torch.get_rng_state()
+    draws = []
+    for seed in (3, 3, torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)):
+        with seeded(seed, torch.device("cpu")):
+            draws.append(torch.rand(4))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(draws[0], draws[1])
+    assert torch.equal(draws[2], draws[3])
+    assert not torch.equal(draws[0], draws[2])
+    assert torch.equal(draws[0], torch.rand(4, generator=torch.Generator().manual_seed(3)))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,58 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Random numbers that a seed alone decides."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+def seeded_generator(seed: int, *numbers: int) -> torch.Generator:
+    """Return a generator on the CPU that is decided by a seed and by numbers such as a step and a rank.
+
+    It is made anew for each step and needs no state between steps. torch takes the lower 32 bits of a seed alone, so
+    that numbers cannot be put side by side in its 64: they are mixed.
+
+    Args:
+        seed (int): Seed.
+        *numbers (int): Numbers from 0, which tell the streams of a seed apart.
+
+    Example:
+        >>> [torch.rand((), generator=seeded_generator(seed, step)).item() for seed in (0, 1) for step in (0, 1)]
+        [0.5488..., 0.9449..., 0.9617..., 0.2142...]
+
+    Reference:
+        O'Neill's seed sequence as numpy has it, https://numpy.org/doc/stable/reference/random/parallel.html.
+    """
+    (mixed,) = np.random.SeedSequence(seed % 2**64, spawn_key=numbers).generate_state(1)
+    return torch.Generator().manual_seed(int(mixed))
+
+
+@contextmanager
+def seeded(seed: int | torch.Generator, device: torch.device | None = None) -> Generator[None]:
+    """Let what draws from torch's global generators draw what a seed decides, and leave them as they were.
+
+    Args:
+        seed (int | torch.Generator): Seed, or a generator on the CPU that it is drawn from.
+        device (torch.device | None): GPU whose generator is seeded beside that of the CPU, which is the only one for
+            ``None`` and any other device. Defaults to ``None``.
+
+    Example:
+        >>> before = torch.get_rng_state()
+        >>> with seeded(0):
+        ...     print(torch.rand(()))
+        tensor(0.4963)
+        >>> torch.equal(torch.get_rng_state(), before)
+        True
+    """
+    if isinstance(seed, torch.Generator):
+        seed = int(torch.randint(2**31, (), generator=seed))
+    gpus = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(gpus):
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` seeds all devices, and they would stay so
+        for gpu in gpus:
+            torch.cuda.default_generators[gpu.index].manual_seed(seed)
+        yield

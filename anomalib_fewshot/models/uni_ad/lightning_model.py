@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""UniAD: one transformer reconstructs frozen features of all categories, and cannot copy them.
+"""UniAD: one transformer reconstructs frozen features of all categories, which its attention does not see.
 
 Paper: https://arxiv.org/abs/2206.03687 (NeurIPS 2022). The adversarial loss: https://arxiv.org/abs/2312.03005.
 """
@@ -48,9 +48,10 @@ DROP_AT, DROP_BY = 0.8, 0.1  # part of the training after which the learning rat
 class UniAD(BackboneMixin, AnomalibModule):
     """One transformer reconstructs frozen features of all categories; what it cannot reconstruct is anomalous.
 
-    Each position is reconstructed without its neighbourhood and from learnt queries, so that a feature cannot be
-    copied. With ``MultiCategory`` one model learns from a few images of every category, with any other datamodule from
-    its training images. The default is the plain method on EfficientNet-Lite0; the paper's is EfficientNet-B4.
+    Each position is reconstructed from learnt queries whose attention does not see its neighbourhood, so that a feature
+    cannot just be copied. With ``MultiCategory`` one model learns from a few images of every category, with any other
+    datamodule from its training images. The default is the plain method on EfficientNet-Lite0; the paper's is
+    EfficientNet-B4.
 
     Args:
         backbone (str): Name of a convolutional timm model. Defaults to ``"tf_efficientnet_lite0"``, whose weights come

@@ -163,6 +163,18 @@ def test_checkpoint_gives_equal_outputs(trained: Trained, mvtec_root: Path) -> N
         np.testing.assert_array_equal(value, expected[key])
 
 
+def test_going_on_from_the_end_of_a_training_changes_nothing(
+    trained: Trained,
+    mvtec_root: Path,
+    tmp_path: Path,
+) -> None:
+    flags = [*trained.flags, *few_shot(mvtec_root), "--ckpt_path", str(trained.checkpoint)]
+    again = anomalib("fit", *flags, results=tmp_path).model
+    expected = outputs(trained.model, images(mvtec_root))
+    for key, value in outputs(again, images(mvtec_root)).items():
+        np.testing.assert_array_equal(value, expected[key])
+
+
 def test_predict_writes_a_picture_of_each_image(trained: Trained, mvtec_root: Path, tmp_path: Path) -> None:
     data = ["--data", str(mvtec_root / "bolt/test/hole"), "--ckpt_path", str(trained.checkpoint)]
     anomalib("predict", *trained.flags, *data, results=tmp_path)

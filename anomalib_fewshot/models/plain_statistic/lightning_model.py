@@ -77,7 +77,7 @@ class PlainStatistic(AnomalibModule):
     def configure_optimizers(self) -> None:
         """Return nothing: there is nothing to optimise."""
 
-    def on_fit_start(self) -> None:
+    def on_train_start(self) -> None:
         """Forget the images of an earlier fit."""
         self.model.reset()
 

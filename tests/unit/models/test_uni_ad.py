@@ -239,14 +239,6 @@ def test_adversarial_loss_comes_in_over_the_first_tenth(mvtec_root: Path, tmp_pa
     assert (steps, model.adversarial.ramp_steps) == ([*range(20)], 2)
 
 
-def test_goes_on_from_the_end_of_a_training(mvtec_root: Path, tmp_path: Path) -> None:
-    model, again, datamodule = small(), small(seed=1), few_shot(mvtec_root)
-    path = train(model, datamodule, tmp_path)
-    engine(tmp_path).fit(again, datamodule=datamodule, ckpt_path=path)
-    again.check_fitted()
-    assert torch.equal(scores(again), scores(model))
-
-
 def test_length_does_not_depend_on_the_trainer(mvtec_root: Path, tmp_path: Path) -> None:
     runner, model = engine(tmp_path, max_steps=1, accumulate_grad_batches=2, val_check_interval=1), small()
     runner.fit(model, datamodule=few_shot(mvtec_root))

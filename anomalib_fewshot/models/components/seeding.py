@@ -37,8 +37,7 @@ def seeded(seed: int | torch.Generator, device: torch.device | None = None) -> G
 
     Args:
         seed (int | torch.Generator): Seed, or a generator on the CPU that it is drawn from.
-        device (torch.device | None): GPU whose generator is seeded beside that of the CPU, which is the only one for
-            ``None`` and any other device. Defaults to ``None``.
+        device (torch.device | None): Device whose generator is seeded beside that of the CPU. Defaults to ``None``.
 
     Example:
         >>> before = torch.get_rng_state()
@@ -50,9 +49,11 @@ def seeded(seed: int | torch.Generator, device: torch.device | None = None) -> G
     """
     if isinstance(seed, torch.Generator):
         seed = int(torch.randint(2**31, (), generator=seed))
-    gpus = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(gpus):
+    with torch.random.fork_rng([]):
         torch.default_generator.manual_seed(seed)  # `torch.manual_seed` seeds all devices, and they would stay so
-        for gpu in gpus:
-            torch.cuda.default_generators[gpu.index].manual_seed(seed)
-        yield
+        if device is None or device.type == "cpu":
+            yield
+            return
+        with torch.random.fork_rng([device], device_type=device.type):
+            getattr(torch, device.type).manual_seed(seed)
+            yield

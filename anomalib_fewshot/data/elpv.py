@@ -31,7 +31,7 @@ class ELPVDataset(AnomalibDataset):
 
     Raises:
         ModuleNotFoundError: If the package ``elpv-dataset`` is not installed.
-        ValueError: If there is no such category.
+        ValueError: If there is no such category, or ``num_test`` is below 1.
 
     Reference:
         Buerhop-Lutz et al., A Benchmark for Visual Identification of Defective Solar Cells in Electroluminescence
@@ -48,6 +48,9 @@ class ELPVDataset(AnomalibDataset):
         super().__init__(augmentations=augmentations)
         if category not in CATEGORIES:
             msg = f"`category` must be one of {CATEGORIES}, got {category!r}."
+            raise ValueError(msg)
+        if num_test is not None and num_test < 1:
+            msg = f"`num_test` must be at least 1, got {num_test}."
             raise ValueError(msg)
         self.category = category
         samples = make_elpv_samples(package_folder() / "data", category, num_test)

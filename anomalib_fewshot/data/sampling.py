@@ -56,7 +56,7 @@ def choose_support(paths: Sequence[str], k_shot: int, *, dataset: str, category:
 
 
 def match_support(names: Sequence[str], paths: Sequence[str], others: Mapping[str, str] | None = None) -> list[str]:
-    """Find the path that each name means: the one that ends in it.
+    """Find the path that each name means: that of the name, or the only one that ends in it.
 
     Args:
         names (Sequence[str]): File names, or paths with as many folders as it takes to tell files apart.
@@ -78,7 +78,7 @@ def match_support(names: Sequence[str], paths: Sequence[str], others: Mapping[st
         raise ValueError(msg)
     matches = []
     for name in names:
-        found = [path for path in paths if _ends_in(path, name)]
+        found = [name] if name in paths else [path for path in paths if _ends_in(path, name)]
         if len(found) != 1:
             other = next((what for path, what in (others or {}).items() if _ends_in(path, name)), "none of them")
             got = f"{len(found)} of them: name its folder too" if found else other

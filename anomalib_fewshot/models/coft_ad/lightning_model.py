@@ -183,11 +183,16 @@ class CoftAD(BackboneMixin, AnomalibModule):
         """Forget an earlier fit, and compute what the adaptation learns from: the backbone stays as it is."""
         self.is_fitted.fill_(value=False)
         self._seen = None
+        goes_on = self.trainer.ckpt_path is not None
+        if not goes_on:
+            for density in self.model.densities:
+                density.adaptation.data.zero_()
         if self._adapts and self.num_steps > 0:
             self._seen = self._see(self.num_anomalies)
             for threshold, *pair in zip(self.thresholds, *self._seen.left_out[1:], strict=True):
-                energies = torch.stack([mean_log_energy(rows).mean() for rows in pair]).nan_to_num()  # of no anomaly
-                threshold.data.copy_(torch.as_tensor(self.all_gather(energies)).mean())
+                if not goes_on:
+                    energies = torch.stack([mean_log_energy(rows).mean() for rows in pair])
+                    threshold.data.copy_(energies.nan_to_num().mean())  # nan: of no anomaly
 
     def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
         """Return the contrastive loss."""
@@ -227,7 +232,7 @@ class CoftAD(BackboneMixin, AnomalibModule):
     def fit(self) -> None:
         """Fit the densities to augmented views of the training images."""
         logger.info("Fitting the densities to %d views of each training image.", self.num_views)
-        if self._seen is None or not self._adapts:  # a backbone that learns sees the images anew each time
+        if self._seen is None:
             self._seen = self._see(num_anomalies=0)
         seen = self._seen
         self.model.image_density.fit(seen.moments[0])
@@ -326,15 +331,16 @@ class CoftAD(BackboneMixin, AnomalibModule):
     @property
     def trainer_arguments(self) -> dict[str, Any]:
         """Length of the training in optimiser steps, whatever the number of images, and one validation at its end."""
+        arguments: dict[str, Any] = {"num_sanity_val_steps": 0, "log_every_n_steps": 1, "accumulate_grad_batches": 1}
+        if self._adapts:
+            arguments["devices"] = 1  # each image is left out of all others, which a share of them are not
         if self.num_steps == 0:
-            return {"max_epochs": 1, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
-        return {
+            return arguments | {"max_epochs": 1}
+        return arguments | {
             "max_epochs": self.num_steps,  # an epoch has a step or more
             "max_steps": self.num_steps,
             "val_check_interval": self.num_steps,
             "check_val_every_n_epoch": None,
-            "num_sanity_val_steps": 0,
-            "log_every_n_steps": 1,
         }
 
     @property

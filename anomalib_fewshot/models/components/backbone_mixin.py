@@ -24,6 +24,8 @@ from .moments import Moments
 
 logger = logging.getLogger(__name__)
 
+HEADROOM = {"image": 9, "pixel": 1}  # by how many of its widths the range of normal scores is raised
+
 
 class BackboneMixin(LightningModule):
     """Part of an anomalib model whose ``backbone``, ``pre_trained`` and ``weights`` are arguments.
@@ -94,15 +96,27 @@ class BackboneMixin(LightningModule):
         return Moments(*(torch.as_tensor(self.all_gather(part)).sum(0) for part in moments))
 
     def fit_threshold(self, scored: Iterable[ImageBatch]) -> None:
-        """Let anomalib's post-processor take threshold and range from scored batches, as from those of a validation."""
+        """Let anomalib's post-processor take threshold and range from scored batches, as from those of a validation.
+
+        The range of normal scores alone is widened: anomalib cuts what is half of it above the threshold to 1.
+        """
         if not isinstance(self.post_processor, PostProcessor):
             return
+        has_anomalies = False
         for batch in scored:
+            has_anomalies |= bool(torch.as_tensor(batch.gt_label).any())
             self.post_processor.on_validation_batch_end(self.trainer, self, batch)
         warner = logging.getLogger(F1AdaptiveThreshold.__module__)
         warner.disabled = True  # it says of normal images that they were used in validation
-        self.post_processor.on_validation_epoch_end(self.trainer, self)
-        warner.disabled = False
+        try:
+            self.post_processor.on_validation_epoch_end(self.trainer, self)
+        finally:
+            warner.disabled = False
+        if not has_anomalies:
+            for level, factor in HEADROOM.items():
+                lowest, highest = (getattr(self.post_processor, f"{level}_{end}") for end in ("min", "max"))
+                width = torch.where(highest > lowest, highest - lowest, highest.abs())  # of one score: the score
+                highest += factor * width
 
     def keep_checkpoint(self) -> None:
         """Write a checkpoint where Lightning, which does so at a validation, has had none."""

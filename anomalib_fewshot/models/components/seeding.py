@@ -55,5 +55,6 @@ def seeded(seed: int | torch.Generator, device: torch.device | None = None) -> G
             yield
             return
         with torch.random.fork_rng([device], device_type=device.type):
-            getattr(torch, device.type).manual_seed(seed)
+            state = torch.Generator(device).manual_seed(seed).get_state()
+            getattr(torch, device.type).set_rng_state(state, device)
             yield

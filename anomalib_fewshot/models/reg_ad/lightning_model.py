@@ -9,6 +9,7 @@ Paper: https://arxiv.org/abs/2207.07361 (ECCV 2022). The adversarial loss: https
 import logging
 from collections.abc import Iterator
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -308,6 +309,8 @@ class RegAD(BackboneMixin, AnomalibModule):
             logger.info("The support is another than in training: the density and the threshold are made of it.")
             self.fit()
             self._calibrate()
+            if self.trainer.is_global_zero:
+                datamodule.manifest.write(Path(self.trainer.default_root_dir) / "test_support.json")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what was seen and fitted."""
@@ -317,6 +320,9 @@ class RegAD(BackboneMixin, AnomalibModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take what was seen and fitted."""
         super().on_load_checkpoint(checkpoint)
+        if "reg_ad" not in checkpoint:
+            msg = "The checkpoint must be one of RegAD. Name its model by `--model`, or give another `ckpt_path`."
+            raise ValueError(msg)
         self.seen_categories = checkpoint["reg_ad"]["seen_categories"]
         self.fitted_support = checkpoint["reg_ad"]["fitted_support"]
 
@@ -332,9 +338,10 @@ class RegAD(BackboneMixin, AnomalibModule):
         return {
             "max_epochs": epochs,
             "check_val_every_n_epoch": epochs,
+            "val_check_interval": 1.0,
             "num_sanity_val_steps": 0,
             "log_every_n_steps": 1,
-            "use_distributed_sampler": False,  # batches of one category are divided by the datamodule
+            "use_distributed_sampler": False,  # batches of one category are divided by MultiCategory
         }
 
     def _datamodule(self) -> Any:  # noqa: ANN401  FewShot or MultiCategory

@@ -63,6 +63,7 @@ def test_names_match_the_ends_of_paths() -> None:
     paths = ["/data/a/0.png", "/data/b/0.png", "/data/b/10.png"]
     assert match_support(["10.png", "a/0.png"], paths) == [paths[2], paths[0]]
     assert match_support([paths[1]], paths) == [paths[1]]
+    assert match_support(["0.png"], ["0.png", "a/0.png"]) == ["0.png"]
 
 
 @pytest.mark.parametrize(

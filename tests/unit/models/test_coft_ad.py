@@ -284,28 +284,42 @@ def test_checkpoint_is_fitted_where_there_is_no_validation(
     torch.testing.assert_close(scores(loaded), scores(model), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("num_steps", [0, 3])
 def test_threshold_without_validation_is_the_highest_score_of_a_left_out_image(
+    num_steps: int,
     mvtec_root: Path,
     tmp_path: Path,
 ) -> None:
     """Against a loop that leaves each image out, with the image itself for its only view."""
-    model = small(num_steps=0, num_views=1, augmentation="none")
+    model = small(num_steps=num_steps, num_views=1, augmentation="none", learning_rate=0.02, anchor_weight=0.0)
     engine = Engine(default_root_dir=tmp_path, enable_progress_bar=False)
     datamodule = FewShot(MVTecAD(mvtec_root, "bolt", val_split_mode="none", num_workers=0), k_shot=4)
     engine.fit(model, datamodule=datamodule)
     model.eval()
     support = model.pre_processor.transform(next(iter(datamodule.train_dataloader())).image)
     other = small(num_steps=0, num_views=1).eval().model
-    left_out = []
+    left_out, distances = [], [[], [], []]
     with torch.no_grad():
+        for density, fitted in zip(other.densities, model.model.densities, strict=True):
+            assert bool(fitted.adaptation.any()) is (num_steps > 0)
+            density.adaptation.copy_(fitted.adaptation)
         for index in range(4):
             fit(other, support[torch.arange(4) != index])
-            for density, fitted in zip(other.densities, model.model.densities, strict=True):
+            parts = other.densities, model.model.densities, other.embeddings(support[index, None])[1], distances
+            for density, fitted, rows, found in zip(*parts, strict=True):
+                found.append(density(rows))
                 density.expected.copy_(fitted.expected)
             left_out.append(other(support[index, None]).pred_score)
         fitted = model.model(support).pred_score
-    torch.testing.assert_close(model.post_processor.image_threshold, torch.cat(left_out).max(), rtol=1e-3, atol=1e-3)
-    assert model.post_processor.image_threshold > fitted.max()
+    for density, found in zip(model.model.densities, distances, strict=True):
+        expected = torch.stack([torch.stack(found).mean(), torch.stack(found).std(correction=0)])
+        torch.testing.assert_close(density.expected, expected, rtol=1e-3, atol=1e-3)
+    threshold, left_out = model.post_processor.image_threshold, torch.cat(left_out)
+    torch.testing.assert_close(threshold, left_out.max(), rtol=1e-3, atol=1e-3)
+    assert threshold > fitted.max()
+    lowest, highest = model.post_processor.image_min, model.post_processor.image_max
+    torch.testing.assert_close(lowest, left_out.min(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(highest, threshold + 9 * (threshold - lowest))
 
 
 def test_of_many_images_some_are_left_out(
@@ -322,11 +336,12 @@ def test_of_many_images_some_are_left_out(
     assert shown[0].moments[0].count == 20  # the densities are of all
 
 
-def test_second_fit_forgets_the_first(mvtec_root: Path, tmp_path: Path) -> None:
-    model = small(num_steps=0)
+@pytest.mark.parametrize("num_steps", [0, 2])
+def test_second_fit_forgets_the_first(num_steps: int, mvtec_root: Path, tmp_path: Path) -> None:
+    model = small(num_steps=num_steps)
     train(model, mvtec_root, tmp_path, "cloth")
     train(model, mvtec_root, tmp_path, "bolt")
-    other = small(num_steps=0)
+    other = small(num_steps=num_steps)
     train(other, mvtec_root, tmp_path, "bolt")
     torch.testing.assert_close(scores(model), scores(other), rtol=0, atol=0)
 
@@ -358,17 +373,39 @@ def test_wrong_arguments(arguments: dict, message: str) -> None:
         small(**arguments)
 
 
-def test_backbone_learns_until_the_end_whatever_is_validated_before(
+@pytest.mark.parametrize(("fine_tuning", "step"), [("backbone", "_contrast"), ("adaptation", "_adapt")])
+def test_densities_are_of_the_end_whatever_the_trainer_is_told(
+    fine_tuning: str,
+    step: str,
     mvtec_root: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model, calls = small(num_steps=2, fine_tuning="backbone"), []
-    for name in ("_contrast", "_see"):
+    model, calls = small(num_steps=3, fine_tuning=fine_tuning), []
+    for name in (step, "fit"):
         monkeypatch.setattr(model, name, _counted(getattr(model, name), calls, name))
-    engine = Engine(default_root_dir=tmp_path, enable_progress_bar=False, accumulate_grad_batches=2)
+    engine = Engine(default_root_dir=tmp_path, enable_progress_bar=False, accumulate_grad_batches=2, max_steps=1)
     engine.fit(model, datamodule=FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0, train_batch_size=1), k_shot=2))
-    assert calls == ["_contrast", "_contrast", "_see"] * 2  # the density is of the backbone as it is then
+    assert calls == [step] * 3 + ["fit"]
+
+
+def test_each_step_draws_other_rows(mvtec_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, model = [], small(num_steps=3, positive_weight=0.25, negative_weight=0.5, anchor_weight=0.75)
+    losses = (model.loss.positive_weight, model.loss.negative_weight, model.adaptation_loss.anchor_weight)
+    assert losses == (0.25, 0.5, 0.75)
+    draw = lightning_model._draw  # noqa: SLF001
+    monkeypatch.setattr(lightning_model, "_draw", lambda *arguments: drawn.append(draw(*arguments)) or drawn[-1])
+    train(model, mvtec_root, tmp_path, k_shot=4)
+    first, second, third = (drawn[number :: len(drawn) // 3][0] for number in range(0, len(drawn), len(drawn) // 3))
+    assert not torch.equal(first, second)
+    assert not torch.equal(second, third)
+
+
+def test_anomalies_are_of_the_kinds_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, make = [], lightning_model.synthesize_anomalies
+    monkeypatch.setattr(lightning_model, "synthesize_anomalies", lambda *a: asked.append(a[2:]) or make(*a))
+    small(anomaly_kinds=["crack"])._anomalies(images(1, (64, 64))[0], 3, torch.Generator())  # noqa: SLF001
+    assert asked == [(3, ["crack"])]
 
 
 def _counted(function: Callable, calls: list[str], name: str) -> Callable:

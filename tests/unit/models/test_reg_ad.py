@@ -3,6 +3,7 @@
 
 """RegAD's models, on small untrained backbones."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from anomalib.models.components import GaussianBlur2d
 from lightning.pytorch import seed_everything
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_fewshot import FewShot, MultiCategory, RegAD
+from anomalib_fewshot import FewShot, MultiCategory, RegAD, UniAD
 from anomalib_fewshot.models.components import NUM_FIXED_VIEWS
 from anomalib_fewshot.models.reg_ad.stn import warp
 from anomalib_fewshot.models.reg_ad.torch_model import RegADModel, support_features
@@ -302,8 +303,18 @@ def test_another_support_is_taken_without_training(mvtec_root: Path, tmp_path: P
     engine(tmp_path).test(model, datamodule=others_of(mvtec_root, "bolt", k_shot=5), ckpt_path=path)
     torch.testing.assert_close(scores(model), scores(direct))
     assert model.model.density.basis.shape[1] == NUM_FIXED_VIEWS * 5
+    (written,) = tmp_path.rglob("test_support.json")
+    assert json.loads(written.read_text(encoding="utf-8"))["k_shot"] == 5
     for name in ("image_threshold", "pixel_threshold", "image_min", "image_max", "pixel_min", "pixel_max"):
         torch.testing.assert_close(getattr(model.post_processor, name), getattr(direct.post_processor, name))
+
+
+def test_checkpoint_of_another_model(mvtec_root: Path, tmp_path: Path) -> None:
+    other = UniAD("resnet10t", pre_trained=False, image_size=64, num_steps=1, neighbor_size=3, visualizer=False)
+    runner = engine(tmp_path)
+    runner.fit(other, datamodule=few_shot(mvtec_root))
+    with pytest.raises(ValueError, match="The checkpoint must be one of RegAD. Name its model by `--model`"):
+        engine(tmp_path).test(small(), datamodule=few_shot(mvtec_root), ckpt_path=runner.best_model_path)
 
 
 def test_seen_category_is_refused(mvtec_root: Path, tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from anomalib_fewshot.data.few_shot import category_folders, check_category
 from .shots import ALL, as_number
 from .specs import Spec, check, find_class, instantiate, read_spec, variants
 
-OVERRIDES = {"k_shot", "seeds", "model", "data", "trainer", "learns_from"}
+GRID = {"k_shot", "seeds", "data"}  # of the overrides, what says which runs there are
+OVERRIDES = GRID | {"model", "trainer", "learns_from"}
 LEARNS_FROM = ("support", "others", "all")
 STATISTICS = {"mean": "mean brightness", "spread": "spread of grey values", "border": "brightness of the border"}
 
@@ -108,14 +109,14 @@ def make_jobs(
     """
     overrides = overrides or {}
     models = _models(methods, controls, overrides)
-    _check_overrides(overrides, models)
-    seeded = {name for name, spec in models.items() if _takes_seed(spec)}
+    _check_overrides(overrides, [*methods, *models])
+    seeded = {name for name, (spec, _) in models.items() if _takes_seed(spec)}
     jobs = []
     for dataset, entry in datasets.items():
         categories = dict(_categories(dataset, entry, root))
-        for method, model in models.items():
+        for method, (model, override) in models.items():
             own: dict[str, Any] = {"k_shot": k_shot, "seeds": seeds, "data": {}, "trainer": {}}
-            own |= {"learns_from": "support", **overrides.get(method, {})}
+            own |= {"learns_from": "support", **override}
             _check_several(method, own["learns_from"], dataset, list(categories))
             several = () if own["learns_from"] == "support" else tuple(categories)
             tests = {"": next(iter(categories.values()))} if own["learns_from"] == "all" else categories
@@ -132,27 +133,36 @@ def _models(
     methods: Mapping[str, str | Path | Spec],
     controls: str | None,
     overrides: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Spec]:
-    """Return the model of each method: grids are spread out, and controls added."""
+) -> dict[str, tuple[Spec, dict[str, Any]]]:
+    """Return the model of each method, and its overrides: grids are spread out, and controls added."""
     if not methods:
         msg = "`methods` must name at least one method, got none."
         raise ValueError(msg)
-    models = {}
+    models: dict[str, tuple[Spec, dict[str, Any]]] = {}
+
+    def add(title: str, spec: Spec, override: Mapping[str, Any]) -> None:
+        if title in models:
+            msg = f"`methods` must have different names, got {title!r} twice: a grid or a control has it too."
+            raise ValueError(msg)
+        own = {**override, **overrides.get(title, {})}
+        models[title] = _with(spec, own.pop("model", {})), own
+        try:
+            check(models[title][0], AnomalibModule)
+        except ValueError as error:
+            msg = f"The method {title!r}: {error}"
+            raise ValueError(msg) from error
+
     for name, given in methods.items():
         for variant, spec in variants(read_spec(given)):
-            title = f"{name} {variant}".strip()
-            models[title] = _with(spec, overrides.get(title, {}).get("model", {}))
+            add(f"{name} {variant}".strip(), spec, overrides.get(name, {}))
     if controls is not None:
         if controls not in models:
             msg = f"`controls` must be the name of a method, got {controls!r}. There are {list(models)}."
             raise ValueError(msg)
-        models |= dict(_controls(controls, models[controls]))
-    for name, spec in models.items():
-        try:
-            check(spec, AnomalibModule)
-        except ValueError as error:
-            msg = f"The method {name!r}: {error}"
-            raise ValueError(msg) from error
+        for title, spec in _controls(controls, models[controls][0]):
+            own = models[controls][1]
+            is_same_model = spec["class_path"] == models[controls][0]["class_path"]
+            add(title, spec, own if is_same_model else {key: own[key] for key in GRID & own.keys()})
     return models
 
 
@@ -203,10 +213,10 @@ def _names(dataset: str, spec: Spec) -> list[str]:
     return found
 
 
-def _check_overrides(overrides: Mapping[str, Mapping[str, Any]], models: Mapping[str, Spec]) -> None:
+def _check_overrides(overrides: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> None:
     for name, override in overrides.items():
-        if name not in models:
-            msg = f"`overrides` must be of methods, got {name!r}. There are {list(models)}."
+        if name not in names:
+            msg = f"`overrides` must be of methods, got {name!r}. There are {list(dict.fromkeys(names))}."
             raise ValueError(msg)
         if not set(override) <= OVERRIDES:
             msg = (

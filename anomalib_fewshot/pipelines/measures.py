@@ -157,6 +157,9 @@ def _check(predictions: Predictions) -> None:
     if infinite:
         msg = f"The scores of {infinite} of {len(predictions.paths)} test images are not finite numbers."
         raise ValueError(msg)
+    if predictions.maps is not None and not predictions.maps.isfinite().all():
+        msg = "The anomaly maps of the test images hold values that are not finite numbers."
+        raise ValueError(msg)
     anomalous = int(predictions.labels.sum())
     if anomalous in {0, len(predictions.paths)}:
         msg = (

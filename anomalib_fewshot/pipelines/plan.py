@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .jobs import Job
@@ -27,9 +28,9 @@ def show_plan(console: Console, jobs: Sequence[Job], seconds: Mapping[str, float
     """
     table = Table("Method", "Runs", "Seconds a run", title=f"{len(jobs)} runs")
     for method, count in Counter(job.method for job in jobs).items():
-        table.add_row(method, str(count), f"{seconds[method]:.1f}" if method in seconds else "not measured yet")
+        table.add_row(escape(method), str(count), f"{seconds[method]:.1f}" if method in seconds else "not measured yet")
     console.print(table)
-    console.print(*_supports(jobs), sep="\n", highlight=False)
+    console.print(*_supports(jobs), sep="\n", highlight=False, markup=False)
     console.print(_estimate(jobs, seconds), highlight=False)
 
 

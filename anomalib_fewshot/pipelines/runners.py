@@ -5,7 +5,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import replace
 from math import ceil
 from multiprocessing import connection, current_process, get_context, parent_process
@@ -125,7 +125,12 @@ def _run_parallel(tasks: Iterable[Task], slots: list[Any]) -> Iterator[tuple[Job
         while True:
             while free and (task := next(waiting, None)) is not None:
                 slot = free.pop()
-                running[slot.submit(*task)] = (task[0], slot)
+                try:
+                    future = slot.submit(*task)
+                except BrokenExecutor:  # its process has died since its last run
+                    slot.restart()
+                    future = slot.submit(*task)
+                running[future] = (task[0], slot)
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:

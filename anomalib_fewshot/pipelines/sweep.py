@@ -6,7 +6,7 @@
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -108,6 +108,10 @@ def benchmark(
     jobs = make_jobs(config["methods"], datasets, k_shot, seeds, controls=controls, overrides=overrides, root=root)
     names = list(dict.fromkeys(job.method for job in jobs))
     baseline = config["baseline"] = names[0] if baseline is None else baseline
+    for name, value, least in (("workers", workers, 1), ("threads", threads, 1), ("latency_runs", latency_runs, 0)):
+        if value is not None and value < least:
+            msg = f"`{name}` must be at least {least}, got {value}."
+            raise ValueError(msg)
     if baseline not in names:
         msg = f"`baseline` must be the name of a method, got {baseline!r}. There are {names}."
         raise ValueError(msg)
@@ -120,18 +124,25 @@ def benchmark(
     write_atomically(store.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     write_atomically(store.folder / "environment.json", json.dumps(machine, indent=2))
     settings = Settings(accelerator, threads, latency_runs, cache_gib, store.folder.absolute() / "trainings")
-    try:
-        _run(jobs, store, carry_out, settings)
-    finally:  # also when it was interrupted: what there is can be looked at
+
+    def report() -> pd.DataFrame:
         table = store.write_table(jobs)
         if not table.empty:
             from .report import write_report  # draws: too much to import at every start of anomalib
 
-            report = write_report(store.folder, table, baseline=baseline, config=config, environment=machine)
+            path = write_report(store.folder, table, baseline=baseline, config=config, environment=machine)
             failures = table.loc[table["status"] != "ok", "key"].nunique()
             there = table["key"].nunique()
-            console.print(f"{there} of {len(jobs)} runs are there, {failures} of them failed. Report: {report}")
-    return table
+            console.print(f"{there} of {len(jobs)} runs are there, {failures} of them failed. Report: {path}")
+        return table
+
+    try:
+        _run(jobs, store, carry_out, settings)
+    except BaseException:
+        with suppress(Exception):  # what there is can be looked at, but why it ended comes first
+            report()
+        raise
+    return report()
 
 
 def _runner(name: str | None, workers: int | None) -> Runner:
@@ -158,7 +169,7 @@ def _run(jobs: Sequence[Job], store: Store, runner: Runner, settings: Settings) 
                     progress.advance(bar)  # another process has taken it
                     continue
                 claims[job.key] = stack.pop_all()
-            progress.update(bar, description=str(job))
+            progress.update(bar, description=escape(str(job)))
             yield job, job.key in pictured
 
     columns = (
@@ -178,7 +189,8 @@ def _run(jobs: Sequence[Job], store: Store, runner: Runner, settings: Settings) 
             store.write_table(jobs)
             progress.advance(bar)
             if not outcome.ok:
-                terminal.print(f"[red]Failed:[/red] {job}: {escape(outcome.rows[0]['error'])}", highlight=False)
+                error = escape(f"{job}: {outcome.rows[0]['error']}")
+                terminal.print(f"[red]Failed:[/red] {error}", highlight=False)
 
 
 def _say_what_is_there(num_jobs: int, num_pending: int, num_others: int) -> None:

@@ -97,6 +97,7 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._sources: dict[str, AnomalibDataModule] = {}
+        self._cache = ItemCache(int(settings.cache_gib * 2**30))
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
 
@@ -116,8 +117,8 @@ class Worker:
     def _run(self, job: Job, with_pictures: bool) -> Outcome:
         start = time.perf_counter()
         trained = self._train_on_others(job) if job.learns_from == "others" else None
-        seed_everything(job.seed, workers=True, verbose=False)
         datamodule, parts = self._data(job)
+        seed_everything(job.seed, workers=True, verbose=False)  # after data, which are made once for several runs
         model = _model(job)
         description = {"weights": weights_hash(model), **package_versions()}
         recorder, cost = self._train_and_test(job, model, datamodule, trained)
@@ -144,7 +145,7 @@ class Worker:
     def _data(self, job: Job) -> tuple[AnomalibDataModule, dict[str, FewShot]]:
         """Return the datamodule of a run, and the few-shot datamodule of each category that is tested."""
         specs = [job.source(category) for category in job.tested]
-        self._forget_all_but(specs)
+        self._forget_others(specs)
         sources: list[Any] = [self._source(spec) for spec in specs]
         k_shot = job.k_shot if isinstance(job.k_shot, int) else None  # all
         if job.learns_from == "all":
@@ -218,24 +219,24 @@ class Worker:
         own = [instantiate(read_spec(spec), Callback) for spec in job.trainer.get("callbacks", [])]
         return Engine(default_root_dir=folder, **arguments | {"callbacks": [*callbacks, *own]})
 
-    def _forget_all_but(self, specs: list[Spec]) -> None:
-        """Forget the images of other runs: runs on the same images come one after the other."""
-        keys = {_key(spec) for spec in specs}
-        self._sources = {key: source for key, source in self._sources.items() if key in keys}
+    def _forget_others(self, specs: list[Spec]) -> None:
+        """Forget the images of runs on others: runs on the same images come one after the other."""
+        if not self._sources.keys() <= {_key(spec) for spec in specs}:
+            self._sources, self._cache = {}, ItemCache(self._cache.limit)
 
     def _source(self, spec: Spec) -> AnomalibDataModule:
         """Return a datamodule, set up once, with test images that are read once."""
         key = _key(spec)
         if key not in self._sources:
+            seed_everything(0, workers=True, verbose=False)  # whichever run comes first
             source = instantiate(spec, AnomalibDataModule)
             source.num_workers = 0  # processes of a loader would not see what is kept
             first = FewShot(source, k_shot=1)
             first.prepare_data()
             first.setup(TrainerFn.FITTING)
-            cache = ItemCache(int(self.settings.cache_gib * 2**30))
             for name in ("val_data", "test_data"):
                 if hasattr(source, name):
-                    setattr(source, name, InMemoryDataset(getattr(source, name), cache))
+                    setattr(source, name, InMemoryDataset(getattr(source, name), self._cache))
             self._sources[key] = source
         return self._sources[key]
 

@@ -19,6 +19,8 @@ import yaml
 from anomalib.cli import AnomalibCLI
 
 from anomalib_fewshot import benchmark
+from anomalib_fewshot.pipelines.jobs import Job
+from anomalib_fewshot.pipelines.store import Store
 from anomalib_fewshot.pipelines.worker import Worker
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -246,6 +248,53 @@ def test_interrupted_sweep_goes_on(
     pd.testing.assert_frame_equal(figures(table), figures(expected))
 
 
+def test_interrupted_before_the_baseline_has_run(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Worker.run
+
+    def interrupted(self: Worker, job: Job, *args: Any) -> Any:  # noqa: ANN401
+        if job.method == "plain":
+            raise KeyboardInterrupt
+        return run(self, job, *args)
+
+    monkeypatch.setattr(Worker, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark(**config, baseline="plain")
+    report = Path(config["results"], "report.md").read_text(encoding="utf-8")
+    assert "no run of the baseline, plain, is there" in report
+
+
+def test_full_disk_is_what_is_told(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that the table cannot be written either."""
+
+    def full(message: str) -> None:
+        raise OSError(message)
+
+    monkeypatch.setattr(Store, "save", lambda *_: full("make room"))
+    monkeypatch.setattr(Store, "write_table", lambda *_: full("no table"))
+    with pytest.raises(OSError, match="make room"):
+        benchmark(**config)
+
+
+def test_result_does_not_depend_on_the_runs_before(config: dict[str, Any], tmp_path: Path) -> None:
+    """Images are read once for several runs, and a validation made of them draws from the global generators."""
+    padim = {"class_path": "Padim", "init_args": {"backbone": "resnet10t", "layers": ["layer1"], "pre_trained": False}}
+    config |= {"methods": {"Padim": padim}, "k_shot": 2}
+    config["datasets"]["parts"] |= {"categories": ["bolt"]}
+    config["datasets"]["parts"]["init_args"] |= {"val_split_mode": "synthetic"}
+    both, one = (
+        benchmark(**config | {"seeds": [0, 1]}),
+        benchmark(**config | {"seeds": [1], "results": str(tmp_path / "b")}),
+    )
+    pd.testing.assert_frame_equal(figures(both[both["seed"] == 1]), figures(one))
+
+
+def test_names_may_look_like_markup(config: dict[str, Any], capsys: pytest.CaptureFixture) -> None:
+    config |= {"methods": {"plain [/b4]": PLAIN}, "k_shot": [1, 11], "seeds": 1}
+    benchmark(**config, dry_run=True)
+    benchmark(**config)
+    assert capsys.readouterr().out.count("plain [/b4]") >= 2
+
+
 def test_failing_model_is_a_row_and_the_others_go_on(
     config: dict[str, Any],
     breaking: Callable[[str], dict[str, Any]],
@@ -311,6 +360,20 @@ def test_ray_that_is_not_installed(config: dict[str, Any], monkeypatch: pytest.M
 def test_serial_runs_have_no_workers(config: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="`workers` must be left out with `runner: serial`, got 4. Take `processes`"):
         benchmark(**config, runner="serial", workers=4)
+
+
+@pytest.mark.parametrize(("name", "value"), [("workers", 0), ("threads", 0), ("latency_runs", -1)])
+def test_wrong_numbers(name: str, value: int, config: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"`{name}` must be at least {value + 1}, got {value}"):
+        benchmark(**config | {name: value})
+
+
+def test_configuration_of_the_docs(mvtec_root: Path) -> None:
+    page = (CONFIGS.parent / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    text = page.split("## A configuration")[1].split("```yaml")[1].split("```")[0]
+    text = text.replace("../model", str(CONFIGS / "model")).replace("./datasets/mine", str(mvtec_root))
+    plan = benchmark(**yaml.safe_load(text.replace("screw, nut", "bolt, cloth")), dry_run=True)
+    assert set(plan["method"]) >= {"Patchcore", "CoftAD", "CoftAD long num_steps=60", "CoftAD, no fine-tuning"}
 
 
 def test_wrong_baseline(config: dict[str, Any]) -> None:

@@ -151,15 +151,17 @@ def _cost(runs: pd.DataFrame, method: str) -> str:
     return f"{method} takes {amount(fit)} s to fit{each} ({where})."
 
 
-def cautions(rows: pd.DataFrame, summaries: pd.DataFrame) -> list[str]:
+def cautions(rows: pd.DataFrame, summaries: pd.DataFrame, baseline: str) -> list[str]:
     """Return what a reader must know before the numbers: what failed, lacks or is not comparable.
 
     Args:
         rows (pd.DataFrame): All runs.
         summaries (pd.DataFrame): The summary by the main metric of all datasets.
+        baseline (str): Name of the baseline.
     """
-    notes = []
     done = rows[rows["status"] == "ok"]
+    lacking = sorted(set(rows["dataset"]) - set(rows.loc[rows["method"] == baseline, "dataset"]))
+    notes = [f"{dataset}: no run of the baseline, {baseline}, is there, and none is compared." for dataset in lacking]
     if len(done) < len(rows):
         notes.append(f"{len(rows) - len(done)} of {len(rows)} runs failed. They are listed under Failed runs.")
     versions = {name: sorted(set(done[name].dropna()), key=str) for name in ("torch", "anomalib", "anomalib_fewshot")}

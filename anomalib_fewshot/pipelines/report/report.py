@@ -19,7 +19,7 @@ from markupsafe import Markup
 from anomalib_fewshot.atomic import write_atomically
 from anomalib_fewshot.data.manifest import SupportManifest
 from anomalib_fewshot.pipelines.shots import ALL, as_number, shots
-from anomalib_fewshot.pipelines.statistics import by_category, check_baseline, check_rows, paired_differences, summarize
+from anomalib_fewshot.pipelines.statistics import by_category, check_rows, paired_differences, summarize
 
 from . import figures, tables
 from .answers import MAIN, READING, Answer, answers, cautions
@@ -89,8 +89,7 @@ def write_report(
         Path: The HTML file.
 
     Raises:
-        ValueError: If there are no rows, a column is missing, there is no such baseline, a run is there twice or a
-            value is out of range.
+        ValueError: If there are no rows, a column is missing, a run is there twice or a value is out of range.
     """
     if rows.empty:
         msg = "`rows` must have at least one run, got none."
@@ -99,7 +98,6 @@ def write_report(
         rows = rows.reindex(columns=list(dict.fromkeys([*rows, *tables.LABELS, *COLUMNS])))
     for metric in tables.LABELS:
         check_rows(rows, metric, *COLUMNS)
-    check_baseline(rows, baseline)
     rows = rows.assign(k_shot=rows["k_shot"].map(as_number))
     content = _content(folder, rows.sort_values(["dataset", "category", "k_shot", "seed", "method"]), baseline)
     content["reading"] = READING
@@ -125,7 +123,7 @@ def _content(folder: Path, rows: pd.DataFrame, baseline: str) -> dict[str, Any]:
     return {
         "baseline": baseline,
         "overview": _overview(rows),
-        "cautions": cautions(rows, summaries[MAIN]),
+        "cautions": cautions(rows, summaries[MAIN], baseline),
         "sections": [
             _section(
                 folder,

@@ -144,6 +144,46 @@ def test_learning_from_all_is_one_run_of_all_categories(datasets: dict[str, Any]
     assert str(jobs[-1]) == "B on parts all categories, k = 1, seed 7"
 
 
+def test_training_key_changes_with_all_that_a_training_depends_on() -> None:
+    model, data = {"class_path": "A", "init_args": {"x": 1}}, {"class_path": "D", "init_args": {}}
+    job = Job("A", "parts", "bolt", 4, 0, model, data, {}, "others", ("bolt", "cloth"))
+    others = [
+        replace(job, category="cloth"),
+        replace(job, model=model | {"init_args": {"x": 2}}),
+        replace(job, data=data | {"init_args": {"root": "."}}),
+        replace(job, trainer={"max_epochs": 1}),
+        replace(job, categories=("bolt", "cloth", "nut")),
+        replace(job, defaults={"y": None}),
+    ]
+    assert len({job.training_key, *(other.training_key for other in others)}) == 7
+    same = replace(job, method="B", k_shot=2, seed=1)
+    assert same.training_key == job.training_key
+
+
+def test_override_of_a_grid_is_of_all_its_methods(datasets: dict[str, Any]) -> None:
+    methods = {"A": {"class_path": "CoftAD", "init_args": {"num_steps": {"grid": [1, 2]}}}}
+    overrides = {"A": {"k_shot": [2], "model": {"num_views": 3}}, "A num_steps=2": {"seeds": [5]}}
+    jobs = make_jobs(methods, datasets, [1], 1, overrides=overrides)
+    found = {(job.method, job.k_shot, job.seed, job.model["init_args"]["num_views"]) for job in jobs}
+    assert found == {("A num_steps=1", 2, 0, 3), ("A num_steps=2", 2, 5, 3)}
+
+
+def test_controls_have_the_overrides_of_their_method(datasets: dict[str, Any]) -> None:
+    own = {"k_shot": [2], "trainer": {"max_epochs": 3}, "data": {"num_workers": 0}, "model": {"num_views": 3}}
+    overrides = {"A": own, "A, random weights": {"model": {"num_views": 4}}}
+    jobs = make_jobs({"A": METHODS["A"]}, datasets, [1], [0], controls="A", overrides=overrides)
+    found = {job.method: (job.k_shot, job.trainer, job.model["init_args"].get("num_views")) for job in jobs}
+    assert found["A"] == found["A, no fine-tuning"] == (2, {"max_epochs": 3}, 3)
+    assert found["A, random weights"] == (2, {"max_epochs": 3}, 4)
+    assert found["mean brightness"] == (2, {}, None)
+    assert {job.data["init_args"]["num_workers"] for job in jobs} == {0}
+
+
+def test_names_of_controls_are_taken(datasets: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="`methods` must have different names, got 'A, no fine-tuning' twice"):
+        make_jobs({"A": METHODS["A"], "A, no fine-tuning": METHODS["A"]}, datasets, [1], 1, controls="A")
+
+
 def test_method_may_be_a_file(datasets: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(METHODS["B"]), encoding="utf-8")
     assert make_jobs({"B": tmp_path / "a.yaml"}, datasets, [1], 1) == make_jobs({"B": METHODS["B"]}, datasets, [1], 1)

@@ -62,6 +62,12 @@ def test_without_maps_or_masks_there_is_no_pixel_level(predictions: Predictions,
     assert 0.5 < figures["image_AUROC"] < 1
 
 
+def test_maps_that_are_not_numbers(predictions: Predictions) -> None:
+    predictions.maps[0, 0, 0] = float("inf")
+    with pytest.raises(ValueError, match="The anomaly maps of the test images hold values that are not finite"):
+        accuracy(predictions, 1000.5)
+
+
 def test_scores_that_are_not_numbers(predictions: Predictions) -> None:
     predictions.scores[:2] = torch.tensor([float("nan"), float("inf")])
     with pytest.raises(ValueError, match="The scores of 2 of 24 test images are not finite"):

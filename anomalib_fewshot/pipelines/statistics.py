@@ -129,7 +129,6 @@ def summarize(
             values = measured[measured["method"] == method].set_index(CELL)[metric]
             record = {"dataset": dataset, "k_shot": k_shot, "method": method}
             record |= _macro(values, categories, confidence=confidence, n_resamples=n_resamples, seed=seed)
-            record |= {end: float(np.clip(record[end], -1, 1)) for end in ("low", "high")}
             low, high = np.clip((record["low"], record["high"]), 0, 1)
             record |= {"low": low, "high": high, "missing": len(expected.difference(values.index))}
             records.append(record)
@@ -185,8 +184,10 @@ def paired_differences(
             rounded = values.round(9)  # 0.905 - 0.9 is a little more than 0.005
             record = {"dataset": dataset, "k_shot": k_shot, "method": method}
             record |= _macro(values, categories, confidence=confidence, n_resamples=n_resamples, seed=seed)
-            record |= {end: float(np.clip(record[end], -1, 1)) for end in ("low", "high")}
+            low, high = np.clip((record["low"], record["high"]), -1, 1)
             record |= {
+                "low": low,
+                "high": high,
                 "wins": int((rounded > tie).sum()),
                 "ties": int((rounded.abs() <= tie).sum()),
                 "losses": int((rounded < -tie).sum()),

@@ -39,6 +39,11 @@ def test_unknown_category() -> None:
         ELPV("thin").setup()
 
 
+def test_no_test_images() -> None:
+    with pytest.raises(ValueError, match="`num_test` must be at least 1, got -1"):
+        ELPV(num_test=-1).setup()
+
+
 def test_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(elpv, "find_spec", lambda _: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'anomalib-fewshot\[elpv\]'"):

@@ -389,6 +389,13 @@ def test_densities_are_of_the_end_whatever_the_trainer_is_told(
     assert calls == [step] * 3 + ["fit"]
 
 
+@pytest.mark.parametrize(("fine_tuning", "devices"), [("adaptation", 1), ("backbone", 2)])
+def test_adaptation_is_of_all_images_on_one_device(fine_tuning: str, devices: int, tmp_path: Path) -> None:
+    engine = Engine(default_root_dir=tmp_path, accelerator="cpu", devices=2)
+    engine._setup_trainer(small(fine_tuning=fine_tuning))  # noqa: SLF001
+    assert engine.trainer.num_devices == devices
+
+
 def test_each_step_draws_other_rows(mvtec_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn, model = [], small(num_steps=3, positive_weight=0.25, negative_weight=0.5, anchor_weight=0.75)
     losses = (model.loss.positive_weight, model.loss.negative_weight, model.adaptation_loss.anchor_weight)

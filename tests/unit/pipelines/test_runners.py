@@ -3,13 +3,14 @@
 
 """Which share of a machine a worker gets."""
 
+from concurrent.futures import BrokenExecutor, Future
 from multiprocessing import current_process
 
 import pytest
 import torch
 
 from anomalib_fewshot import benchmark
-from anomalib_fewshot.pipelines.runners import ray_shares, visible_gpus
+from anomalib_fewshot.pipelines.runners import _run_parallel, ray_shares, visible_gpus
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,28 @@ def test_all_ray_workers_have_room(workers: int | None, cpus: list[int], gpus: i
         assert resources["num_gpus"] <= 1
     else:
         assert resources["num_gpus"] == 0
+
+
+def test_worker_that_dies_between_runs_is_started_anew() -> None:
+    class Slot:
+        dead = False
+
+        def submit(self, job: str, with_pictures: bool) -> Future:
+            if self.dead:
+                raise BrokenExecutor
+            self.dead = job == "first"
+            done: Future = Future()
+            done.set_result((job, with_pictures))
+            return done
+
+        def restart(self) -> None:
+            self.dead = False
+
+        def close(self) -> None:
+            self.dead = True
+
+    tasks = [("first", False), ("second", True)]
+    assert [outcome for _, outcome in _run_parallel(tasks, [Slot()])] == tasks
 
 
 def test_script_without_a_guard_is_told_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "AdversarialCallback": "anomalib_fewshot.callbacks",
+    "CategoryEvaluator": "anomalib_fewshot.metrics",
     "CoftAD": "anomalib_fewshot.models",
     "DAGM": "anomalib_fewshot.data",
     "ELPV": "anomalib_fewshot.data",
@@ -19,12 +20,14 @@ _MODULES = {
     "MultiCategory": "anomalib_fewshot.data",
     "PlainStatistic": "anomalib_fewshot.models",
     "RegAD": "anomalib_fewshot.models",
+    "SupportPostProcessor": "anomalib_fewshot.post_processing",
     "UniAD": "anomalib_fewshot.models",
     "benchmark": "anomalib_fewshot.pipelines",
 }
 
 __all__ = [
     "AdversarialCallback",
+    "CategoryEvaluator",
     "CoftAD",
     "DAGM",
     "ELPV",
@@ -33,6 +36,7 @@ __all__ = [
     "MultiCategory",
     "PlainStatistic",
     "RegAD",
+    "SupportPostProcessor",
     "UniAD",
     "benchmark",
 ]

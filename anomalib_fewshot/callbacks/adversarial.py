@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The adversarial loss for models that know nothing of it: those whose loss compares two features."""
+"""The adversarial loss for any model whose loss compares two features."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
-from anomalib_fewshot.models.components import AdversarialLoss
+from anomalib_fewshot.models.components import AdversarialStep
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -35,7 +35,7 @@ class AdversarialCallback(Callback):
     Raises:
         TypeError: In a training, if the model's ``loss`` is no module, is not called once a step, or not with two sets
             of features.
-        ValueError: As :class:`AdversarialLoss` does.
+        ValueError: As :class:`AdversarialStep` does.
 
     Example:
         >>> from anomalib.engine import Engine
@@ -52,15 +52,15 @@ class AdversarialCallback(Callback):
         seed: int = 0,
     ) -> None:
         self._make = partial(
-            AdversarialLoss,
+            AdversarialStep,
             weight=weight,
             learning_rate=learning_rate,
             ramp_steps=ramp_steps,
             clip_norm=clip_norm,
             seed=seed,
         )
-        self._make(1)  # says now what is wrong with the arguments
-        self.levels = nn.ModuleList()  # an adversarial loss for each level of features, made when these are seen
+        self._make(1)  # checks the arguments
+        self.levels = nn.ModuleList()  # a step of each level of features, made when these are seen
         self._loaded: list[dict[str, Any]] = []
         self._hook: RemovableHandle | None = None
         self._calls = 0  # of the model's loss in a step
@@ -82,7 +82,7 @@ class AdversarialCallback(Callback):
                 msg = f"AdversarialCallback must have a model that calls its `loss` once a step, got {name}, twice."
                 raise TypeError(msg)
             first, second = _pair(features, name)
-            return output + self._loss(trainer, pl_module, first, second)
+            return output + self._adversarial_loss(trainer, pl_module, first, second)
 
         self.levels, self._loaded = nn.ModuleList(), []  # of an earlier training; a checkpoint is loaded after this
         self._hook = loss.register_forward_hook(add)
@@ -122,7 +122,7 @@ class AdversarialCallback(Callback):
         """Take the discriminators of a checkpoint."""
         self._loaded = state_dict["levels"]
 
-    def _loss(
+    def _adversarial_loss(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
@@ -139,9 +139,9 @@ class AdversarialCallback(Callback):
             level(one.movedim(1, -1), two.movedim(1, -1), trainer.global_step)
             for level, one, two in zip(self.levels, first, second, strict=True)
         ]
-        for number, (_, health) in enumerate(results):
-            if health is not None:
-                values = {"discriminator_loss": health.loss, "discriminator_accuracy": health.accuracy}
+        for number, (_, stats) in enumerate(results):
+            if stats is not None:
+                values = {"discriminator_loss": stats.loss, "discriminator_accuracy": stats.accuracy}
                 pl_module.log_dict({f"{name}_{number}": value for name, value in values.items()})
         return torch.stack([loss for loss, _ in results]).mean()
 
@@ -161,7 +161,7 @@ def _pair(features: tuple, name: str) -> tuple[list[torch.Tensor], list[torch.Te
     ):
         msg = (
             f"AdversarialCallback must have a model whose `loss` is called with two equal sets of features, (B, C) or "
-            f"(B, C, H, W), got {name}, whose `loss` is called with the shapes {shapes}. Use `AdversarialLoss` in it."
+            f"(B, C, H, W), got {name}, whose `loss` is called with the shapes {shapes}. Use `AdversarialStep` in it."
         )
         raise TypeError(msg)
     return sets[0], sets[1]

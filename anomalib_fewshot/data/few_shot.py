@@ -21,6 +21,7 @@ from torchvision.transforms.v2 import Resize
 
 from .manifest import SupportManifest, sha256
 from .sampling import choose_support, match_support
+from .support import ordered_dataloader
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class FewShot(AnomalibDataModule):
 
     @property
     def train_categories(self) -> list[str]:
-        """The categories that a model learns from."""
+        """The categories that a network is trained on."""
         return [self.category]
 
     @property
@@ -115,6 +116,9 @@ class FewShot(AnomalibDataModule):
         try:
             self.source.setup(stage)
         except ValueError as error:
+            if "non-printable" in str(error):  # anomalib's word for all but ASCII
+                msg = f"`source` must have ASCII paths alone: anomalib refuses others ({error}). Rename the folder."
+                raise ValueError(msg) from error
             msg = (
                 f"`source` cannot make its splits ({error}). With good images alone, set its `val_split_mode` and "
                 "`test_split_mode` to `none`. For images without masks, use `MVTecFolder` or `Folder`."
@@ -158,8 +162,7 @@ class FewShot(AnomalibDataModule):
 
     def support_dataloader(self) -> DataLoader:
         """Return the loader of the support, in the order of its paths."""
-        collate = self.external_collate_fn or self.train_data.collate_fn
-        return DataLoader(self.train_data, batch_size=self.train_batch_size, collate_fn=collate)
+        return ordered_dataloader(self, self.train_data)
 
     def support_items(self) -> list[ImageItem] | AnomalibDataset:
         """Return the support: in memory, unless it is all images, there are augmentations or no size is known."""
@@ -247,7 +250,7 @@ def as_datamodule(source: AnomalibDataModule | Mapping[str, Any]) -> AnomalibDat
 
 
 def _is_training(trainer: Trainer, stage: str | None) -> bool:
-    """Return whether a model learns from the support: anomalib's few-shot models do so before a validation."""
+    """Return whether a model is fitted to the support: anomalib's few-shot models are before a validation."""
     learning_type = getattr(trainer.lightning_module, "learning_type", None)
     return stage == TrainerFn.FITTING or (stage == TrainerFn.VALIDATING and learning_type == LearningType.FEW_SHOT)
 

@@ -1,11 +1,10 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Several categories as one datamodule: to learn from the others of a target, or from a few images of each."""
+"""Several categories as one datamodule: a target and the other categories, or a few images of each."""
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import replace
 from itertools import accumulate
 from math import ceil
 from pathlib import Path
@@ -13,26 +12,26 @@ from typing import Any
 
 import torch
 from anomalib import TaskType
-from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageBatch, ImageItem
+from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageBatch
 from anomalib.metrics import Evaluator
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, DistributedSampler, Sampler
 
-from anomalib_fewshot.metrics import by_category
+from anomalib_fewshot.metrics import CategoryEvaluator
 
 from .few_shot import FewShot, as_datamodule, category_folders, say_where_results_are
 from .manifest import SupportManifest
+from .support import collate_normal
 
 Source = AnomalibDataModule | dict[str, Any]
 
 
 class MultiCategory(AnomalibDataModule):
-    """Learn from several categories of an anomalib dataset.
+    """Several categories of an anomalib dataset.
 
-    With a ``target``, a model learns from all normal training images of the other categories, and is tested on the
-    target, of which ``k_shot`` images are its support. Without one, it learns from ``k_shot`` images of each category,
-    and is tested on each: the figures are those of each category and their mean.
+    With a ``target``, a network is trained on all normal training images of the other categories; the support is
+    ``k_shot`` images of the target, and the test is on the target. Without one, ``k_shot`` images of each category are
+    trained on and are the support, and each is tested: the figures are those of each category and their mean.
 
     A batch is of one category, as episodes need it; without a target, training batches are mixed.
 
@@ -42,7 +41,7 @@ class MultiCategory(AnomalibDataModule):
             different classes.
         categories (list[str] | None): Categories. Defaults to ``None``: the folders of the source's root that have a
             folder ``train``, or the categories of a list of sources.
-        target (str | None): Category to test on. It never is among what is learnt from. Defaults to ``None``.
+        target (str | None): Category to test on. No model is trained on it. Defaults to ``None``.
         k_shot (int | None): Number of normal images in a support, ``None`` for all. Defaults to ``4``.
         seed (int): Seed of the supports and of the order of batches. Defaults to ``0``.
         support (str | Path | list[str] | None): The target's support instead of a choice, as in :class:`FewShot`.
@@ -91,7 +90,6 @@ class MultiCategory(AnomalibDataModule):
         self.k_shot = k_shot
         self.support = support
         self._parts: dict[str, FewShot] = {}
-        self._replaced: list[tuple[Evaluator, str, nn.ModuleList]] = []  # metrics of the model, while others measure
 
     @property
     def name(self) -> str:  # type: ignore[override]  # as in anomalib, over an attribute of Lightning's
@@ -124,13 +122,21 @@ class MultiCategory(AnomalibDataModule):
 
     @property
     def train_categories(self) -> list[str]:
-        """The categories that a model learns from."""
+        """The categories that a network is trained on."""
         return [name for name in self.parts if name != self.target]
 
     @property
     def manifest(self) -> SupportManifest | None:
         """The target's support, after ``setup``."""
         return None if self.target is None else self.parts[self.target].manifest
+
+    @property
+    def category_by_path(self) -> dict[str, str]:
+        """The category of each image by its path, after ``setup``. Empty where one category is tested."""
+        if self.target is not None:
+            return {}
+        subsets = [(name, data) for name, part in self.parts.items() for data in _subsets(part)]
+        return {path: name for name, data in subsets for path in data.samples.image_path}
 
     @property
     def task(self) -> TaskType:
@@ -147,25 +153,23 @@ class MultiCategory(AnomalibDataModule):
             part.prepare_data()
 
     def setup(self, stage: str | None = None) -> None:
-        """Set up all categories, choose the supports, and see that nothing of the target is learnt from."""
+        """Set up all categories, choose the supports, and check that nothing of the target is trained on."""
         self._check_devices()
         for part in self.parts.values():
             part.trainer = self.trainer
             part.setup(stage)
         tested = self.parts if self.target is None else {self.target: self.parts[self.target]}
-        learnt = [self.parts[name] for name in self.train_categories]
-        self.train_data = ConcatDataset([p.train_data if self.target is None else p.normal_data for p in learnt])
+        trained = [self.parts[name] for name in self.train_categories]
+        self.train_data = ConcatDataset([p.train_data if self.target is None else p.normal_data for p in trained])
         self.support_data = ConcatDataset([part.train_data for part in tested.values()])
         self.test_data = ConcatDataset([part.test_data for part in tested.values()])
         if all(hasattr(part, "val_data") for part in tested.values()):
             self.val_data = ConcatDataset([part.val_data for part in tested.values()])
         self._check()
-        if self.target is None:
-            self._measure_by_category()
+        self._check_evaluator()
 
     def teardown(self, stage: str) -> None:
-        """Give the model its own metrics back, and say after the test where the results lie."""
-        self._restore_metrics()
+        """Say after the test where the results lie."""
         if stage == TrainerFn.TESTING:
             say_where_results_are(self.trainer)
 
@@ -173,7 +177,7 @@ class MultiCategory(AnomalibDataModule):
         """Not used: the sources make the datasets."""
 
     def train_dataloader(self) -> DataLoader:
-        """Return the loader of what is learnt from, in an order that the seed alone decides."""
+        """Return the loader of the training images, in an order that the seed alone decides."""
         generator = torch.Generator().manual_seed(self.seed)
         if self.target is None:
             items = [part.support_items() for part in self.parts.values()]
@@ -188,7 +192,7 @@ class MultiCategory(AnomalibDataModule):
                 sampler=sampler,
                 generator=generator,
                 num_workers=0 if all(isinstance(part, list) for part in items) else self.num_workers,
-                collate_fn=_collate_normal,
+                collate_fn=collate_normal,
             )
         return self._loader(self.train_data, self.train_batch_size, generator)
 
@@ -251,7 +255,7 @@ class MultiCategory(AnomalibDataModule):
             raise ValueError(msg)
 
     def _check(self) -> None:
-        """Raise if a training category has one image, or if an image of the target is learnt from."""
+        """Raise if a training category has one image, or if an image of the target is in another category."""
         if self.target is None:
             return
         small = [name for name in self.train_categories if len(self.parts[name].normal_data) < 2]
@@ -262,28 +266,18 @@ class MultiCategory(AnomalibDataModule):
         held = {path for data in _subsets(target) for path in data.samples.image_path}
         leaked = held & {path for data in self.train_data.datasets for path in data.samples.image_path}
         if leaked:
-            msg = f"No image of the target must be learnt from, got {sorted(leaked)[0]} in another category too."
+            msg = f"No image of the target must be trained on, got {sorted(leaked)[0]} in another category too."
             raise ValueError(msg)
 
-    def _measure_by_category(self) -> None:
-        """Let the model's evaluator measure each category by itself, until the teardown."""
-        self._restore_metrics()  # of a run that was interrupted
+    def _check_evaluator(self) -> None:
+        """Raise if the model's evaluator would pool the scores of several categories."""
         evaluator = getattr(getattr(self.trainer, "lightning_module", None), "evaluator", None)
-        if not isinstance(evaluator, Evaluator):
-            return
-        categories = {
-            path: name
-            for name, part in self.parts.items()
-            for data in _subsets(part)
-            for path in data.samples.image_path
-        }
-        for name in ("val_metrics", "test_metrics"):
-            self._replaced.append((evaluator, name, getattr(evaluator, name)))
-            setattr(evaluator, name, by_category(getattr(evaluator, name), categories))
-
-    def _restore_metrics(self) -> None:
-        while self._replaced:
-            setattr(*self._replaced.pop())
+        if self.target is None and isinstance(evaluator, Evaluator) and not isinstance(evaluator, CategoryEvaluator):
+            msg = (
+                "`evaluator` must measure each category by itself, got anomalib's, which pools their scores. Give the "
+                "model `anomalib_fewshot.CategoryEvaluator`: `--model.evaluator CategoryEvaluator`."
+            )
+            raise ValueError(msg)
 
 
 class CategoryBatches(Sampler[list[int]]):
@@ -338,9 +332,3 @@ class CategoryBatches(Sampler[list[int]]):
 
 def _subsets(part: AnomalibDataModule) -> list[AnomalibDataset]:
     return [getattr(part, name) for name in ("train_data", "val_data", "test_data") if hasattr(part, name)]
-
-
-def _collate_normal(items: list[ImageItem]) -> ImageBatch:
-    """Collate normal images of several categories, of which some have masks and others do not."""
-    batch: Any = ImageBatch.collate([replace(item, gt_mask=None, mask_path=None) for item in items])
-    return batch

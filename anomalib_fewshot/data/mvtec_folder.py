@@ -129,6 +129,8 @@ def _find_masks(folder: Path, defects: list[str]) -> dict[str, str]:
         for path in _images(mask_folder):
             of = image_folder / path.relative_to(mask_folder).with_name(path.stem.removesuffix("_mask"))
             masks[of] = str(path)
+    if masks:
+        _check_stems(images)
     without = [image for image in images if image.with_suffix("") not in masks]
     if masks and without:
         msg = (
@@ -137,6 +139,16 @@ def _find_masks(folder: Path, defects: list[str]) -> dict[str, str]:
         )
         raise ValueError(msg)
     return {str(image): masks[image.with_suffix("")] for image in images} if masks else {}
+
+
+def _check_stems(images: list[Path]) -> None:
+    """Raise if two images would share a mask."""
+    by_stem: dict[Path, Path] = {}
+    for image in images:
+        other = by_stem.setdefault(image.with_suffix(""), image)
+        if other != image:
+            msg = f"Images with masks must differ in more than the suffix, got {other} and {image}. Rename one."
+            raise ValueError(msg)
 
 
 def _images(folder: Path) -> list[Path]:

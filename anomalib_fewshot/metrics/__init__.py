@@ -4,5 +4,6 @@
 """Metrics over several categories."""
 
 from .by_category import CategoryMetric, MacroMean, by_category
+from .category_evaluator import CategoryEvaluator, HasCategories
 
-__all__ = ["CategoryMetric", "MacroMean", "by_category"]
+__all__ = ["CategoryEvaluator", "CategoryMetric", "HasCategories", "MacroMean", "by_category"]

@@ -83,5 +83,5 @@ def by_category(metrics: Iterable[AnomalibMetric], categories: Mapping[str, str]
     """
     names = dict.fromkeys(categories.values())
     parts = [[CategoryMetric(deepcopy(metric), name, categories) for name in names] for metric in metrics]
-    means = [MacroMean(group, group[0].metric.name) for group in parts]  # in the places of the metrics themselves
+    means = [MacroMean(group, group[0].metric.name) for group in parts]  # listed first, under the names of the metrics
     return nn.ModuleList([*means, *chain.from_iterable(parts)])

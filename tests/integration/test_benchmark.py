@@ -4,6 +4,7 @@
 """`anomalib fewshot` from the command line to the report, and what can happen to it on the way."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -19,17 +20,22 @@ import yaml
 from anomalib.cli import AnomalibCLI
 
 from anomalib_fewshot import benchmark
-from anomalib_fewshot.pipelines.jobs import Job
-from anomalib_fewshot.pipelines.store import Store
-from anomalib_fewshot.pipelines.worker import Worker
+from anomalib_fewshot.pipelines.plan.grid import make_jobs
+from anomalib_fewshot.pipelines.plan.job import Job
+from anomalib_fewshot.pipelines.results.store import Store
+from anomalib_fewshot.pipelines.run.worker import Worker
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "num_steps": 2, "num_views": 2}
 PLAIN = {"class_path": "PlainStatistic", "init_args": {"statistic": "spread", "image_size": 64}}
 COST = ["fit_seconds", "test_seconds", "latency_p50_ms", "latency_p95_ms", "peak_memory_mib", "seconds", "finished"]
+REG_AD = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "max_epochs": 1, "seed": 0}
 
 BREAKING = """
 import os
+import time
+from pathlib import Path
+import torch
 from anomalib_fewshot import PlainStatistic
 
 class Breaking(PlainStatistic):
@@ -42,7 +48,28 @@ class Breaking(PlainStatistic):
     def training_step(self, *args, **kwargs):
         if self.how == "exits":
             os._exit(9)
+        if self.how == "waits":
+            time.sleep(600)
         raise RuntimeError("it is broken")
+
+class WithNetwork(PlainStatistic):
+    "Learns the mean brightness of other categories, and adds it to its scores."
+
+    def __init__(self, network: str | None = None, max_epochs: int = 2, seed: int = 0) -> None:
+        super().__init__("spread", image_size=64)
+        self.max_epochs = max_epochs if network is None else 0
+        self.register_buffer("others", torch.zeros(1))
+        if network is not None:
+            self.others = torch.load(network, weights_only=False)["state_dict"]["others"]
+
+    def training_step(self, batch, *args, **kwargs):
+        if self.max_epochs:
+            self.others += batch.image.mean()
+        return super().training_step(batch, *args, **kwargs)
+
+    def test_step(self, *args, **kwargs):
+        batch = super().test_step(*args, **kwargs)
+        return batch.update(pred_score=batch.pred_score + self.others)
 """
 
 
@@ -53,6 +80,13 @@ def breaking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     return lambda how: {"class_path": "breaking.Breaking", "init_args": {"how": how}}
+
+
+@pytest.fixture
+def with_network(breaking: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    """Return a model that takes what was trained on other categories."""
+    del breaking  # which makes its file
+    return {"class_path": "breaking.WithNetwork", "init_args": {"seed": 0, "max_epochs": 2}}
 
 
 @pytest.fixture
@@ -105,14 +139,14 @@ def test_command_line(config: dict[str, Any], tmp_path: Path) -> None:
 
 def test_all_images_beside_one(
     config: dict[str, Any],
+    with_network: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
     tmp_path: Path,
 ) -> None:
     """By the command line: each category by itself, one model of all categories, and one that learnt from others."""
-    reg_ad = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "max_epochs": 1, "seed": 0}
-    config["methods"] = {"plain": PLAIN, "one for all": PLAIN, "RegAD": {"class_path": "RegAD", "init_args": reg_ad}}
-    config["overrides"] = {"one for all": {"learns_from": "all"}, "RegAD": {"learns_from": "others", "k_shot": "all"}}
+    config["methods"] = {"plain": PLAIN, "one for all": PLAIN, "others": with_network}
+    config["overrides"] = {"one for all": {"learns_from": "all"}, "others": {"learns_from": "others", "k_shot": "all"}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     command = ["fewshot", "--config", str(tmp_path / "config.yaml"), "--k_shot", "[all, 1]", "--seeds", "1"]
     AnomalibCLI([*command, "--dry_run"])
@@ -122,10 +156,11 @@ def test_all_images_beside_one(
     table = pd.read_csv(folder / "results.csv", dtype={"support": str})
     assert (table.status == "ok").all()
     assert table.groupby(["method", "k_shot"]).size().to_dict() == {
-        ("RegAD", "all"): 2,
+        ("others", "all"): 2,
         **{(method, k): 2 for method in ("one for all", "plain") for k in ("1", "all")},
     }
     assert table.groupby(["category", "k_shot"]).support.nunique().eq(1).all()  # the same images for all methods
+    assert "runs without an image AUROC" not in (folder / "report.md").read_text(encoding="utf-8")  # by an override
     supports = {path.name: len(json.loads(path.read_text())["images"]) for path in (folder / "supports").iterdir()}
     assert supports == {f"parts-{c}-k{k}-seed0.json": n for c in ("bolt", "cloth") for k, n in ((1, 1), ("all", 10))}
     assert len(list((folder / "trainings").glob("*/model.ckpt"))) == 2
@@ -154,26 +189,54 @@ def test_callbacks_of_a_method(config: dict[str, Any], tmp_path: Path) -> None:
     assert len({str(of_run) for of_run in scores}) == 4
 
 
-def test_learning_from_several_categories(config: dict[str, Any], tmp_path: Path) -> None:
+def test_learning_from_several_categories(
+    config: dict[str, Any],
+    with_network: dict[str, Any],
+    tmp_path: Path,
+) -> None:
     """A network of the others serves all k and supports of a target; a model of all gives a row for each category."""
-    reg_ad = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "max_epochs": 1, "seed": 0}
-    config["methods"] = {"RegAD": {"class_path": "RegAD", "init_args": reg_ad}, "one for all": PLAIN, "plain": PLAIN}
-    config["overrides"] = {"RegAD": {"learns_from": "others"}, "one for all": {"learns_from": "all"}}
+    config["methods"] = {"others": with_network, "one for all": PLAIN, "plain": PLAIN}
+    config["overrides"] = {"others": {"learns_from": "others"}, "one for all": {"learns_from": "all"}}
     table = benchmark(**config)
     assert (table.status == "ok").all()
     assert table.groupby("method").size().tolist() == [8, 8, 8]
-    assert table.groupby("method").key.nunique().to_dict() == {"RegAD": 8, "one for all": 4, "plain": 8}
+    assert table.groupby("method").key.nunique().to_dict() == {"others": 8, "one for all": 4, "plain": 8}
     assert table.groupby(["category", "k_shot", "seed"]).support.nunique().eq(1).all()
     assert table.learns_from.unique().tolist() == ["other categories", "the support", "the supports of all categories"]
-    own = table[table.method == "RegAD"]
+    own = table[table.method == "others"]
     assert own.groupby("category")[["weights", "training_seconds"]].nunique().eq(1).all(axis=None)
-    assert (own.fit_seconds > 0.01).all()  # each took its own support
-    trainings = [path for path in (tmp_path / "sweep" / "trainings").iterdir() if path.is_dir()]
-    seen = [torch.load(path / "model.ckpt", weights_only=False)["reg_ad"]["seen_categories"] for path in trainings]
-    assert sorted(seen) == [["bolt"], ["cloth"]]
+    assert own.weights.nunique() == 2  # of each target
+    assert (own.fit_seconds > 0).all()  # each was fitted to its own support
+    assert table[table.method != "others"].training_seconds.isna().all()
+    trained = {path.parent.name: torch.load(path, weights_only=False)["state_dict"]["others"].item()
+               for path in (tmp_path / "sweep" / "trainings").glob("*/model.ckpt")}  # fmt: skip
+    assert len(set(trained.values())) == 2
+    scores = {
+        category: pd.Series({path: score for path, (_, score) in Store(tmp_path / "sweep").scores(job).items()})
+        for category, job in zip(("bolt", "cloth"), _jobs(config, "others"), strict=True)
+    }
+    assert min(scores["bolt"].min(), scores["cloth"].min()) > 0.9 * min(trained.values())  # they took the network
     plain = table[table.method == "plain"].set_index(["category", "k_shot", "seed"])
     one = table[table.method == "one for all"].set_index(["category", "k_shot", "seed"])
     assert one.loc["bolt"].test_normal.unique().tolist() == plain.loc["bolt"].test_normal.unique().tolist() == [4]
+
+
+def _jobs(config: dict[str, Any], method: str) -> list[Job]:
+    """Return the first job of each category of a method."""
+    arguments = [config[name] for name in ("methods", "datasets", "k_shot", "seeds")]
+    jobs = [job for job in make_jobs(*arguments, overrides=config["overrides"]) if job.method == method]
+    return list({job.category: job for job in reversed(jobs)}.values())[::-1]
+
+
+def test_reg_ad_learns_from_others(config: dict[str, Any], tmp_path: Path) -> None:
+    """The network is trained once for each target, and each run fits it to its support."""
+    config["methods"] = {"RegAD": {"class_path": "RegAD", "init_args": REG_AD}}
+    table = benchmark(**config | {"overrides": {"RegAD": {"learns_from": "others"}}})
+    assert (table.status == "ok").all()
+    assert table.groupby("category")[["weights", "training_seconds"]].nunique().eq(1).all(axis=None)
+    assert (table.steps > 0).all()  # those of the network
+    assert (table.fit_seconds > 0.01).all()
+    assert len(list((tmp_path / "sweep" / "trainings").glob("*/model.ckpt"))) == 2
     assert {path.parent.name for path in tmp_path.glob("sweep/examples/*/*/hit.jpg")} == {"bolt", "cloth"}
 
 
@@ -223,7 +286,7 @@ def test_same_command_again_changes_nothing(config: dict[str, Any], monkeypatch:
     pd.testing.assert_frame_equal(benchmark(**config), first)
 
 
-def test_interrupted_sweep_goes_on(
+def test_interrupted_benchmark_continues(
     config: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -267,10 +330,10 @@ def test_full_disk_is_what_is_told(config: dict[str, Any], monkeypatch: pytest.M
     """Not that the table cannot be written either."""
 
     def full(message: str) -> None:
+        monkeypatch.setattr(Store, "write_table", lambda *_: full("no table"))
         raise OSError(message)
 
     monkeypatch.setattr(Store, "save", lambda *_: full("make room"))
-    monkeypatch.setattr(Store, "write_table", lambda *_: full("no table"))
     with pytest.raises(OSError, match="make room"):
         benchmark(**config)
 
@@ -406,10 +469,45 @@ def test_dry_run_leaves_the_table_as_it_is(config: dict[str, Any], mvtec_root: P
     assert {path: path.read_bytes() for path in Path(config["results"]).rglob("*") if path.is_file()} == before
 
 
-def start(config: Path) -> subprocess.Popen:
-    code = "from anomalib.cli.cli import main; main()"
+def start(config: Path, **arguments: Any) -> subprocess.Popen:  # noqa: ANN401
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a job of a shell ignores it
+    code += "from anomalib.cli.cli import main; main()"
     command = [sys.executable, "-W", "ignore", "-c", code, "fewshot", "--config", str(config)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(command, **{"stdout": subprocess.DEVNULL} | arguments)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="it sends signals")
+@pytest.mark.parametrize("workers", [None, 2])
+def test_ctrl_c_ends_with_a_line_and_the_report(
+    config: dict[str, Any],
+    breaking: Callable[[str], dict[str, Any]],
+    tmp_path: Path,
+    workers: int | None,
+) -> None:
+    """A terminal sends it to all processes of the command. Here it comes in the middle of a fit."""
+    config |= {"methods": {"plain": PLAIN, "waits": breaking("waits")}, "k_shot": 1, "seeds": 1, "workers": workers}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    process = start(path, **pipes)
+    end = time.monotonic() + 120
+    while not list(Path(config["results"]).glob("runs/*.json")):
+        assert time.monotonic() < end
+        assert process.poll() is None
+        time.sleep(0.1)
+    time.sleep(3)  # the next run is in its fit
+    os.killpg(process.pid, signal.SIGINT)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "anomalib fewshot: interrupted."
+    assert "Traceback" not in out + err
+    assert len([line for line in err.splitlines() if " - anomalib." not in line]) == 1  # but for lines of the start
+    assert "runs are there, 0 of them failed. Report: " in out.replace("\n", " ")
+    assert (Path(config["results"]) / "report.html").is_file()
+    assert set(pd.read_csv(Path(config["results"]) / "results.csv").method) == {"plain"}
 
 
 @pytest.mark.slow
@@ -432,7 +530,7 @@ def test_workers_end_with_a_killed_sweep(config: dict[str, Any], tmp_path: Path)
 
 @pytest.mark.slow
 def test_killed_three_times_and_two_at_once(config: dict[str, Any], tmp_path: Path) -> None:
-    """Killed without warning it goes on, and two processes share the runs: the rows are those of one left alone."""
+    """Killed without warning it continues, and two processes share the runs: the rows are those of one left alone."""
     expected = benchmark(**config | {"results": str(tmp_path / "whole")})
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")

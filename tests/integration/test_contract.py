@@ -21,7 +21,7 @@ from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, get_model, list_models
 from anomalib.utils.path import convert_to_snake_case
 
-from anomalib_fewshot.pipelines.specs import find_class
+from anomalib_fewshot.pipelines.plan.spec import find_class
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MODELS = sorted(

@@ -45,7 +45,7 @@ def test_file() -> None:
     [
         ({"repeats": 0}, "`repeats` must be at least 1, got 0"),
         ({"methods": {"A": {"class_path": "Patchcor"}}}, "Close to it are .'Patchcore'"),
-        ({"data": {"class_path": "Patchcore"}}, "must name a AnomalibDataModule"),
+        ({"data": {"class_path": "Patchcore"}}, "must name an AnomalibDataModule"),
     ],
 )
 def test_wrong_arguments(data: dict[str, Any], arguments: dict[str, Any], message: str) -> None:

@@ -47,7 +47,7 @@ if __name__ == "__main__":
     [
         ("CoftAD", "model.prediction_head.0.weight"),
         ("RegAD", "model.predictor.0.weight"),
-        ("UniAD", "model.transformer.into.weight"),
+        ("UniAD", "model.transformer.input_proj.weight"),
     ],
 )
 def test_both_processes_end_with_the_same_model(

@@ -60,10 +60,20 @@ def test_python_of_the_docs(page: str, model: type[AnomalibModule], mvtec_root: 
         assert list(tmp_path.rglob("model.onnx"))
 
 
+@pytest.fixture(scope="module")
+def checkpoint(mvtec_root: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a RegAD's checkpoint: `MODEL.ckpt` of the pages."""
+    engine = Engine(default_root_dir=tmp_path_factory.mktemp("network"), enable_progress_bar=False)
+    model = RegAD(max_epochs=0, augment_support=False)
+    engine.fit(model, datamodule=FewShot(MVTecFolder(mvtec_root, "bolt", num_workers=0), k_shot=1))
+    return engine.best_model_path
+
+
 @pytest.mark.parametrize("command", commands())
-def test_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_is_understood(command: str, checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every flag is known and every class is made; nothing is run."""
     monkeypatch.chdir(ROOT)
+    command = command.replace("MODEL.ckpt", checkpoint)
     backbone = ["--model.pre_trained", "false"] if "Patchcore" in command else []  # there is no network
     cli = AnomalibCLI([*shlex.split(command)[1:], *backbone], run=False)
     assert cli.model is not None

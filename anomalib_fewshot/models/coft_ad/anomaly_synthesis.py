@@ -1,10 +1,10 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Small defects drawn into normal images, of six kinds, with known places and a generator of one's own.
+"""Small defects of six kinds, synthesised from normal images, with masks, reproducible by an explicit generator.
 
-anomalib's Perlin generator takes its textures from a data set and draws from the global generator. Here all is made of
-the image itself. The kinds and their ranges are this package's.
+anomalib's Perlin generator takes its textures from a data set and draws from the global generator. Here the source is
+the image itself. The kinds and their ranges are this package's: small and faint enough that some are hard to see.
 """
 
 import math
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-VISIBLE = 0.015  # mean change of the colours, in [0, 1], from which a pixel counts as anomalous
-LEAST_PIXELS = 20  # of a defect; a smaller one is drawn again
+VISIBLE = 0.015  # mean change of the colors, in [0, 1], from which a pixel counts as anomalous
+MIN_PIXELS = 20  # of a defect; a smaller one is drawn again
 TRIES = 6
 
 
@@ -39,7 +39,7 @@ def synthesize_anomalies(
 
     Returns:
         tuple[torch.Tensor, torch.Tensor]: Anomalous images, shape ``(B * kinds * per_kind, C, H, W)``, and masks of
-        what was changed, shape ``(B * kinds * per_kind, H, W)``, boolean.
+        the changed pixels, shape ``(B * kinds * per_kind, H, W)``, boolean.
 
     Raises:
         ValueError: If there is no such kind, or none at all.
@@ -71,11 +71,11 @@ def _visible(
     maker: Callable[[torch.Tensor, torch.Generator], torch.Tensor],
     generator: torch.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return an anomaly that can be seen, or the last of some that cannot."""
+    """Draw until at least ``MIN_PIXELS`` change, at most ``TRIES`` times."""
     for _ in range(TRIES):
         anomalous = maker(image, generator).clamp(0, 1)
         mask = (anomalous - image).abs().mean(0) > VISIBLE
-        if mask.sum() >= LEAST_PIXELS:
+        if mask.sum() >= MIN_PIXELS:
             break
     return anomalous, mask
 

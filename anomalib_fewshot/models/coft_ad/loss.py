@@ -1,14 +1,14 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Losses of CoftAD: the published L = L_con + positive_weight * L_PP + negative_weight * L_NP, and one of positions."""
+"""Losses of CoftAD: the published L = L_con + positive_weight * L_PP + negative_weight * L_NP, and one of patches."""
 
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 SHARPNESS = 2.0  # of the logistic loss
-LEAST_ENERGY = 1e-3
+MIN_ENERGY = 1e-3
 
 
 def cosine_matrix(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -97,20 +97,20 @@ def negative_pair_loss(clean: torch.Tensor, anomalous: torch.Tensor) -> torch.Te
 
 def mean_log_energy(embeddings: torch.Tensor) -> torch.Tensor:
     """Return the logarithm of each embedding's mean square, about 0 for a normal one: ``(..., D)`` -> ``(...)``."""
-    return (embeddings.square().mean(-1) + LEAST_ENERGY).log()
+    return (embeddings.square().mean(-1) + MIN_ENERGY).log()
 
 
 class AdaptationLoss(nn.Module):
-    r"""Loss of a fine-tuned metric: normal positions near the density, anomalous ones far, and both bounded.
+    r"""Loss of a fine-tuned metric: normal patches near the Gaussian, anomalous ones far, and both bounded.
 
-    With e the logarithm of a position's mean square after whitening and adaptation A, and b a threshold that is learnt,
+    With e the logarithm of a patch's mean square after whitening and the metric A, and b a trained threshold,
 
     .. math:: L = w_P \log(1 + \exp(s (e_{normal} - b))) + w_N \log(1 + \exp(s (b - e_{anomalous})))
         + w_A |A - I|^2 / D
 
     Args:
-        positive_weight (float): Weight w_P of the normal positions.
-        negative_weight (float): Weight w_N of the anomalous positions.
+        positive_weight (float): Weight w_P of the normal patches.
+        negative_weight (float): Weight w_N of the anomalous patches.
         anchor_weight (float): Weight w_A of how far the metric moves.
 
     Raises:
@@ -133,22 +133,22 @@ class AdaptationLoss(nn.Module):
         normal: torch.Tensor,
         anomalous: torch.Tensor,
         threshold: torch.Tensor,
-        adaptation: torch.Tensor,
+        metric_delta: torch.Tensor,
     ) -> torch.Tensor:
         """Return the loss.
 
         Args:
-            normal (torch.Tensor): Adapted embeddings of normal positions, shape ``(M, D)``.
-            anomalous (torch.Tensor): Adapted embeddings of anomalous positions, shape ``(N, D)``.
+            normal (torch.Tensor): Normal patches, whitened, times A, shape ``(M, D)``.
+            anomalous (torch.Tensor): Anomalous patches, whitened, times A, shape ``(N, D)``.
             threshold (torch.Tensor): The b above, a scalar.
-            adaptation (torch.Tensor): A without the identity, shape ``(D, D)``.
+            metric_delta (torch.Tensor): A - I, shape ``(D, D)``.
 
         Returns:
             torch.Tensor: Scalar.
         """
         near = F.softplus(SHARPNESS * (mean_log_energy(normal) - threshold)).mean()
         far = F.softplus(SHARPNESS * (threshold - mean_log_energy(anomalous))).mean()
-        anchor = adaptation.square().sum() / len(adaptation)
+        anchor = metric_delta.square().sum() / len(metric_delta)
         return self.positive_weight * near + self.negative_weight * far + self.anchor_weight * anchor
 
 

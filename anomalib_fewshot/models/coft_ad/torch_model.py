@@ -11,21 +11,22 @@ from anomalib.data import InferenceBatch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_fewshot.models.components import Backbone, upsample_smoothly
+from anomalib_fewshot.models.components import Backbone, Moments, upsample_smoothly
 
-from .density import GROUPS, GroupDensity, on_one_grid
+from .density import FEATURE_GROUPS, FeatureGaussian, on_one_grid
 from .gaussian import Gaussian
+from .held_out import HeldOut
 
 IMAGE_SCORES = ("embedding", "map")
-TOP_SHARE = 0.01  # of the map's positions, whose mean is the image's score
+TOP_FRACTION = 0.01  # of the patches, whose mean is the image's score
 
 
 class CoftADModel(nn.Module):
-    """Backbone with a Gaussian of image embeddings, and Gaussians of the features of all positions.
+    """Backbone with a Gaussian of image embeddings, and Gaussians of patches.
 
-    The image embedding is the last feature map's mean over its positions, and its Gaussian is the published density.
-    The anomaly map, which is this package's extension, is the sum of the distances of three groups of features, see
-    ``GROUPS``, each relative to those of normal images.
+    The image embedding is the mean of the last feature map, and its Gaussian is the published density. The anomaly map,
+    which is this package's extension, is the sum of the distances of three groups of features, see ``FEATURE_GROUPS``,
+    each relative to those of held-out normal images.
 
     Args:
         backbone (str): Name of a timm model.
@@ -64,31 +65,38 @@ class CoftADModel(nn.Module):
         self.prediction_head = _mlp(hidden_dim, hidden_dim // 4, hidden_dim)
         self.image_density = Gaussian(channels[-1])
         shallow = sum(channels[layer] for layer in self.backbone.layers)
-        self.densities = nn.ModuleList(GroupDensity(g, channels[-1] if g.deep else shallow) for g in GROUPS)
+        self.densities = nn.ModuleList(FeatureGaussian(g, channels[-1] if g.deep else shallow) for g in FEATURE_GROUPS)
 
-    def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the embeddings of normalised images: ``(B, 3, H, W)`` -> ``(B, D)``."""
+    def image_embedding(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings of normalized images: ``(B, 3, H, W)`` -> ``(B, E)``."""
         return self.backbone(images)[-1].mean((-2, -1))
 
     def project(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the outputs of the projection and the prediction head: ``(B, D)`` -> twice ``(B, hidden_dim)``."""
+        """Return the outputs of the projection and the prediction head: ``(B, E)`` -> twice ``(B, hidden_dim)``."""
         projection = self.projection_head(embeddings)
         return projection, self.prediction_head(projection)
 
-    def embeddings(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Return what the Gaussians are of.
+    def features(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return the features that the Gaussians are fitted to.
 
         Args:
-            images (torch.Tensor): Normalised images, shape ``(B, 3, H, W)``.
+            images (torch.Tensor): Normalized images, shape ``(B, 3, H, W)``.
 
         Returns:
-            tuple[torch.Tensor, list[torch.Tensor]]: Embeddings of the images, shape ``(B, D)``, of length 1, and those
-            of the positions for each group, shape ``(B, h, w, D)``.
+            tuple[torch.Tensor, list[torch.Tensor]]: Image embeddings of length 1, shape ``(B, E)``, and the patches of
+            each group, shape ``(B, h, w, D)``.
         """
         maps = [part.float() for part in self.backbone(images)]  # a difference of near numbers comes next
         image = F.normalize(maps[-1].mean((-2, -1)), dim=-1)
         shallow = on_one_grid([maps[layer] for layer in self.backbone.layers])
-        return image, [density.embed(maps[-1:] if density.group.deep else shallow) for density in self.densities]
+        return image, [d.group.patches(maps[-1:] if d.group.deep else shallow) for d in self.densities]
+
+    def fit(self, moments: Sequence[Moments], held_out: HeldOut) -> None:
+        """Fit the Gaussians to moments, and their scales to held-out images, both of :func:`leave_one_out`."""
+        self.image_density.fit(moments[0])
+        for density, own, normal in zip(self.densities, moments[1:], held_out.normal, strict=True):
+            density.fit(own)
+            density.fit_scale(density.whitened_distance(normal))
 
     def combine(self, distances: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the map of all groups.
@@ -97,25 +105,31 @@ class CoftADModel(nn.Module):
             distances (Sequence[torch.Tensor]): Distances of each group, shape ``(B, h, w)`` on a grid of its own.
 
         Returns:
-            torch.Tensor: Weighted sum of the standardised distances on the grid of the first, shape ``(B, h, w)``.
+            torch.Tensor: Weighted sum of the standardized distances on the grid of the first, shape ``(B, h, w)``.
         """
         pairs = zip(self.densities, distances, strict=True)
-        parts = [density.group.weight * density.standardise(part)[:, None] for density, part in pairs]
+        parts = [density.group.weight * density.standardize(part)[:, None] for density, part in pairs]
         return torch.cat(on_one_grid(parts), dim=1).sum(1)
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
         """Score images.
 
         Args:
-            images (torch.Tensor): Normalised images, shape ``(B, 3, H, W)``.
+            images (torch.Tensor): Normalized images, shape ``(B, 3, H, W)``.
 
         Returns:
             InferenceBatch: Scores, shape ``(B,)``, and anomaly maps, shape ``(B, 1, H, W)``.
         """
-        image, positions = self.embeddings(images)
+        image, patches = self.features(images)
         with torch.autocast(images.device.type, enabled=False):
-            distances = [density(part) for density, part in zip(self.densities, positions, strict=True)]
+            distances = [density(part) for density, part in zip(self.densities, patches, strict=True)]
             return self.score(self.image_density(image), distances, images.shape[-2:])
+
+    def score_held_out(self, held_out: HeldOut, rows: torch.Tensor) -> InferenceBatch:
+        """Score some of the held-out images as :meth:`forward` does, by Gaussians fitted without them."""
+        pairs = zip(self.densities, held_out.normal, strict=True)
+        distances = [density.whitened_distance(normal[rows]) for density, normal in pairs]
+        return self.score(held_out.image_distances[rows], distances, self.image_size)
 
     def score(
         self,
@@ -123,22 +137,22 @@ class CoftADModel(nn.Module):
         distances: Sequence[torch.Tensor],
         size: tuple[int, int] | torch.Size,
     ) -> InferenceBatch:
-        """Score images by the distances of their embeddings.
+        """Score images by the distances of their features.
 
         Args:
-            image_distance (torch.Tensor): Distances of the images, shape ``(B,)``.
-            distances (Sequence[torch.Tensor]): Distances of the positions of each group, shape ``(B, h, w)``.
+            image_distance (torch.Tensor): Distances of the image embeddings, shape ``(B,)``.
+            distances (Sequence[torch.Tensor]): Distances of the patches of each group, shape ``(B, h, w)``.
             size (tuple[int, int]): Height and width of the images.
 
         Returns:
             InferenceBatch: As :meth:`forward`.
         """
-        positions = self.combine(distances)
-        count = max(1, round(TOP_SHARE * positions[0].numel()))
-        highest = positions.flatten(1).topk(count, dim=-1).values.mean(-1)  # (B, h, w) -> (B,)
+        patches = self.combine(distances)
+        count = max(1, round(TOP_FRACTION * patches[0].numel()))
+        highest = patches.flatten(1).topk(count, dim=-1).values.mean(-1)  # (B, h, w) -> (B,)
         return InferenceBatch(
             pred_score=image_distance if self.image_score == "embedding" else highest,
-            anomaly_map=upsample_smoothly(positions, size)[:, None],
+            anomaly_map=upsample_smoothly(patches, size)[:, None],
         )
 
 

@@ -3,36 +3,44 @@
 
 """What two models share, and nothing else."""
 
-from .adversarial import ADVERSARIAL_RAMP, AdversarialHealth, AdversarialLoss, Discriminator
-from .backbone import Backbone, backbone_stages, height_and_width, normalization, normalization_of
-from .backbone_mixin import BackboneMixin, normal_batch, warn_of_single_image
-from .collapse import spread
+from .adversarial import ADVERSARIAL_RAMP, AdversarialStep, Discriminator, DiscriminatorStats
+from .backbone import Backbone
+from .backbone_mixin import BackboneMixin
+from .checks import check_at_least, height_and_width
+from .collapse import std_of_l2_normalized
+from .fitted import FittedMixin, warn_of_single_image
 from .moments import Moments, in_double_precision
 from .seeding import seeded, seeded_generator
 from .smooth_upsampling import upsample_smoothly
+from .stages import backbone_stages
+from .step_progress import StepProgress, show_steps
 from .support_augmentation import NUM_FIXED_VIEWS, SupportAugmentation, cut_paste, fixed_views
+from .weights import normalization, normalization_of
 
 __all__ = [
     "ADVERSARIAL_RAMP",
     "NUM_FIXED_VIEWS",
-    "AdversarialHealth",
-    "AdversarialLoss",
+    "AdversarialStep",
     "Backbone",
     "BackboneMixin",
     "Discriminator",
+    "DiscriminatorStats",
+    "FittedMixin",
     "Moments",
+    "StepProgress",
     "SupportAugmentation",
     "backbone_stages",
+    "check_at_least",
     "cut_paste",
     "fixed_views",
     "height_and_width",
     "in_double_precision",
-    "normal_batch",
     "normalization",
     "normalization_of",
     "seeded",
     "seeded_generator",
-    "spread",
+    "show_steps",
+    "std_of_l2_normalized",
     "upsample_smoothly",
     "warn_of_single_image",
 ]

@@ -36,8 +36,8 @@ def discriminator_loss(first: torch.Tensor, second: torch.Tensor) -> torch.Tenso
     return (F.softplus(first).mean() + F.softplus(-second).mean()) / 2
 
 
-def fooling_loss(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Return the cross-entropy with the labels changed round, which the model lowers, shapes as above."""
+def generator_loss(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Return the loss that the model lowers: :func:`discriminator_loss` with swapped labels."""
     return discriminator_loss(second, first)
 
 
@@ -62,7 +62,7 @@ class Discriminator(nn.Module):
         return self.layers(F.normalize(features, dim=-1)).squeeze(-1)
 
 
-class AdversarialHealth(NamedTuple):
+class DiscriminatorStats(NamedTuple):
     """How the discriminator does, before its update.
 
     Args:
@@ -75,13 +75,13 @@ class AdversarialHealth(NamedTuple):
     accuracy: torch.Tensor
 
 
-class AdversarialLoss(nn.Module):
+class AdversarialStep(nn.Module):
     """Update a discriminator of two features, and return the loss that makes the model fool it.
 
     A model adds it to its own loss, in a training step::
 
-        fooling, health = self.adversarial(first, second, self.global_step)
-        loss = loss + fooling
+        adversarial_loss, stats = self.adversarial(first, second, self.global_step)
+        loss = loss + adversarial_loss
 
     The discriminator has an optimiser of its own, Adam with betas (0.5, 0.999), whose state goes into the checkpoint.
     Its parameters take no gradient outside of its update, so that neither the model's optimiser nor DDP sees them; over
@@ -132,7 +132,7 @@ class AdversarialLoss(nn.Module):
         first: torch.Tensor,
         second: torch.Tensor,
         step: int,
-    ) -> tuple[torch.Tensor, AdversarialHealth | None]:
+    ) -> tuple[torch.Tensor, DiscriminatorStats | None]:
         """Update the discriminator and return the loss.
 
         Args:
@@ -141,24 +141,24 @@ class AdversarialLoss(nn.Module):
             step (int): Number of the optimiser step, for the ramp.
 
         Returns:
-            tuple[torch.Tensor, AdversarialHealth | None]: Weighted loss, a scalar, and how the discriminator does. 0
+            tuple[torch.Tensor, DiscriminatorStats | None]: Weighted loss, a scalar, and how the discriminator does. 0
             and ``None`` if the weight is 0.
         """
         if self.discriminator is None:
             return first.new_zeros(()), None
         with torch.autocast(first.device.type, enabled=False):
             first, second = first.float(), second.float()
-            health = self._update(self.discriminator, first.detach(), second.detach())
-            loss = fooling_loss(self.discriminator(first), self.discriminator(second))
+            stats = self._step_discriminator(self.discriminator, first.detach(), second.detach())
+            loss = generator_loss(self.discriminator(first), self.discriminator(second))
         ramp = min(1.0, (step + 1) / self.ramp_steps) if self.ramp_steps > 0 else 1.0
-        return self.weight * ramp * loss, health
+        return self.weight * ramp * loss, stats
 
-    def _update(
+    def _step_discriminator(
         self,
         discriminator: Discriminator,
         first: torch.Tensor,
         second: torch.Tensor,
-    ) -> AdversarialHealth:
+    ) -> DiscriminatorStats:
         if self._loaded is not None:  # only now is it known on which device the parameters are
             self.optimizer.load_state_dict(self._loaded)
             self._loaded = None
@@ -174,7 +174,7 @@ class AdversarialLoss(nn.Module):
         self.optimizer.step()
         self.optimizer.zero_grad()
         accuracy = ((logits[0] < 0).float().mean() + (logits[1] > 0).float().mean()) / 2
-        return AdversarialHealth(loss.detach(), accuracy)
+        return DiscriminatorStats(loss.detach(), accuracy)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
         """Take the checkpoint of a model with any weight: a discriminator that is not of this shape is left out."""

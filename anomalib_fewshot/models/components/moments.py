@@ -1,25 +1,26 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Sums that describe embeddings, and add up over batches and processes."""
+"""Count, sum and Gram matrix of embeddings, which add up over batches."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 
 
-class Moments(NamedTuple):
-    """Sums that a Gaussian is fitted from. They add up over batches and processes.
+@dataclass(frozen=True)
+class Moments:
+    """The first two moments of embeddings, as sums: those of two sets of embeddings add up, and can be subtracted.
 
     Args:
         count (torch.Tensor): Number of embeddings, a scalar.
-        total (torch.Tensor): Sum of the embeddings, shape ``(D,)``.
-        outer (torch.Tensor): Sum of their outer products, shape ``(D, D)``.
+        sum (torch.Tensor): Sum of the embeddings, shape ``(D,)``.
+        gram (torch.Tensor): Sum of their outer products, shape ``(D, D)``.
     """
 
     count: torch.Tensor
-    total: torch.Tensor
-    outer: torch.Tensor
+    sum: torch.Tensor
+    gram: torch.Tensor
 
     @classmethod
     def of(cls, embeddings: torch.Tensor) -> "Moments":
@@ -27,13 +28,23 @@ class Moments(NamedTuple):
         rows = in_double_precision(embeddings.flatten(0, -2))  # (M, D)
         return cls(rows.new_tensor(len(rows)), rows.sum(0), rows.T @ rows)
 
-    def plus(self, other: "Moments") -> "Moments":
-        """Return the moments of both."""
-        return Moments(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+    @property
+    def mean(self) -> torch.Tensor:
+        """Mean, shape ``(D,)``."""
+        return self.sum / self.count
 
-    def minus(self, other: "Moments") -> "Moments":
-        """Return the moments of what is left when the other is taken out."""
-        return Moments(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
+    @property
+    def covariance(self) -> torch.Tensor:
+        """Covariance, shape ``(D, D)``, with the count as divisor."""
+        return self.gram / self.count - torch.outer(self.mean, self.mean)
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """Return the moments of both sets."""
+        return Moments(self.count + other.count, self.sum + other.sum, self.gram + other.gram)
+
+    def __sub__(self, other: "Moments") -> "Moments":
+        """Return the moments without those of a subset."""
+        return Moments(self.count - other.count, self.sum - other.sum, self.gram - other.gram)
 
 
 def in_double_precision(tensor: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch
 def seeded_generator(seed: int, *numbers: int) -> torch.Generator:
     """Return a generator on the CPU that is decided by a seed and by numbers such as a step and a rank.
 
-    It is made anew for each step and needs no state between steps. torch takes the lower 32 bits of a seed alone, so
+    A new one for each step needs no state between steps. torch takes the lower 32 bits of a seed alone, so
     that numbers cannot be put side by side in its 64: they are mixed.
 
     Args:

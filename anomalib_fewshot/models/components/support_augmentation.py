@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Views of support images, fixed or random, and anomalies made from them, with a generator of one's own."""
+"""Views of support images, fixed or random, and pasted anomalies, reproducible by an explicit generator."""
 
 from collections.abc import Iterator, Sequence
 
@@ -18,7 +18,7 @@ NUM_FIXED_VIEWS = 22
 
 
 def _mild() -> list[nn.Module]:
-    """What a fixture and a lamp do to a good part, so that no view looks like a defect."""
+    """Return the changes that a fixture and a lamp make to a good part: no view looks like a defect."""
     return [
         K.RandomAffine(degrees=5, translate=(0.03, 0.03), scale=(0.95, 1.05), padding_mode="reflection", p=1),
         K.ColorJiggle(brightness=0.05, contrast=0.05, p=1),
@@ -26,7 +26,7 @@ def _mild() -> list[nn.Module]:
 
 
 def _strong() -> list[nn.Module]:
-    """What contrastive learning on many images uses."""
+    """Return the changes that contrastive learning on many images uses."""
     return [
         K.RandomAffine(degrees=30, translate=(0.2, 0.2), scale=(1.0, 2.0), padding_mode="reflection", p=1),
         K.RandomHorizontalFlip(p=0.5),
@@ -44,8 +44,8 @@ class SupportAugmentation(nn.Module):
 
     Args:
         strength (str): ``"none"``, ``"mild"`` or ``"strong"``.
-        mean (Sequence[float]): Mean that the images are normalised with, per channel.
-        std (Sequence[float]): Standard deviation that the images are normalised with, per channel.
+        mean (Sequence[float]): Mean of the images' normalization, per channel.
+        std (Sequence[float]): Standard deviation of the images' normalization, per channel.
 
     Raises:
         ValueError: If there is no such strength.
@@ -57,7 +57,7 @@ class SupportAugmentation(nn.Module):
             msg = f"`augmentation` must be one of {sorted(_STRENGTHS)}, got {strength!r}."
             raise ValueError(msg)
         steps = _STRENGTHS[strength]()
-        if steps:  # colours are changed in [0, 1]
+        if steps:  # colors are changed in [0, 1]
             mean, std = torch.tensor(mean), torch.tensor(std)
             steps = [K.Denormalize(mean, std), *steps, K.Normalize(mean, std)]
         self.steps = nn.Sequential(*steps)
@@ -79,14 +79,14 @@ class SupportAugmentation(nn.Module):
 def fixed_views(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> Iterator[torch.Tensor]:
     """Yield 22 views of each image, the image itself first, each made from the image and not from another view.
 
-    They are: the image; rotations by -45 to 45 degrees in steps of 11.25; moves by 10 and by 5 % of the sides in each
-    diagonal direction; the mirror image; the image in grey; rotations by 90, 180 and 270 degrees. What comes in from
-    outside is the reflection. An image that is not square is stretched to its size after a quarter turn.
+    They are: the image; rotations by -45 to 45 degrees in steps of 11.25; translations by 10 and by 5 % of the sides in
+    each diagonal direction; the mirror image; the grey image; rotations by 90, 180 and 270 degrees. Borders are
+    reflected. An image that is not square is stretched to its size after a quarter turn.
 
     Args:
         images (torch.Tensor): Normalised images, shape ``(B, 3, H, W)``.
-        mean (Sequence[float]): Mean that the images are normalised with, per channel.
-        std (Sequence[float]): Standard deviation that the images are normalised with, per channel.
+        mean (Sequence[float]): Mean of the images' normalization, per channel.
+        std (Sequence[float]): Standard deviation of the images' normalization, per channel.
 
     Yields:
         torch.Tensor: A view of each image, shape ``(B, 3, H, W)``.
@@ -121,8 +121,8 @@ def cut_paste(images: torch.Tensor, generator: torch.Generator) -> tuple[torch.T
         generator (torch.Generator): Generator on the CPU that decides the rectangles.
 
     Returns:
-        tuple[torch.Tensor, torch.Tensor]: Anomalous images, shape ``(B, C, H, W)``, and masks of what was pasted, shape
-        ``(B, H, W)``, boolean.
+        tuple[torch.Tensor, torch.Tensor]: Anomalous images, shape ``(B, C, H, W)``, and masks of the pasted
+        pixels, shape ``(B, H, W)``, boolean.
 
     Reference:
         Li et al., CutPaste, https://arxiv.org/abs/2104.04015: area of 2 to 15 % of the image, aspect ratio up to 3.3.

@@ -3,10 +3,11 @@
 
 """PlainStatistic: one number of an image, as a control for what a data set gives away without being understood."""
 
+from collections.abc import Iterator
 from typing import Any
 
-from anomalib import LearningType
-from anomalib.data import Batch
+import torch
+from anomalib.data import Batch, InferenceBatch
 from anomalib.metrics import AUROC, Evaluator, F1Score
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
@@ -16,20 +17,23 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 from torchvision.transforms.v2 import Resize
 
+from anomalib_fewshot.metrics import CategoryEvaluator
+from anomalib_fewshot.models.components import FittedMixin
+
 from .torch_model import PlainStatisticModel
 
 
-class PlainStatistic(AnomalibModule):
-    """Score an image by how far one number of it is from the mean of that number over the good pictures.
+class PlainStatistic(FittedMixin, AnomalibModule):
+    """Score an image by the distance of one number of it from its mean over the support.
 
-    What this control tells apart needs no model. It learns nothing else and has no anomaly map.
+    What this control solves needs no model. It has no anomaly map.
 
     Args:
         statistic (str): Of the grey values, which are the mean of the channels: their ``"mean"``; their ``"spread"``,
             the standard deviation; or ``"border"``, the mean of a strip along the border, 1/16 of the shorter side
             wide. Defaults to ``"mean"``.
         image_size (int | tuple[int, int]): Size that images are resized to. Defaults to ``224``.
-        pre_processor (nn.Module | bool): Defaults to ``True``: resize, and do not normalise.
+        pre_processor (nn.Module | bool): Defaults to ``True``: resize, and do not normalize.
         post_processor (PostProcessor | bool): Defaults to ``True``.
         evaluator (Evaluator | bool): Defaults to ``True``: the metrics of images, not those of pixels.
         visualizer (Visualizer | bool): Defaults to ``True``.
@@ -37,6 +41,8 @@ class PlainStatistic(AnomalibModule):
     Raises:
         ValueError: If there is no such statistic, or ``image_size`` is below 16.
     """
+
+    score_arguments = ("statistic", "image_size")
 
     def __init__(
         self,
@@ -65,9 +71,9 @@ class PlainStatistic(AnomalibModule):
         return PreProcessor(Resize(image_size or (224, 224), antialias=True))
 
     @staticmethod
-    def configure_evaluator() -> Evaluator:
+    def configure_evaluator() -> CategoryEvaluator:
         """Return the metrics of images."""
-        return Evaluator(
+        return CategoryEvaluator(
             test_metrics=[
                 AUROC(fields=["pred_score", "gt_label"], prefix="image_"),
                 F1Score(fields=["pred_label", "gt_label"], prefix="image_"),
@@ -77,34 +83,27 @@ class PlainStatistic(AnomalibModule):
     def configure_optimizers(self) -> None:
         """Return nothing: there is nothing to optimise."""
 
-    def on_train_start(self) -> None:
-        """Forget the images of an earlier fit."""
-        self.model.reset()
+    def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
+        """Return a loss that changes nothing."""
+        del batch, batch_idx
+        return self.zero_loss()
 
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Take the images into the mean."""
-        del batch_idx
-        self.model.collect(batch.image)
+    def fit(self) -> Iterator[InferenceBatch]:
+        """Fit the mean to the support.
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
-        """Score a batch."""
-        del batch_idx
-        return batch.update(**self.model(batch.image)._asdict())
-
-    def on_validation_start(self) -> None:
-        """Refuse to score without training images."""
-        if self.model.count == 0:
-            msg = "PlainStatistic must be trained before it scores. Train it, or give a checkpoint: `ckpt_path`."
-            raise RuntimeError(msg)
-
-    on_test_start = on_predict_start = on_validation_start
+        Returns:
+            Iterator[InferenceBatch]: Scores of each image by the mean of the others.
+        """
+        held_out = self.model.fit(torch.cat([self.model.values(images) for images in self.support()]))
+        return iter([InferenceBatch(pred_score=held_out)])
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """One epoch, on one device."""
-        return {"max_epochs": 1, "num_sanity_val_steps": 0, "log_every_n_steps": 1, "devices": 1}
-
-    @property
-    def learning_type(self) -> LearningType:
-        """One class: anomalib's engine does not train models that say they are few-shot."""
-        return LearningType.ONE_CLASS
+        """An epoch that changes nothing, and a validation at its end."""
+        return {
+            "max_epochs": 1,
+            "val_check_interval": 1.0,
+            "check_val_every_n_epoch": 1,
+            "num_sanity_val_steps": 0,
+            "devices": 1,
+        }

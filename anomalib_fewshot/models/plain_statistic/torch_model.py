@@ -9,7 +9,7 @@ from torch import nn
 
 
 def border(grey: torch.Tensor) -> torch.Tensor:
-    """Return the mean of a strip along the border, 1/16 of the shorter side wide and at least a pixel.
+    """Return the mean of a strip along the border, 1/16 of the shorter side: ``(B, H, W)`` -> ``(B,)``.
 
     Example:
         >>> border(torch.tensor([[[1.0, 1.0, 1.0], [1.0, 9.0, 1.0], [1.0, 1.0, 9.0]]]))
@@ -22,22 +22,22 @@ def border(grey: torch.Tensor) -> torch.Tensor:
 
 
 def mean(grey: torch.Tensor) -> torch.Tensor:
-    """Return the mean."""
+    """Return the mean: ``(B, H, W)`` -> ``(B,)``."""
     return grey.mean((-2, -1))
 
 
-def spread(grey: torch.Tensor) -> torch.Tensor:
-    """Return the standard deviation, with the number of pixels as divisor."""
+def std(grey: torch.Tensor) -> torch.Tensor:
+    """Return the standard deviation, with the number of pixels as divisor: ``(B, H, W)`` -> ``(B,)``."""
     return grey.std((-2, -1), correction=0)
 
 
-STATISTICS = {"border": border, "mean": mean, "spread": spread}  # (B, H, W) -> (B,)
+STATISTICS = {"border": border, "mean": mean, "spread": std}  # (B, H, W) -> (B,)
 
 
 class PlainStatisticModel(nn.Module):
-    """How far one number of an image is from its mean over the training images.
+    """Distance of one number of an image from its mean over the support.
 
-    A grey value is the mean of the channels. Without training images all scores are NaN.
+    A grey value is the mean of the channels.
 
     Args:
         statistic (str): ``"border"``, ``"mean"`` or ``"spread"``.
@@ -52,23 +52,23 @@ class PlainStatisticModel(nn.Module):
             msg = f"`statistic` must be one of {tuple(STATISTICS)}, got {statistic!r}."
             raise ValueError(msg)
         self.statistic = STATISTICS[statistic]
-        self.register_buffer("total", torch.tensor(0.0))
-        self.register_buffer("count", torch.tensor(0))
-        self.total: torch.Tensor
-        self.count: torch.Tensor
+        self.register_buffer("mean", torch.tensor(0.0))
+        self.mean: torch.Tensor
 
-    def reset(self) -> None:
-        """Forget the training images."""
-        self.total.zero_()
-        self.count.zero_()
+    def values(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the statistic of each image: ``(B, C, H, W)`` -> ``(B,)``."""
+        return self.statistic(images.float().mean(1))
 
-    @torch.no_grad()
-    def collect(self, images: torch.Tensor) -> None:
-        """Take training images into the mean, shape ``(B, C, H, W)``."""
-        self.total += self.statistic(images.float().mean(1)).sum()
-        self.count += len(images)
+    def fit(self, values: torch.Tensor) -> torch.Tensor:
+        """Fit the mean to values of the support, shape ``(K,)``.
+
+        Returns:
+            torch.Tensor: Score of each value by the mean of the others, shape ``(K,)``: 0 for a single one.
+        """
+        self.mean.copy_(values.mean())
+        others = (values.sum() - values) / max(len(values) - 1, 1)
+        return (values - others).abs() if len(values) > 1 else torch.zeros_like(values)
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
         """Score images, shape ``(B, C, H, W)``: scores have the shape ``(B,)``, and there is no anomaly map."""
-        value = self.statistic(images.float().mean(1))  # (B, C, H, W) -> (B, H, W) -> (B,)
-        return InferenceBatch(pred_score=(value - self.total / self.count).abs())
+        return InferenceBatch(pred_score=(self.values(images) - self.mean).abs())

@@ -3,25 +3,25 @@
 
 """A Gaussian at every position, from few samples of many channels."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from itertools import chain
 
 import torch
-from torch import nn
+from anomalib.models.components.base import DynamicBufferMixin
 
 from anomalib_fewshot.models.components import in_double_precision
 
 
-class PositionGaussian(nn.Module):
-    r"""Gaussian of the features at each position, whose covariance is never made.
+class PositionGaussian(DynamicBufferMixin):
+    r"""Gaussian of the features at each position, without forming the C x C covariance of few samples.
 
-    With the N centred samples of a position as the rows of X, the regularised covariance is
+    With the N centered samples of a position as the rows of X, the regularized covariance is
     X^T X / (N - 1) + r I, and by the Woodbury identity the squared Mahalanobis distance of d is
 
     .. math:: (|d|^2 - |L^{-1} X d|^2) / r \quad\text{with}\quad L L^T = X X^T + r (N - 1) I,
 
-    which is exact. ``basis`` holds L^-1 X: N x C numbers a position, where the covariance has C x C. Of more samples
-    than channels, X is the C rows of R of its QR decomposition, whose X^T X is the same.
+    which is exact. ``basis`` holds B = L^-1 X: N x C numbers a position, where the covariance has C x C. Of more
+    samples than channels, B is C x C and comes from the eigenvectors of X^T X, a sum over the batches.
 
     Args:
         regularization (float): The r above.
@@ -38,7 +38,7 @@ class PositionGaussian(nn.Module):
         self.regularization = regularization
         self.register_buffer("mean", torch.zeros(0, 0))  # (P, C)
         self.register_buffer("basis", torch.zeros(0, 0, 0))  # (P, N, C)
-        self.register_buffer("scale", torch.ones(()))  # the regularisation that was fitted with
+        self.register_buffer("scale", torch.ones(()))  # the regularization that was fitted with
         self.mean: torch.Tensor
         self.basis: torch.Tensor
         self.scale: torch.Tensor
@@ -48,10 +48,6 @@ class PositionGaussian(nn.Module):
         """Whether there is something to compare with."""
         return self.basis.numel() > 0
 
-    def reset(self) -> None:
-        """Forget what was fitted."""
-        self.mean, self.basis = self.mean.new_zeros(0, 0), self.basis.new_zeros(0, 0, 0)
-
     @torch.inference_mode(mode=False)  # the buffers outlive a validation
     @torch.no_grad()
     def fit(self, batches: Iterable[torch.Tensor], count: int, chunk: int = 32) -> None:
@@ -59,30 +55,62 @@ class PositionGaussian(nn.Module):
 
         Args:
             batches (Iterable[torch.Tensor]): Feature maps, each of shape ``(B, C, h, w)``.
-            count (int): Number N of all maps. They are put where they are kept as they come, for they are large.
+            count (int): Number N of all maps, which says where to put them: they are large.
             chunk (int): Positions that are taken together in double precision. Defaults to ``32``.
         """
-        samples, start = torch.empty(0), 0
-        for maps in batches:
-            rows = maps.float().flatten(2).permute(2, 0, 1)  # (B, C, h, w) -> (P, B, C)
-            if start == 0:
-                samples = rows.new_empty(len(rows), count, rows.shape[-1])
+        parts = (maps.float().flatten(2).permute(2, 0, 1) for maps in batches)  # (B, C, h, w) -> (P, B, C)
+        first = next(parts)
+        fit = self._fit_samples if count <= first.shape[-1] else self._fit_moments
+        self.mean, self.basis = fit(chain([first], parts), first, count, chunk)
+        self.scale.fill_(self.regularization)
+
+    def _fit_samples(
+        self,
+        parts: Iterable[torch.Tensor],
+        like: torch.Tensor,
+        count: int,
+        chunk: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean and basis of few samples. The basis takes their place."""
+        samples, start = like.new_empty(len(like), count, like.shape[-1]), 0
+        for rows in parts:
             samples[:, start : start + rows.shape[1]] = rows
             start += rows.shape[1]
-        self.mean = samples.new_empty(len(samples), samples.shape[-1])
-        rank = min(samples.shape[1:])
-        basis = samples[:, :rank] if rank == count else samples.new_empty(len(samples), rank, rank)
-        for mean, part, rows in zip(self.mean.split(chunk), samples.split(chunk), basis.split(chunk), strict=True):
-            centred = in_double_precision(part)
-            mean.copy_(centred.mean(1))
-            centred = centred - centred.mean(1, keepdim=True)  # X, (p, N, C)
-            if rank < count:
-                centred = torch.linalg.qr(centred, mode="r").R
-            ridge = self.regularization * max(count - 1, 1) * torch.eye(rank).to(centred)
-            root = torch.linalg.cholesky(centred @ centred.mT + ridge)
-            rows.copy_(torch.linalg.solve_triangular(root, centred, upper=False))
-        self.basis = basis
-        self.scale.fill_(self.regularization)
+        means = like.new_empty(len(like), like.shape[-1])
+        for mean, rows in zip(means.split(chunk), samples.split(chunk), strict=True):
+            x = in_double_precision(rows)
+            mean.copy_(x.mean(1))
+            x = x - x.mean(1, keepdim=True)  # X, (p, N, C)
+            root = torch.linalg.cholesky(x @ x.mT + self._ridge(count) * torch.eye(count).to(x))  # L, (p, N, N)
+            rows.copy_(torch.linalg.solve_triangular(root, x, upper=False))
+        return means, samples
+
+    def _fit_moments(
+        self,
+        parts: Iterable[torch.Tensor],
+        like: torch.Tensor,
+        count: int,
+        chunk: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean and basis of more samples than channels, by their sums."""
+        channels = like.shape[-1]
+        total = in_double_precision(like.new_zeros(len(like), channels))
+        gram = total.new_zeros(len(like), channels, channels)
+        for rows in parts:
+            for sums, products, some in zip(total.split(chunk), gram.split(chunk), rows.split(chunk), strict=True):
+                x = in_double_precision(some)
+                sums.add_(x.sum(1))
+                products.baddbmm_(x.mT, x)
+        mean, basis = total / count, like.new_empty(len(like), channels, channels)
+        for center, products, rows in zip(mean.split(chunk), gram.split(chunk), basis.split(chunk), strict=True):
+            scatter = products - count * center[:, :, None] * center[:, None]  # X^T X, (p, C, C)
+            values, vectors = torch.linalg.eigh(scatter)
+            values = values.clamp_min(0)
+            rows.copy_((values / (values + self._ridge(count))).sqrt()[..., None] * vectors.mT)
+        return mean.to(like), basis
+
+    def _ridge(self, count: int) -> float:
+        return self.regularization * max(count - 1, 1)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """Return the Mahalanobis distance of each position.
@@ -109,10 +137,3 @@ class PositionGaussian(nn.Module):
             explained = torch.linalg.vector_norm(self.basis @ delta, dim=1)  # (P, N, B) -> (P, B)
             squared = (torch.linalg.vector_norm(delta, dim=1).square() - explained.square()) / self.scale
         return squared.clamp_min(0).sqrt().T.unflatten(1, (height, width))  # (P, B) -> (B, h, w)
-
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args, **kwargs) -> None:
-        """Take the shapes of what is loaded: the number of samples is that of another support."""
-        for name in ("mean", "basis"):
-            if prefix + name in state_dict:
-                setattr(self, name, getattr(self, name).new_empty(state_dict[prefix + name].shape))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

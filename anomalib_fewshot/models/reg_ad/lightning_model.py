@@ -9,50 +9,53 @@ Paper: https://arxiv.org/abs/2207.07361 (ECCV 2022). The adversarial loss: https
 import logging
 from collections.abc import Iterator
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
 import torch
-from anomalib.data import Batch, ImageBatch, InferenceBatch
+from anomalib.data import AnomalibDataModule, Batch, InferenceBatch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
-from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import distributed, nn
 
+from anomalib_fewshot.data.support import HasSupport, support_dataloader
 from anomalib_fewshot.models.components import (
     ADVERSARIAL_RAMP,
     NUM_FIXED_VIEWS,
-    AdversarialLoss,
+    AdversarialStep,
     BackboneMixin,
+    FittedMixin,
     SupportAugmentation,
+    check_at_least,
     fixed_views,
     height_and_width,
-    normal_batch,
     normalization_of,
     seeded,
     seeded_generator,
-    spread,
+    std_of_l2_normalized,
     warn_of_single_image,
 )
 
+from .density import PositionGaussian
 from .loss import RegADLoss
+from .network import read_network
 from .torch_model import RegADModel
 
 logger = logging.getLogger(__name__)
 
-MAX_FOLDS = 8  # densities that a threshold without validation images takes
-COLLAPSED = 0.1  # spread of the encodings below which a warning is given; 1 is all directions
+MAX_FOLDS = 8  # densities that score held-out images
+MAX_BATCH = 32  # support images that go through the network at once
+MIN_FEATURE_STD = 0.1  # of the encodings; below it a warning is given
 
 
-class RegAD(BackboneMixin, AnomalibModule):
+class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
     """Registration network trained on normal images of other categories, then a Gaussian of the support's features.
 
-    Trained once with ``MultiCategory``, it takes a new category's support without training: at a test with another
-    support than the fitted one, only the density and the threshold are made anew. With ``FewShot`` it trains on the
-    target's own support. The default is the plain method on EfficientNet-Lite0; the paper's is ResNet-18.
+    Trained once with ``MultiCategory``, the network takes a new category's support without training: it is given as
+    ``network``, and a fit makes the density and the threshold. With any other data it trains on the target's own
+    support. The default is the plain method on EfficientNet-Lite0; the paper's is ResNet-18.
 
     Args:
         backbone (str): Name of a convolutional timm model. Defaults to ``"tf_efficientnet_lite0"``, whose weights come
@@ -62,10 +65,13 @@ class RegAD(BackboneMixin, AnomalibModule):
         pre_trained (bool): Load pretrained weights. Defaults to ``True``.
         weights (str | None): File with the backbone's weights, in timm's naming. Defaults to ``None``: the package that
             carries them, else timm's hub and its cache.
+        network (str | None): Checkpoint of a RegAD that was trained on other categories, whose network and
+            pre-processing are taken. Defaults to ``None``: a backbone with new heads.
         image_size (int | tuple[int, int]): Size that images are resized to. Defaults to ``224``.
         stn_mode (str): Transforms of the spatial transformers. Defaults to ``"rotation_scale"``.
         num_supports (int): Images of a batch that each is registered with. Defaults to ``2``.
-        max_epochs (int): Number of epochs. 0 is no training, the control. Defaults to ``50``.
+        max_epochs (int | None): Number of epochs. 0 is no training: without a ``network`` the control. Defaults to
+            ``None``: 50, or 0 with a ``network``.
         learning_rate (float): Learning rate of SGD, which falls to 0 as a cosine. Defaults to ``1e-4``.
         momentum (float): Momentum of SGD. Defaults to ``0.9``.
         weight_decay (float): Weight decay of SGD. Defaults to ``0.0``.
@@ -76,16 +82,19 @@ class RegAD(BackboneMixin, AnomalibModule):
         adversarial_learning_rate (float): Learning rate of its discriminator. Defaults to ``1e-4``.
         augment_support (bool): Fit the density to 22 fixed views of each support image. Defaults to ``True``.
         regularization (float): Variance added to the covariances. Defaults to ``0.01``.
-        allow_seen (bool): Test on a category that was among the other categories in training. Defaults to ``False``.
+        allow_seen (bool): Take a category that was among the other categories in training. Defaults to ``False``.
         seed (int): Seed of the heads, the discriminator and the views. The global seed has no influence.
             Defaults to ``0``.
-        pre_processor (nn.Module | bool): Defaults to ``True``: resize, and normalise as the weights ask.
+        pre_processor (nn.Module | bool): Defaults to ``True``: that of the ``network``, else resize, and normalize as
+            the weights ask.
         post_processor (nn.Module | bool): Defaults to ``True``.
         evaluator (Evaluator | bool): Defaults to ``True``.
         visualizer (Visualizer | bool): Defaults to ``True``.
 
     Raises:
-        ValueError: If an argument is out of its range, or as :class:`RegADModel` and :class:`AdversarialLoss` do.
+        FileNotFoundError: If there is no file ``network``, or no weights.
+        ValueError: If an argument is out of its range or another than that of the ``network``, or as
+            :func:`read_network`, :class:`RegADModel` and :class:`AdversarialStep` do.
 
     Example:
         >>> from anomalib.engine import Engine
@@ -93,16 +102,19 @@ class RegAD(BackboneMixin, AnomalibModule):
         >>> Engine().train(RegAD(), datamodule=FewShot(ELPV(), k_shot=4))  # doctest: +SKIP
     """
 
+    score_arguments = ("backbone", "layers", "image_size", "stn_mode")
+
     def __init__(
         self,
         backbone: str = "tf_efficientnet_lite0",
         layers: list[int] | None = None,
         pre_trained: bool = True,
         weights: str | None = None,
+        network: str | None = None,
         image_size: int | tuple[int, int] = 224,
         stn_mode: str = "rotation_scale",
         num_supports: int = 2,
-        max_epochs: int = 50,
+        max_epochs: int | None = None,
         learning_rate: float = 1e-4,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
@@ -118,29 +130,37 @@ class RegAD(BackboneMixin, AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        for name, value, least in (("num_supports", num_supports, 1), ("max_epochs", max_epochs, 0)):
-            if value < least:
-                msg = f"`{name}` must be at least {least}, got {value}."
-                raise ValueError(msg)
+        trained = None if network is None else read_network(network)
+        if max_epochs is None:
+            max_epochs = 50 if trained is None else 0
+        check_at_least(0, max_epochs=max_epochs)
+        check_at_least(1, num_supports=num_supports)
         size = height_and_width(image_size)
         if pre_processor is True:
-            pre_processor = self.configure_pre_processor(size, backbone)
+            pre_processor = self.configure_pre_processor(size, backbone) if trained is None else trained.pre_processor
         super().__init__(
             pre_processor=pre_processor,
             post_processor=post_processor,
             evaluator=evaluator,
             visualizer=visualizer,
         )
+        self.hparams["max_epochs"] = max_epochs  # a checkpoint trains as long, without `network`
         self.num_supports = num_supports
         self.max_epochs = max_epochs
         self.learning_rate = learning_rate
         self.momentum = momentum
         self.weight_decay = weight_decay
-        self.freeze_batch_norm = freeze_batch_norm
         self.augment_support = augment_support
         self.allow_seen = allow_seen
         self.seed = seed
         self.loss = RegADLoss()
+        self.seen_categories: list[str] = []
+        self.fitted_support: str | None = None  # digest of its manifest
+        self._warned = False
+        if trained is not None:
+            self._check_network(trained.arguments)
+            self.seen_categories = trained.seen_categories
+            pre_trained, weights = False, None
         with seeded(seed):
             self.model = RegADModel(
                 backbone,
@@ -150,12 +170,12 @@ class RegAD(BackboneMixin, AnomalibModule):
                 size,
                 stn_mode,
                 regularization,
+                freeze_batch_norm,
             )
+        if trained is not None:
+            self.model.load_network(trained.states)
         dim = self.model.trunk.channels[-1]
-        self.adversarial = AdversarialLoss(dim, adversarial_weight, adversarial_learning_rate, seed=seed)
-        self.seen_categories: list[str] = []
-        self.fitted_support: str | None = None  # digest of the support that the density was fitted to
-        self._warned = False
+        self.adversarial = AdversarialStep(dim, adversarial_weight, adversarial_learning_rate, seed=seed)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return SGD, with a cosine of the epochs, or nothing if there is no training."""
@@ -171,99 +191,77 @@ class RegAD(BackboneMixin, AnomalibModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
     def on_train_start(self) -> None:
-        """Forget the density of an earlier fit, and note which categories are seen."""
-        datamodule = self._datamodule()
-        self.model.density.reset()
-        self.fitted_support = None
+        """Refuse data that cannot be fitted to, and note which categories are seen."""
+        datamodule = self._datamodule
+        support_dataloader(datamodule)  # what has no support is refused now, not after the training
+        self._check_category(datamodule)
         if self.max_epochs > 0:
-            others = set(datamodule.train_categories) - {datamodule.category}
-            self.model.trunk.freeze_batch_norm = self.freeze_batch_norm
-            self.model.trunk.train(self.model.training)
-            self.seen_categories = sorted(others | set(self.seen_categories))
             self.adversarial.ramp_steps = int(ADVERSARIAL_RAMP * self.trainer.estimated_stepping_batches)
+            if isinstance(datamodule, HasSupport):
+                others = set(datamodule.train_categories) - {datamodule.category}
+                self.seen_categories = sorted(others | set(self.seen_categories))
 
     def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
         """Return the loss of registering each image with others of its category."""
         del batch_idx
         if self.max_epochs == 0:
-            return self.no_loss()
+            return self.zero_loss()
         images: torch.Tensor = batch.image
         if len(images) == 1:  # a single image has no other: it is registered with a view of itself
-            augmentation = SupportAugmentation("mild", *normalization_of(self.pre_processor))
-            generator = seeded_generator(self.seed, self.global_step, self.global_rank)
-            images = torch.cat([images, augmentation(images, generator)])
+            augmentation = SupportAugmentation("mild", *self._normalization)
+            rng = seeded_generator(self.seed, self.global_step, self.global_rank)
+            images = torch.cat([images, augmentation(images, rng)])
         result = self.model.register(images, self.num_supports)
         encodings, predictions = (result.query, result.support), (result.query_prediction, result.support_prediction)
         loss = self.loss(predictions, encodings)
-        width = spread(result.query.detach().movedim(1, -1))
-        self._check_health(float(width))
+        feature_std = std_of_l2_normalized(result.query.detach().movedim(1, -1))
+        self._check_loss(float(feature_std))
         self.log("train_loss", loss.detach(), prog_bar=True)
-        self.log("spread", width, prog_bar=True)
-        fooling, health = self.adversarial(*(p.movedim(1, -1) for p in predictions), self.global_step)
-        if health is not None:
-            self.log_dict({"discriminator_loss": health.loss, "discriminator_accuracy": health.accuracy})
-        return loss + fooling
+        self.log("feature_std", feature_std, prog_bar=True)
+        adversarial_loss, stats = self.adversarial(*(p.movedim(1, -1) for p in predictions), self.global_step)
+        if stats is not None:
+            self.log_dict({"discriminator_loss": stats.loss, "discriminator_accuracy": stats.accuracy})
+        return loss + adversarial_loss
 
-    @torch.no_grad()
-    def fit(self) -> None:
-        """Fit the density to the support."""
-        training = self.model.training
-        self.model.eval()
-        self._share_batch_statistics()
-        self._fit(self._support())
-        self.fitted_support = self._datamodule().manifest.digest
-        self.model.train(training)
+    def fit(self) -> Iterator[InferenceBatch]:
+        """Fit the density to the support.
 
-    def _fit(self, support: torch.Tensor) -> None:
-        views = fixed_views(support, *normalization_of(self.pre_processor)) if self.augment_support else iter([support])
-        with self.trainer.precision_plugin.forward_context():  # as the test images
-            self.model.fit(views, len(support) * (NUM_FIXED_VIEWS if self.augment_support else 1))
-
-    @torch.no_grad()
-    def _calibrate(self) -> None:
-        """Fit the threshold to the validation images, as a training does."""
-        training = self.model.training
-        self.model.eval()
-        self.fit_threshold(self._scored())
-        self.model.train(training)
-
-    def _scored(self) -> Iterator[ImageBatch]:
-        """Yield the scores of the validation images.
-
-        If there are none, the support is scored: each image is left out of the density in turn (of more than eight, an
-        eighth of them) and scored by that of the others. A single image has no others: its views are scored by its own
-        density, which is too kind.
+        Returns:
+            Iterator[InferenceBatch]: Scores of the support, each image held out in turn, of more than eight an eighth
+            of them. A single image has no others: its views are scored by its own density, which is too kind.
         """
-        batch: ImageBatch | None = None
-        for batch in self._datamodule().val_dataloader():
-            yield self._score(batch)
-        if batch is not None:
-            return
-        support = self._support()
+        self._share_batch_statistics()
+        support = torch.cat([*self.support()])
+        self._fit_density(self.model.density, support)
+        self.fitted_support = _digest(self._datamodule)
+        return self._score_held_out(support)
+
+    def _fit_density(self, density: PositionGaussian, support: torch.Tensor) -> None:
+        count = len(support) * (NUM_FIXED_VIEWS if self.augment_support else 1)
+        with self.trainer.precision_plugin.forward_context():  # as the test images
+            density.fit(map(self.model.embed, self._views(support)), count)
+
+    def _views(self, support: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield the images that the density is fitted to, in batches."""
+        for images in support.split(MAX_BATCH):
+            yield from fixed_views(images, *self._normalization) if self.augment_support else [images]
+
+    def _score_held_out(self, support: torch.Tensor) -> Iterator[InferenceBatch]:
         if len(support) == 1:
             warn_of_single_image()
-            for view in fixed_views(support, *normalization_of(self.pre_processor)):
-                yield normal_batch(self._scores(view))
+            for view in fixed_views(support, *self._normalization):
+                yield self._score(view, self.model.density)
             return
         fold = torch.arange(len(support)) % MAX_FOLDS
-        for left_out in range(int(fold.max()) + 1):
-            self._fit(support[fold != left_out])
-            yield normal_batch(self._scores(support[fold == left_out]))
-        self._fit(support)
+        density = PositionGaussian(self.model.density.regularization).to(support.device)
+        for held_out in range(int(fold.max()) + 1):
+            self._fit_density(density, support[fold != held_out])
+            for images in support[fold == held_out].split(MAX_BATCH):
+                yield self._score(images, density)
 
-    def _score(self, batch: ImageBatch) -> ImageBatch:
-        """Do what Lightning and anomalib do to the batches of a validation."""
-        batch = self.trainer.strategy.batch_to_device(batch, self.device)
-        if isinstance(self.pre_processor, PreProcessor):
-            self.pre_processor.on_validation_batch_start(self.trainer, self, batch, 0)
-        return batch.update(**self._scores(batch.image)._asdict())
-
-    def _scores(self, images: torch.Tensor) -> InferenceBatch:
+    def _score(self, images: torch.Tensor, density: PositionGaussian) -> InferenceBatch:
         with self.trainer.precision_plugin.forward_context():
-            return self.model(images)
-
-    def _support(self) -> torch.Tensor:
-        return torch.cat([self.preprocess(batch.image) for batch in self._datamodule().support_dataloader()])
+            return self.model.score(images, density)
 
     def _share_batch_statistics(self) -> None:
         """Give all processes those of the first: each has seen other batches since the last exchange."""
@@ -272,45 +270,20 @@ class RegAD(BackboneMixin, AnomalibModule):
                 distributed.broadcast(buffer, 0)
 
     def on_validation_start(self) -> None:
-        """Fit the density before it is validated."""
-        if self.trainer.state.fn == TrainerFn.FITTING:
-            self.fit()
-        else:
-            self._prepare()
-
-    def on_train_end(self) -> None:
-        """Do what is else done at the validation, if there was none: fit, set the threshold, keep a checkpoint."""
-        if self.is_fitted:
-            return
-        self.fit()
-        self._calibrate()
-        self.keep_checkpoint()
+        """Fit at the end of a training; else score only by the support that was fitted."""
+        super().on_validation_start()
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            self._check_support()
 
     def on_test_start(self) -> None:
-        """Make sure that the density is of the support at hand."""
-        self._prepare()
+        """Refuse to score without a fit, or by another support."""
+        super().on_test_start()
+        self._check_support()
 
     def on_predict_start(self) -> None:
-        """Make sure that the density is of the support at hand, if there is one."""
-        self._prepare()
-
-    def _prepare(self) -> None:
-        self.check_fitted()
-        if not hasattr(getattr(self.trainer, "datamodule", None), "support_dataloader"):  # scored by what was fitted
-            return
-        datamodule = self._datamodule()
-        if datamodule.category in self.seen_categories and not self.allow_seen:
-            msg = (
-                f"The category must not have been seen in training, got {datamodule.category}, one of "
-                f"{self.seen_categories}. Train without it, or say that you know: `--model.allow_seen true`."
-            )
-            raise RuntimeError(msg)
-        if datamodule.manifest.digest != self.fitted_support:
-            logger.info("The support is another than in training: the density and the threshold are made of it.")
-            self.fit()
-            self._calibrate()
-            if self.trainer.is_global_zero:
-                datamodule.manifest.write(Path(self.trainer.default_root_dir) / "test_support.json")
+        """Refuse to score without a fit, or by another support."""
+        super().on_predict_start()
+        self._check_support()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what was seen and fitted."""
@@ -320,16 +293,8 @@ class RegAD(BackboneMixin, AnomalibModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take what was seen and fitted."""
         super().on_load_checkpoint(checkpoint)
-        if "reg_ad" not in checkpoint:
-            msg = "The checkpoint must be one of RegAD. Name its model by `--model`, or give another `ckpt_path`."
-            raise ValueError(msg)
         self.seen_categories = checkpoint["reg_ad"]["seen_categories"]
         self.fitted_support = checkpoint["reg_ad"]["fitted_support"]
-
-    @property
-    def is_fitted(self) -> bool:  # type: ignore[override]
-        """Whether there is a density of a support."""
-        return self.model.density.is_fitted
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -340,31 +305,61 @@ class RegAD(BackboneMixin, AnomalibModule):
             "check_val_every_n_epoch": epochs,
             "val_check_interval": 1.0,
             "num_sanity_val_steps": 0,
-            "log_every_n_steps": 1,
-            "use_distributed_sampler": False,  # batches of one category are divided by MultiCategory
+            "use_distributed_sampler": False,  # MultiCategory divides its batches, which are of one category
         }
 
-    def _datamodule(self) -> Any:  # noqa: ANN401  FewShot or MultiCategory
-        datamodule: Any = getattr(self.trainer, "datamodule", None)
-        if not hasattr(datamodule, "support_dataloader"):
-            name = type(datamodule).__name__
-            msg = (
-                f"RegAD must have data of FewShot or MultiCategory, got {name}. Use `--data FewShot --data.source ...`."
-            )
-            raise TypeError(msg)
-        if datamodule.manifest is None:
+    @property
+    def _datamodule(self) -> Any:  # noqa: ANN401  of a trainer, which takes any
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    @property
+    def _normalization(self) -> tuple[list[float], list[float]]:
+        return normalization_of(self.pre_processor)  # which a checkpoint may have replaced
+
+    def _check_network(self, arguments: dict[str, Any]) -> None:
+        for name in self._different_arguments(arguments):
+            msg = f"`{name}` must be that of `network`, {arguments[name]!r}, got {self.hparams[name]!r}. Give the same."
+            raise ValueError(msg)
+
+    def _check_category(self, datamodule: AnomalibDataModule) -> None:
+        if isinstance(datamodule, HasSupport) and datamodule.manifest is None:
             msg = "RegAD must have one category to score, got several. Name it: `--data.target`."
             raise ValueError(msg)
-        return datamodule
+        if datamodule.category in self.seen_categories and not self.allow_seen:
+            msg = (
+                f"The category must not have been seen in training, got {datamodule.category}, one of "
+                f"{self.seen_categories}. Train without it, or say that you know: `--model.allow_seen true`."
+            )
+            raise RuntimeError(msg)
 
-    def _check_health(self, width: float) -> None:
-        if not isfinite(width):
+    def _check_support(self) -> None:
+        """Raise if the data at hand, if there are any, are of a seen category or have another support."""
+        datamodule = self._datamodule
+        if not isinstance(datamodule, AnomalibDataModule):
+            return
+        self._check_category(datamodule)
+        digest = _digest(datamodule)
+        if digest not in {None, self.fitted_support}:
+            msg = (
+                f"The support must be the one that RegAD was fitted to, {self.fitted_support}, got {digest}. A test "
+                "does not fit. Fit the network to this support: `RegAD(network=CKPT)` and a fit, or `anomalib train "
+                "--model RegAD --model.network CKPT --data FewShot ...`."
+            )
+            raise RuntimeError(msg)
+
+    def _check_loss(self, feature_std: float) -> None:
+        if not isfinite(feature_std):
             msg = f"`learning_rate` must be one at which the training stays finite, got {self.learning_rate}. Lower it."
             raise RuntimeError(msg)
-        if width < COLLAPSED and not self._warned:
+        if feature_std < MIN_FEATURE_STD and not self._warned:
             self._warned = True
             logger.warning(
-                "The encodings have collapsed to one: their spread is %.3f, where 1 is all directions. From here on, "
-                "nothing is learnt. Lower `learning_rate` or `max_epochs`, or train on more images.",
-                width,
+                "The encodings have collapsed to one: their standard deviation is %.3f, where 1 is all directions. "
+                "From here on, nothing is learned. Lower `learning_rate` or `max_epochs`, or train on more images.",
+                feature_std,
             )
+
+
+def _digest(datamodule: AnomalibDataModule) -> str | None:
+    """Return the digest of the support that a datamodule has chosen. ``None`` if it is all normal images."""
+    return datamodule.manifest.digest if isinstance(datamodule, HasSupport) and datamodule.manifest else None

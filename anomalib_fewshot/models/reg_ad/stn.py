@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Spatial transformers: a small network that warps a feature map by an affine transform, and the way back."""
+"""Spatial transformers: a small network that warps a feature map by an affine transform, and its inverse."""
 
 import torch
 from torch import nn
@@ -66,12 +66,13 @@ def compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
     return product + F.pad(outer[..., 2:], (2, 0))
 
 
-def invert(matrix: torch.Tensor, floor: float = 1e-3) -> torch.Tensor:
+def invert(matrix: torch.Tensor, min_determinant: float = 1e-3) -> torch.Tensor:
     """Return the inverse of affine transforms, in closed form.
 
     Args:
         matrix (torch.Tensor): Transforms, shape ``(B, 2, 3)``.
-        floor (float): Least absolute determinant. It keeps what cannot be inverted finite. Defaults to ``1e-3``.
+        min_determinant (float): Minimum of the absolute determinant, which keeps what cannot be inverted finite.
+            Defaults to ``1e-3``.
 
     Returns:
         torch.Tensor: Inverses, shape ``(B, 2, 3)``.
@@ -84,7 +85,7 @@ def invert(matrix: torch.Tensor, floor: float = 1e-3) -> torch.Tensor:
     (a, b, x), (c, d, y) = (row.unbind(-1) for row in matrix.unbind(1))
     determinant = a * d - b * c
     sign = torch.where(determinant < 0, -1.0, 1.0)
-    a, b, c, d = (entry / (sign * determinant.abs().clamp_min(floor)) for entry in (d, -b, -c, a))
+    a, b, c, d = (entry / (sign * determinant.abs().clamp_min(min_determinant)) for entry in (d, -b, -c, a))
     return _matrix(a, b, c, d, -(a * x + b * y), -(c * x + d * y))
 
 

@@ -3,9 +3,9 @@
 
 """PyTorch model of RegAD."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
@@ -19,7 +19,7 @@ from .stn import SpatialTransformer, compose, warp
 
 
 class Trunk(nn.Module):
-    """Stages of a backbone with a spatial transformer after each, whose warped map goes on into the next stage.
+    """Stages of a backbone with a spatial transformer after each, whose warped map is the input of the next.
 
     Args:
         backbone (str): Name of a convolutional timm model.
@@ -27,11 +27,11 @@ class Trunk(nn.Module):
         pre_trained (bool): Load weights.
         weights (str | Path | None): File with the weights.
         stn_mode (str): What transforms there are, see :class:`SpatialTransformer`.
+        freeze_batch_norm (bool): Keep the backbone's batch statistics in training.
 
     Attributes:
         channels (list[int]): Channels of each stage's map.
         strides (list[int]): Stride of each stage's map.
-        freeze_batch_norm (bool): Whether the backbone keeps its batch statistics in training.
     """
 
     def __init__(
@@ -41,33 +41,35 @@ class Trunk(nn.Module):
         pre_trained: bool,
         weights: str | Path | None,
         stn_mode: str,
+        freeze_batch_norm: bool,
     ) -> None:
         super().__init__()
-        self.freeze_batch_norm = False
+        self.freeze_batch_norm = freeze_batch_norm
         self.stages, self.channels, self.strides = backbone_stages(backbone, layers, pre_trained, weights)
         self.transformers = nn.ModuleList(SpatialTransformer(channels, stn_mode) for channels in self.channels)
+        self.train()
 
     def forward(self, images: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Return the warped maps, and the transforms that undo the warps of their own and of all earlier stages.
 
         Args:
-            images (torch.Tensor): Normalised images, shape ``(B, 3, H, W)``.
+            images (torch.Tensor): Normalized images, shape ``(B, 3, H, W)``.
 
         Returns:
             tuple[list[torch.Tensor], list[torch.Tensor]]: Maps of shape ``(B, C, h, w)`` and transforms of shape
             ``(B, 2, 3)``, one of each a stage.
         """
         maps: list[torch.Tensor] = []
-        ways_back: list[torch.Tensor] = []
+        inverse_transforms: list[torch.Tensor] = []
         features = images
         for stage, transformer in zip(self.stages, self.transformers, strict=True):
             features, inverse = transformer(stage(features))
             maps.append(features)
-            ways_back.append(compose(inverse, ways_back[-1]) if ways_back else inverse)
-        return maps, ways_back
+            inverse_transforms.append(compose(inverse, inverse_transforms[-1]) if inverse_transforms else inverse)
+        return maps, inverse_transforms
 
     def train(self, mode: bool = True) -> "Trunk":
-        """Set the mode, but for the backbone's batch normalisation if it is frozen."""
+        """Set the mode, but for the backbone's batch normalization if it is frozen."""
         super().train(mode)
         for module in self.stages.modules():
             if isinstance(module, nn.BatchNorm2d) and self.freeze_batch_norm:
@@ -102,6 +104,7 @@ class RegADModel(nn.Module):
         image_size (tuple[int, int]): Height and width of the images.
         stn_mode (str): See :class:`SpatialTransformer`.
         regularization (float): See :class:`PositionGaussian`.
+        freeze_batch_norm (bool): See :class:`Trunk`.
 
     Raises:
         ValueError: If the images are too small, or as :func:`backbone_stages`, :class:`SpatialTransformer` and
@@ -117,23 +120,29 @@ class RegADModel(nn.Module):
         image_size: tuple[int, int],
         stn_mode: str,
         regularization: float,
+        freeze_batch_norm: bool,
     ) -> None:
         super().__init__()
-        self.trunk = Trunk(backbone, layers, pre_trained, weights, stn_mode)
-        least = 4 * self.trunk.strides[-1]  # of less a transformer makes one position, without batch statistics
-        if min(image_size) < least:
-            msg = f"`image_size` must be at least {least}, 4 times the last stride, got {tuple(image_size)}."
+        self.trunk = Trunk(backbone, layers, pre_trained, weights, stn_mode, freeze_batch_norm)
+        minimum = 4 * self.trunk.strides[-1]  # of less a transformer makes one position, without batch statistics
+        if min(image_size) < minimum:
+            msg = f"`image_size` must be at least {minimum}, 4 times the last stride, got {tuple(image_size)}."
             raise ValueError(msg)
         dim = self.trunk.channels[-1]
         self.encoder = nn.Sequential(*_block(dim), *_block(dim), nn.Conv2d(dim, dim, 1))
         self.predictor = nn.Sequential(*_block(dim), nn.Conv2d(dim, dim, 1))
         self.density = PositionGaussian(regularization)
 
+    def load_network(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take the states of trunk, encoder and predictor, by these names."""
+        for part, state in states.items():
+            self.get_submodule(part).load_state_dict(state)
+
     def register(self, images: torch.Tensor, num_supports: int) -> Registration:
         """Register each image of a batch with others of it, which are of the same category.
 
         Args:
-            images (torch.Tensor): Normalised images, shape ``(B, 3, H, W)``, two or more.
+            images (torch.Tensor): Normalized images, shape ``(B, 3, H, W)``, two or more.
             num_supports (int): See :func:`support_features`.
 
         Returns:
@@ -148,29 +157,29 @@ class RegADModel(nn.Module):
         """Return the features that the density is of: the un-warped maps of all stages on the grid of the first.
 
         Args:
-            images (torch.Tensor): Normalised images, shape ``(B, 3, H, W)``.
+            images (torch.Tensor): Normalized images, shape ``(B, 3, H, W)``.
 
         Returns:
             torch.Tensor: Features, shape ``(B, E, h, w)``.
         """
-        maps = [warp(warped, way_back) for warped, way_back in zip(*self.trunk(images), strict=True)]
+        maps = [warp(warped, inverse_transform) for warped, inverse_transform in zip(*self.trunk(images), strict=True)]
         grid = maps[0].shape[-2:]
         return torch.cat([maps[0], *(F.interpolate(m, grid, mode="nearest") for m in maps[1:])], dim=1)
-
-    def fit(self, batches: Iterable[torch.Tensor], count: int) -> None:
-        """Fit the density to ``count`` normalised images, which come in batches."""
-        self.density.fit((self.embed(images) for images in batches), count)
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
         """Score images.
 
         Args:
-            images (torch.Tensor): Normalised images, shape ``(B, 3, H, W)``.
+            images (torch.Tensor): Normalized images, shape ``(B, 3, H, W)``.
 
         Returns:
             InferenceBatch: Scores, shape ``(B,)``, the highest of the anomaly maps, shape ``(B, 1, H, W)``.
         """
-        anomaly_map = upsample_smoothly(self.density(self.embed(images)), images.shape[-2:])[:, None]
+        return self.score(images, self.density)
+
+    def score(self, images: torch.Tensor, density: PositionGaussian) -> InferenceBatch:
+        """Score images by a density, as :meth:`forward` does by the model's own."""
+        anomaly_map = upsample_smoothly(density(self.embed(images)), images.shape[-2:])[:, None]
         return InferenceBatch(pred_score=anomaly_map.amax((1, 2, 3)), anomaly_map=anomaly_map)
 
 

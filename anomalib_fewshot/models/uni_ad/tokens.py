@@ -1,88 +1,90 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Tokens of the training images. The backbone is frozen: they are computed once, and kept in memory or in a file."""
+"""A cache of the training images' tokens: the backbone is frozen, so they are computed once."""
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import Iterable, Sequence
 from math import prod
 from pathlib import Path
 from shutil import disk_usage
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
-from anomalib.data import ImageItem
-from rich.progress import track
-from torch.utils.data import DataLoader
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 
-class TrainingTokens:
-    """Tokens of every view of every image: index ``i * num_views + v`` is view v of image i.
+class TokenCache(Callback):
+    """Tokens of every view of the training images, by path.
 
-    They are computed each time they are taken, until :meth:`keep` was called.
+    It is a callback of Lightning's, so that it is emptied when a training ends, also by an exception.
 
     Args:
-        items (Any): Dataset of images: it has a length, and items by index.
-        views (Callable): Returns the views of a batch of images as they are read, one batch after the other.
-        num_views (int): Number of views.
-        embed (Callable): Returns the tokens, shape ``(B, N, C)``, of a batch of views.
+        limit (float): GiB of tokens to keep in memory. Above, they are in a memory-mapped temporary file.
+
+    Attributes:
+        tokens (torch.Tensor | None): Tokens of K images and V views, shape ``(K, V, N, C)``. ``None`` if it is empty.
     """
 
-    def __init__(
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.tokens: torch.Tensor | None = None
+        self._index: dict[str, int] = {}
+
+    def precompute(
         self,
-        items: Any,  # noqa: ANN401  torch has no type of a dataset with a length
-        views: Callable[[torch.Tensor], Iterable[torch.Tensor]],
+        batches: Iterable[tuple[Sequence[str], Iterable[torch.Tensor]]],
+        num_images: int,
         num_views: int,
-        embed: Callable[[torch.Tensor], torch.Tensor],
     ) -> None:
-        self.items = items
-        self.views = views
-        self.num_views = num_views
-        self.embed = embed
-        self.kept: torch.Tensor | None = None  # (images, views, N, C)
-
-    def __len__(self) -> int:
-        """Return the number of views of all images."""
-        return len(self.items) * self.num_views
-
-    def take(self, indices: torch.Tensor) -> torch.Tensor:
-        """Return the tokens of some views, shape ``(B, N, C)``."""
-        if self.kept is not None:
-            return self.kept.flatten(0, 1)[indices]
-        return self.embed(torch.cat([self._view(*divmod(index, self.num_views)) for index in indices.tolist()]))
-
-    def keep(self, batch_size: int, num_workers: int, limit: float, shown: bool = False) -> None:
-        """Compute all tokens and keep them.
+        """Fill the cache.
 
         Args:
-            batch_size (int): Images to read at a time.
-            num_workers (int): Processes that read images, at most one for each batch.
-            limit (float): GiB of tokens to keep in memory at most. Above, a memory-mapped temporary file holds them.
-            shown (bool): Show the progress. Defaults to ``False``.
+            batches (Iterable[tuple[Sequence[str], Iterable[torch.Tensor]]]): Paths of each batch of images, and the
+                tokens of each view of them, shape ``(B, N, C)``.
+            num_images (int): Number of images K.
+            num_views (int): Number of views V.
+
+        Raises:
+            OSError: If the tokens need a file and there is no room for it.
         """
-        num_workers = min(num_workers, len(self.items) // batch_size)  # none for a few images
-        loader = DataLoader(self.items, batch_size, num_workers=num_workers, collate_fn=_stack)
-        kept, start = torch.empty(0), 0
-        for images in track(loader, "Computing tokens", disable=not shown):
-            for number, view in enumerate(self.views(images)):
-                tokens = self.embed(view)
-                if len(kept) == 0:
-                    kept = _allocate((len(self.items), self.num_views, *tokens.shape[1:]), limit)
-                kept[start : start + len(images), number] = tokens
-            start += len(images)
-        self.kept = kept
+        self.release()
+        start = 0
+        for paths, views in batches:
+            for view, tokens in enumerate(views):
+                if self.tokens is None:
+                    self.tokens = _allocate((num_images, num_views, *tokens.shape[1:]), self.limit)
+                self.tokens[start : start + len(paths), view] = tokens
+            self._index |= {path: start + number for number, path in enumerate(paths)}
+            start += len(paths)
 
-    def _view(self, image: int, view: int) -> torch.Tensor:
-        return next(islice(iter(self.views(self.items[image].image[None])), view, None))
+    def get(self, paths: Sequence[str], views: Sequence[int]) -> torch.Tensor:
+        """Return the tokens of one view of each of B images, shape ``(B, N, C)``.
 
+        Raises:
+            RuntimeError: If the cache is empty.
+        """
+        if self.tokens is None:
+            msg = "TokenCache must be filled before it is read. Call `precompute` first."
+            raise RuntimeError(msg)
+        return self.tokens[[self._index[path] for path in paths], list(views)]
 
-def _stack(items: Sequence[ImageItem]) -> torch.Tensor:
-    return torch.stack([item.image for item in items])
+    def release(self) -> None:
+        """Empty the cache."""
+        self.tokens, self._index = None, {}
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Release the tokens."""
+        del trainer, pl_module, stage
+        self.release()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Release the tokens: there will be no teardown."""
+        del trainer, pl_module, exception
+        self.release()
 
 
 def _allocate(shape: Sequence[int], limit: float) -> torch.Tensor:
-    """Return a tensor in memory, or in a file that goes when the tensor goes if it takes more than ``limit`` GiB.
+    """Return a tensor in memory or, above ``limit`` GiB, in a file that is deleted with the tensor.
 
     Raises:
         OSError: If there is no room for the file.

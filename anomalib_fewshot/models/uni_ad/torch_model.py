@@ -15,7 +15,7 @@ from anomalib_fewshot.models.components import Moments, backbone_stages
 
 from .transformer import Reconstruction, ReconstructionTransformer
 
-LEAST_VARIANCE = 1e-4  # of a channel, as a fraction of the mean: one that is always the same tells nothing
+MIN_VARIANCE = 1e-4  # of a channel, as a fraction of the mean: a constant one must not be blown up
 ADVERSARIAL_PAIRS = ("decoder", "layers", "reconstruction")
 
 
@@ -90,10 +90,10 @@ class UniADModel(nn.Module):
         return self
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the tokens of images: the features of all depths at each position of the grid, row by row.
+        """Return the tokens of images: the features of all depths at each position of the grid.
 
         Args:
-            images (torch.Tensor): Normalised images, shape ``(B, 3, H, W)``.
+            images (torch.Tensor): Normalized images, shape ``(B, 3, H, W)``.
 
         Returns:
             torch.Tensor: Tokens, shape ``(B, N, C)``.
@@ -108,15 +108,14 @@ class UniADModel(nn.Module):
         return maps[1:]
 
     def standardize(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return tokens as the transformer takes them, with channels of mean 0 and deviation 1 on normal images."""
+        """Scale the channels of tokens, shape ``(B, N, C)``, to mean 0 and deviation 1 on normal images."""
         return (tokens - self.token_mean) / self.token_std
 
     def fit_tokens(self, moments: Moments) -> None:
-        """Learn how to standardise from the moments of normal tokens."""
-        mean = moments.total / moments.count
-        variance = moments.outer.diagonal() / moments.count - mean.square()
-        self.token_mean.copy_(mean)
-        self.token_std.copy_(variance.clamp_min(LEAST_VARIANCE * variance.mean()).sqrt())
+        """Fit :meth:`standardize` to the moments of normal tokens, with D = C."""
+        variance = moments.covariance.diagonal()
+        self.token_mean.copy_(moments.mean)
+        self.token_std.copy_(variance.clamp_min(MIN_VARIANCE * variance.mean()).sqrt())
 
     def score(self, tokens: torch.Tensor) -> InferenceBatch:
         """Score images by their tokens, shape ``(B, N, C)``."""
@@ -132,7 +131,7 @@ class UniADModel(nn.Module):
         """Score images.
 
         Args:
-            images (torch.Tensor): Normalised images, shape ``(B, 3, H, W)``.
+            images (torch.Tensor): Normalized images, shape ``(B, 3, H, W)``.
 
         Returns:
             InferenceBatch: Scores, shape ``(B,)``, and anomaly maps, shape ``(B, 1, H, W)``.
@@ -145,13 +144,13 @@ def adversarial_pair(
     tokens: torch.Tensor,
     reconstruction: Reconstruction,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the two features that a discriminator is to tell apart.
+    """Return the two features that the adversarial loss makes alike.
 
     Args:
         name (str): ``"decoder"``, the input and the output of the decoder; ``"layers"``, the inputs of all its layers
             side by side, and their outputs; or ``"reconstruction"``, the tokens and their reconstruction.
         tokens (torch.Tensor): Tokens, shape ``(B, N, C)``.
-        reconstruction (Reconstruction): What was made of them.
+        reconstruction (Reconstruction): Their reconstruction.
 
     Returns:
         tuple[torch.Tensor, torch.Tensor]: Features, shape ``(B, N, channels)``, the channels being those of

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The transformer of UniAD, which reconstructs a grid of tokens without seeing what is near a position."""
+"""The transformer of UniAD, which reconstructs a grid of tokens without attending to a position's neighbours."""
 
 from typing import NamedTuple
 
@@ -10,17 +10,17 @@ from torch import nn
 
 
 def neighbor_mask(grid: tuple[int, int], neighbor_size: int) -> torch.Tensor:
-    """Return which keys a query may not see: those in the square window round its own position.
+    """Return the attention mask that hides from each query the keys in a square window around it.
 
     Args:
         grid (tuple[int, int]): Height h and width w of the grid, whose positions are counted row by row.
         neighbor_size (int): Side of the window, in positions.
 
     Returns:
-        torch.Tensor: ``True`` where query i may not see key j, shape ``(h * w, h * w)``.
+        torch.Tensor: ``True`` where key j is hidden from query i, shape ``(h * w, h * w)``.
 
     Raises:
-        ValueError: If the size is even, or so large that a position would see nothing.
+        ValueError: If the size is even, or so large that it hides all keys.
 
     Example:
         >>> neighbor_mask((1, 4), 3).int()
@@ -35,28 +35,28 @@ def neighbor_mask(grid: tuple[int, int], neighbor_size: int) -> torch.Tensor:
             f"got {neighbor_size}. Lower it or enlarge `image_size`."
         )
         raise ValueError(msg)
-    places = torch.cartesian_prod(torch.arange(grid[0]), torch.arange(grid[1]))  # (N, 2)
-    distance = (places[:, None] - places).abs().amax(-1)  # (N, N)
+    positions = torch.cartesian_prod(torch.arange(grid[0]), torch.arange(grid[1]))  # (N, 2)
+    distance = (positions[:, None] - positions).abs().amax(-1)  # (N, N)
     return distance <= neighbor_size // 2
 
 
-def feature_jitter(tokens: torch.Tensor, scale: float, generator: torch.Generator) -> torch.Tensor:
-    """Return tokens with noise whose standard deviation is ``scale`` times a token's length over its channels.
+def feature_jitter(tokens: torch.Tensor, scale: float, rng: torch.Generator) -> torch.Tensor:
+    """Add normal noise whose standard deviation is ``scale * |token| / C`` to tokens.
 
     Args:
         tokens (torch.Tensor): Tokens, shape ``(B, N, C)``.
         scale (float): Factor of the noise.
-        generator (torch.Generator): Generator on the CPU that decides the noise.
+        rng (torch.Generator): Generator on the CPU that decides the noise.
 
     Returns:
         torch.Tensor: Noisy tokens, shape ``(B, N, C)``.
     """
-    noise = torch.randn(tokens.shape, generator=generator).to(tokens)
+    noise = torch.randn(tokens.shape, generator=rng).to(tokens)
     return tokens + scale * torch.linalg.vector_norm(tokens, dim=-1, keepdim=True) / tokens.shape[-1] * noise
 
 
-class Residual(nn.Module):
-    """Add a branch to its input, and normalise: the post-norm residual of a transformer.
+class AddNorm(nn.Module):
+    """Add a branch to its input, and normalize: the post-norm residual of a transformer.
 
     Args:
         dim (int): Length D of an embedding.
@@ -68,9 +68,9 @@ class Residual(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, rows: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
-        """Return LN(rows + branch), all of shape ``(B, N, D)``."""
-        return self.norm(rows + self.dropout(branch))
+    def forward(self, inputs: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
+        """Return LN(inputs + branch), all of shape ``(B, N, D)``."""
+        return self.norm(inputs + self.dropout(branch))
 
 
 def _feed_forward(dim: int, hidden: int, dropout: float) -> nn.Sequential:
@@ -84,12 +84,12 @@ def _attend(
     value: torch.Tensor,
     mask: torch.Tensor,
 ) -> torch.Tensor:
-    """Return what queries attend to. Without the weights torch takes its scaled dot product, which never makes them."""
+    """Return the output of an attention. Without its weights torch takes the fused kernel, which never stores them."""
     return attention(query, key, value, attn_mask=mask, need_weights=False)[0]
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention, and a network at each position.
+    """Masked self-attention, and a feed-forward network at each position.
 
     Args:
         dim (int): Length D of an embedding.
@@ -102,17 +102,26 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.attention = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
         self.feed_forward = _feed_forward(dim, feedforward_dim, dropout)
-        self.residuals = nn.ModuleList(Residual(dim, dropout) for _ in range(2))
+        self.add_norms = nn.ModuleList(AddNorm(dim, dropout) for _ in range(2))
 
-    def forward(self, rows: torch.Tensor, position: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Return the encoded rows, shape ``(B, N, D)``, of which the position, ``(N, D)``, is told to q and k alone."""
-        placed = rows + position
-        rows = self.residuals[0](rows, _attend(self.attention, placed, placed, rows, mask))
-        return self.residuals[1](rows, self.feed_forward(rows))
+    def forward(self, embeddings: torch.Tensor, position: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Encode embeddings.
+
+        Args:
+            embeddings (torch.Tensor): Output of the layer before, shape ``(B, N, D)``.
+            position (torch.Tensor): Embedding of the positions, shape ``(N, D)``. It is added to queries and keys only.
+            mask (torch.Tensor): See :func:`neighbor_mask`, shape ``(N, N)``.
+
+        Returns:
+            torch.Tensor: Output of the layer, shape ``(B, N, D)``.
+        """
+        query = embeddings + position
+        embeddings = self.add_norms[0](embeddings, _attend(self.attention, query, query, embeddings, mask))
+        return self.add_norms[1](embeddings, self.feed_forward(embeddings))
 
 
 class DecoderLayer(nn.Module):
-    """A learnt query that attends to the memory, then to the output of the layer before: it has nothing to copy.
+    """A learned query that attends to the memory, then to the output of the layer before: it has nothing to copy.
 
     Args:
         num_positions (int): Number N of positions of the grid.
@@ -125,10 +134,10 @@ class DecoderLayer(nn.Module):
     def __init__(self, num_positions: int, dim: int, num_heads: int, feedforward_dim: int, dropout: float) -> None:
         super().__init__()
         self.query = nn.Parameter(torch.randn(num_positions, dim))
-        self.to_memory = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
-        self.to_previous = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
+        self.memory_attention = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
+        self.previous_attention = nn.MultiheadAttention(dim, num_heads, dropout, batch_first=True)
         self.feed_forward = _feed_forward(dim, feedforward_dim, dropout)
-        self.residuals = nn.ModuleList(Residual(dim, dropout) for _ in range(3))
+        self.add_norms = nn.ModuleList(AddNorm(dim, dropout) for _ in range(3))
 
     def forward(
         self,
@@ -142,22 +151,22 @@ class DecoderLayer(nn.Module):
         Args:
             memory (torch.Tensor): Output of the encoder, shape ``(B, N, D)``.
             previous (torch.Tensor): Output of the layer before, shape ``(B, N, D)``.
-            position (torch.Tensor): Embedding of the positions, shape ``(N, D)``.
-            mask (torch.Tensor): ``True`` where a query may not see a key, shape ``(N, N)``.
+            position (torch.Tensor): Embedding of the positions, shape ``(N, D)``. It is added to queries and keys only.
+            mask (torch.Tensor): See :func:`neighbor_mask`, shape ``(N, N)``.
 
         Returns:
             torch.Tensor: Output of the layer, shape ``(B, N, D)``.
         """
         query = self.query.expand_as(memory)
-        attended = _attend(self.to_memory, query + position, memory + position, memory, mask)
-        rows = self.residuals[0](query, attended)
-        attended = _attend(self.to_previous, rows + position, previous + position, previous, mask)
-        rows = self.residuals[1](rows, attended)
-        return self.residuals[2](rows, self.feed_forward(rows))
+        attended = _attend(self.memory_attention, query + position, memory + position, memory, mask)
+        output = self.add_norms[0](query, attended)
+        attended = _attend(self.previous_attention, output + position, previous + position, previous, mask)
+        output = self.add_norms[1](output, attended)
+        return self.add_norms[2](output, self.feed_forward(output))
 
 
 class Reconstruction(NamedTuple):
-    """A reconstruction, and what it went through.
+    """A reconstruction, and the embeddings on the way to it.
 
     Args:
         tokens (torch.Tensor): Reconstructed tokens, shape ``(B, N, C)``.
@@ -169,12 +178,12 @@ class Reconstruction(NamedTuple):
 
 
 class ReconstructionTransformer(nn.Module):
-    """Encoder and layer-wise query decoder, all of whose attention is blind to the neighbours of a position.
+    """Encoder and layer-wise query decoder, with :func:`neighbor_mask` in all attention.
 
     Args:
         channels (int): Channels C of a token.
         grid (tuple[int, int]): Height and width of the grid of tokens.
-        neighbor_size (int): Side of the window that a position does not see, see :func:`neighbor_mask`.
+        neighbor_size (int): See :func:`neighbor_mask`.
         dim (int): Length D of an embedding.
         num_heads (int): Number of heads.
         num_layers (int): Number of encoder layers, and of decoder layers.
@@ -202,13 +211,13 @@ class ReconstructionTransformer(nn.Module):
             raise ValueError(msg)
         self.register_buffer("mask", neighbor_mask(grid, neighbor_size), persistent=False)
         self.mask: torch.Tensor
-        self.into = nn.Linear(channels, dim)
-        self.rows = nn.Parameter(torch.rand(grid[0], 1, dim // 2))
-        self.columns = nn.Parameter(torch.rand(1, grid[1], dim // 2))
+        self.input_proj = nn.Linear(channels, dim)
+        self.row_embed = nn.Parameter(torch.rand(grid[0], 1, dim // 2))
+        self.col_embed = nn.Parameter(torch.rand(1, grid[1], dim // 2))
         sizes = dim, num_heads, feedforward_dim, dropout
         self.encoder = nn.ModuleList(EncoderLayer(*sizes) for _ in range(num_layers))
         self.decoder = nn.ModuleList(DecoderLayer(grid[0] * grid[1], *sizes) for _ in range(num_layers))
-        self.out = nn.Linear(dim, channels)
+        self.output_proj = nn.Linear(dim, channels)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -216,12 +225,13 @@ class ReconstructionTransformer(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> Reconstruction:
         """Reconstruct tokens of shape ``(B, N, C)``."""
-        grid = self.rows.shape[0], self.columns.shape[1]
-        position = torch.cat([self.rows.expand(*grid, -1), self.columns.expand(*grid, -1)], -1).flatten(0, 1)  # (N, D)
-        memory = self.into(tokens)
+        grid = self.row_embed.shape[0], self.col_embed.shape[1]
+        position = torch.cat([self.row_embed.expand(*grid, -1), self.col_embed.expand(*grid, -1)], dim=-1)  # (h, w, D)
+        position = position.flatten(0, 1)  # (N, D)
+        memory = self.input_proj(tokens)
         for encoder_layer in self.encoder:
             memory = encoder_layer(memory, position, self.mask)
         layers = [memory]
         for decoder_layer in self.decoder:
             layers.append(decoder_layer(memory, layers[-1], position, self.mask))
-        return Reconstruction(self.out(layers[-1]), layers)
+        return Reconstruction(self.output_proj(layers[-1]), layers)

@@ -22,7 +22,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from anomalib_fewshot.pipelines.shots import shots
+from .tables import format_k
 
 SERIES = 8  # colours in the page's style sheet
 MARKERS = "os^DvPX*p<"
@@ -60,7 +60,7 @@ class Style:
     marker: str
 
 
-def styles(methods: Sequence[str]) -> dict[str, Style]:
+def make_styles(methods: Sequence[str]) -> dict[str, Style]:
     """Return a style for each method, by the order of their names, so that it is the same in every section."""
     return {
         method: Style(_stand_in(number % SERIES), MARKERS[number % len(MARKERS)])
@@ -80,30 +80,30 @@ def swatch(style: Style, name: str) -> str:
         return _svg(figure, name, "")
 
 
-def curves(summary: pd.DataFrame, look: Mapping[str, Style], label: str, name: str) -> str:
+def curves(summary: pd.DataFrame, styles: Mapping[str, Style], label: str, name: str) -> str:
     """Draw the macro mean of a metric over k, with its intervals; methods are set apart sideways.
 
     Args:
-        summary (pd.DataFrame): What :func:`~anomalib_fewshot.pipelines.statistics.summarize` returns for one dataset.
-        look (Mapping[str, Style]): Style of each method.
+        summary (pd.DataFrame): Output of :func:`~anomalib_fewshot.pipelines.report.statistics.summarize`, one dataset.
+        styles (Mapping[str, Style]): Style of each method.
         label (str): Name of the metric.
         name (str): Name of the figure, unique on the page.
     """
     numbers = sorted(summary["k_shot"].unique())
-    ticks = [shots(k) for k in numbers]  # at one distance: of all images it is not said how many there are
-    methods = [method for method in look if summary.loc[summary["method"] == method, "mean"].notna().any()]
+    ticks = [format_k(k) for k in numbers]  # at one distance: of all images it is not said how many there are
+    methods = [method for method in styles if summary.loc[summary["method"] == method, "mean"].notna().any()]
     with mpl.rc_context(RC):
         figure, axes = _panel()
         for number, method in enumerate(methods):
             points = summary[summary["method"] == method].set_index("k_shot").reindex(numbers)
-            spread = 0.45 * (number - (len(methods) - 1) / 2) / max(len(methods), 4)
-            x = np.arange(len(ticks)) + spread
-            color = look[method].color
+            offset = 0.45 * (number - (len(methods) - 1) / 2) / max(len(methods), 4)
+            x = np.arange(len(ticks)) + offset
+            color = styles[method].color
             axes.vlines(x, points["low"], points["high"], color=color, linewidth=1.2, alpha=0.65)
-            axes.plot(x, points["mean"], color=color, marker=look[method].marker)
+            axes.plot(x, points["mean"], color=color, marker=styles[method].marker)
         axes.set_xticks(range(len(ticks)), labels=ticks)
         axes.set_xlim(-0.5, len(ticks) - 0.5)
-        axes.set_xlabel("k, normal images learnt from")
+        axes.set_xlabel("k, number of normal images")
         axes.grid(axis="y")
         _fraction(axes, label)
         means = summary.loc[summary["mean"].notna(), "mean"]
@@ -114,7 +114,7 @@ def curves(summary: pd.DataFrame, look: Mapping[str, Style], label: str, name: s
 
 def forest(
     differences: pd.DataFrame,
-    look: Mapping[str, Style],
+    styles: Mapping[str, Style],
     baseline: str,
     limits: tuple[float, float],
     name: str,
@@ -122,9 +122,9 @@ def forest(
     """Draw the differences to the baseline with their intervals, and wins, ties and losses at the right.
 
     Args:
-        differences (pd.DataFrame): What :func:`~anomalib_fewshot.pipelines.statistics.paired_differences` returns for
-            one dataset and k, in the order from top to bottom.
-        look (Mapping[str, Style]): Style of each method.
+        differences (pd.DataFrame): Output of
+            :func:`~anomalib_fewshot.pipelines.report.statistics.paired_differences`, one dataset and k, top to bottom.
+        styles (Mapping[str, Style]): Style of each method.
         baseline (str): Name of the baseline.
         limits (tuple[float, float]): Ends of the axis, one for all panels of a dataset.
         name (str): Name of the figure, unique on the page.
@@ -138,7 +138,7 @@ def forest(
         axes = figure.add_axes((left, 44 / height, right - left, 26 * len(rows) / height))
         axes.axvline(0, color=INK, linewidth=0.8, alpha=0.6)
         for y, row in enumerate(rows):
-            style = look[row.method]
+            style = styles[row.method]
             axes.hlines(y, row.low, row.high, color=style.color, linewidth=2)
             axes.plot([row.mean], [y], color=style.color, marker=style.marker, markersize=5.5)
             counts = f"{row.wins} / {row.ties} / {row.losses}" if row.runs else "no pairs"
@@ -164,12 +164,12 @@ def forest(
         return _svg(figure, name, f"Paired differences to {baseline}: {text}.")
 
 
-def scatter(points: pd.DataFrame, look: Mapping[str, Style], labels: tuple[str, str], name: str) -> str:
+def scatter(points: pd.DataFrame, styles: Mapping[str, Style], labels: tuple[str, str], name: str) -> str:
     """Draw accuracy against a cost.
 
     Args:
         points (pd.DataFrame): ``method``, ``cost`` and ``mean``, a row a method.
-        look (Mapping[str, Style]): Style of each method.
+        styles (Mapping[str, Style]): Style of each method.
         labels (tuple[str, str]): Names of the cost and of the metric.
         name (str): Name of the figure, unique on the page.
     """
@@ -179,8 +179,8 @@ def scatter(points: pd.DataFrame, look: Mapping[str, Style], labels: tuple[str, 
             axes.plot(
                 [point.cost],
                 [point.mean],
-                look[point.method].marker,
-                color=look[point.method].color,
+                styles[point.method].marker,
+                color=styles[point.method].color,
                 markersize=8,
             )
         axes.margins(0.12)

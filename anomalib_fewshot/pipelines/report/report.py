@@ -16,29 +16,26 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from anomalib_fewshot.atomic import write_atomically
-from anomalib_fewshot.data.manifest import SupportManifest
-from anomalib_fewshot.pipelines.shots import ALL, as_number, shots
-from anomalib_fewshot.pipelines.statistics import by_category, check_rows, paired_differences, summarize
+from anomalib_fewshot.pipelines.plan.job import ALL, Job, as_number
+from anomalib_fewshot.pipelines.results.row import columns
+from anomalib_fewshot.pipelines.results.store import Store
 
 from . import figures, tables
-from .answers import MAIN, READING, Answer, answers, cautions
-from .tables import Cell, Table
+from .findings import MAIN, READING, Finding, find, find_warnings
+from .statistics import by_category, check_rows, paired_differences, summarize
+from .tables import Cell, Table, format_k
 
 EXAMPLES = {
     "hit": "the anomalous image with the highest score",
     "miss": "the anomalous image with the lowest score",
     "false_alarm": "the normal image with the highest score",
 }
-NAMES = 16  # of a support that are shown; the manifest has them all
-COLUMNS = ["error", "support", "device", "threads", "test_normal", "test_anomalous", "finished", "key"]
-COLUMNS += [*tables.SETTINGS, *sorted(tables.COSTS.keys() - {"training_seconds"})]  # which not all runs have
-COLUMNS += ["python", "torch", "anomalib", "anomalib_fewshot"]
+MAX_NAMES = 16  # images of a support that are named; the manifest has them all
 
 
 @dataclass(frozen=True)
 class Example:
-    """A sample heat map: whose it is, which it is in words, and the picture as a data URI."""
+    """A sample heat map: method, category, kind, a text for those who do not see it, and the picture as a data URI."""
 
     method: str
     category: str
@@ -49,11 +46,11 @@ class Example:
 
 @dataclass(frozen=True)
 class Section:
-    """What the report says of one dataset."""
+    """The part of a report about one dataset."""
 
     name: str
     about: str
-    answers: list[Answer]
+    findings: list[Finding]
     legends: list[list[tuple[str, str]]]  # of the curves and of the costs
     means: list[Table]
     curves: list[str]
@@ -69,21 +66,24 @@ class Section:
 
 
 def write_report(
-    folder: Path,
+    store: Store,
     rows: pd.DataFrame,
     *,
     baseline: str,
     config: Mapping[str, Any],
     environment: Mapping[str, Any],
+    jobs: Sequence[Job] | None = None,
 ) -> Path:
     """Write ``report.html`` and ``report.md`` into the folder of a sweep. The same input gives the same bytes.
 
     Args:
-        folder (Path): Folder of the sweep; the report shows what is in its ``supports`` and ``examples``, if anything.
+        store (Store): Folder of the sweep. Its supports and examples are shown, if there are any.
         rows (pd.DataFrame): The table ``results.csv``, one row a run; read hashes and keys as text.
         baseline (str): Name of the method that others are compared with.
         config (Mapping[str, Any]): All settings of the sweep.
         environment (Mapping[str, Any]): Versions, platform and processor.
+        jobs (Sequence[Job] | None): The runs that were to be made, of which some may lack. Defaults to ``None``: those
+            that any method has.
 
     Returns:
         Path: The HTML file.
@@ -94,12 +94,11 @@ def write_report(
     if rows.empty:
         msg = "`rows` must have at least one run, got none."
         raise ValueError(msg)
-    if not (rows["status"] == "ok").any():  # then nothing was measured, and the table may lack what is
-        rows = rows.reindex(columns=list(dict.fromkeys([*rows, *tables.LABELS, *COLUMNS])))
-    for metric in tables.LABELS:
-        check_rows(rows, metric, *COLUMNS)
+    for metric in tables.METRICS:
+        check_rows(rows, metric, *columns())
     rows = rows.assign(k_shot=rows["k_shot"].map(as_number))
-    content = _content(folder, rows.sort_values(["dataset", "category", "k_shot", "seed", "method"]), baseline)
+    rows = rows.sort_values(["dataset", "category", "k_shot", "seed", "method"])
+    content = _content(store, rows, baseline, None if jobs is None else _planned(jobs))
     content["reading"] = READING
     content["config"] = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
     content["environment"] = {str(name): str(value) for name, value in _plain(environment).items()}
@@ -111,22 +110,31 @@ def write_report(
         lstrip_blocks=True,
     )
     jinja.filters |= {"md": _markdown, "breakable": _breakable}
-    for name in ("report.md", "report.html"):
-        write_atomically(folder / name, jinja.get_template(f"{name}.j2").render(content))
-    return folder / "report.html"
+    pages = {suffix: jinja.get_template(f"report.{suffix}.j2").render(content) for suffix in ("html", "md")}
+    return store.write_report(pages)
 
 
-def _content(folder: Path, rows: pd.DataFrame, baseline: str) -> dict[str, Any]:
+def _planned(jobs: Sequence[Job]) -> pd.DataFrame:
+    """Return the name of each run, a row a category."""
+    return pd.DataFrame([
+        {"method": job.method, "dataset": job.dataset, "category": category, "k_shot": as_number(job.k_shot),
+         "seed": job.seed}
+        for job in jobs
+        for category in job.test_categories
+    ])  # fmt: skip
+
+
+def _content(store: Store, rows: pd.DataFrame, baseline: str, planned: pd.DataFrame | None) -> dict[str, Any]:
     """Return all that the templates show, but for the settings."""
-    summaries = {metric: summarize(rows, metric) for metric in tables.LABELS}
+    summaries = {metric: summarize(rows, metric, planned=planned) for metric in tables.METRICS}
     failed = rows[rows["status"] != "ok"]
     return {
         "baseline": baseline,
         "overview": _overview(rows),
-        "cautions": cautions(rows, summaries[MAIN], baseline),
+        "warnings": find_warnings(rows, summaries[MAIN], baseline),
         "sections": [
             _section(
-                folder,
+                store,
                 rows[rows["dataset"] == name],
                 {metric: s[s["dataset"] == name] for metric, s in summaries.items()},
                 baseline,
@@ -141,7 +149,7 @@ def _content(folder: Path, rows: pd.DataFrame, baseline: str) -> dict[str, Any]:
                 [
                     Cell(row.dataset),
                     Cell(row.category),
-                    Cell(shots(row.k_shot)),
+                    Cell(format_k(row.k_shot)),
                     Cell(str(row.seed)),
                     Cell(row.method),
                     Cell(tables.join([row.error])),
@@ -150,7 +158,7 @@ def _content(folder: Path, rows: pd.DataFrame, baseline: str) -> dict[str, Any]:
             ],
             text_columns=6,
         ),
-        "supports": list(_supports(folder)),
+        "supports": list(_supports(store, rows)),
         "settings": tables.settings_table(rows),
     }
 
@@ -168,7 +176,7 @@ def _overview(rows: pd.DataFrame) -> str:
         count("method", "method"),
         count("dataset", "dataset"),
         count("category", "category", "categories"),
-        f"k = {', '.join(map(shots, sorted(rows['k_shot'].unique())))}",
+        f"k = {', '.join(map(format_k, sorted(rows['k_shot'].unique())))}",
         count("seed", "seed"),
     ]
     finished = rows["finished"].dropna().astype(str)
@@ -176,7 +184,7 @@ def _overview(rows: pd.DataFrame) -> str:
 
 
 def _section(
-    folder: Path,
+    store: Store,
     rows: pd.DataFrame,
     summaries: Mapping[str, pd.DataFrame],
     baseline: str,
@@ -186,7 +194,7 @@ def _section(
     done = rows[rows["status"] == "ok"]
     order = main.groupby("method")["mean"].mean().reset_index().sort_values(["mean", "method"], ascending=[False, True])
     methods = list(order["method"])
-    look = figures.styles(methods)
+    styles = figures.make_styles(methods)
     shown = [metric for metric in (MAIN, "pixel_AUROC") if summaries[metric]["mean"].notna().any()]
     differences = paired_differences(rows, baseline, MAIN)
     differences["order"] = differences["method"].map(methods.index)
@@ -198,29 +206,35 @@ def _section(
         category: f"{block['test_normal'].max():.0f} + {block['test_anomalous'].max():.0f} images"
         for category, block in done.groupby("category")
     }
-    example_k, examples = _examples(folder, done, methods, baseline)
+    example_k, examples = _examples(store, done, methods, baseline)
     return Section(
         name=str(rows["dataset"].iloc[0]),
         about=f"Categories: {', '.join(sorted(rows['category'].unique()))}.",
-        answers=answers(rows, main, baseline) if len(done) else [],
+        findings=find(rows, main, baseline) if len(done) else [],
         legends=[
-            [(method, figures.swatch(look[method], f"{name}-{part}{i}")) for i, method in enumerate(methods)]
+            [(method, figures.swatch(styles[method], f"{name}-{part}{i}")) for i, method in enumerate(methods)]
             for part in ("curve", "cost")
         ],
-        means=[tables.mean_table(summaries[metric], methods, tables.LABELS[metric]) for metric in shown],
-        curves=[figures.curves(summaries[metric], look, tables.LABELS[metric], f"{name}-{metric}") for metric in shown],
+        means=[tables.mean_table(summaries[metric], methods, tables.METRICS[metric].label) for metric in shown],
+        curves=[
+            figures.curves(summaries[metric], styles, tables.METRICS[metric].label, f"{name}-{metric}")
+            for metric in shown
+        ],
         differences=tables.difference_table(compared, baseline) if len(compared) else None,
         forests=[
-            (f"k = {shots(k)}", figures.forest(block, look, baseline, _limits(compared), f"{name}-forest{shots(k)}"))
+            (
+                f"k = {format_k(k)}",
+                figures.forest(block, styles, baseline, _limits(compared), f"{name}-forest{format_k(k)}"),
+            )
             for k, block in compared.groupby("k_shot")
         ],
-        ends=(tables.fraction(ends[0]), tables.fraction(ends[1])),
+        ends=(tables.format_score(ends[0]), tables.format_score(ends[1])),
         heats=[
             tables.heat_table(block, main[main["k_shot"] == k], methods, ends, tests)
             for k, block in categories.groupby("k_shot")
         ],
         costs=tables.cost_table(done, methods) if len(done) else None,
-        scatters=_scatters(done, main, look, name),
+        scatters=_scatters(done, main, styles, name),
         example_k=example_k,
         examples=examples,
         measures=tables.measure_table(summaries, rows, methods) if shown else None,
@@ -235,7 +249,7 @@ def _limits(differences: pd.DataFrame) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _scatters(done: pd.DataFrame, main: pd.DataFrame, look: Mapping[str, figures.Style], name: str) -> list[str]:
+def _scatters(done: pd.DataFrame, main: pd.DataFrame, styles: Mapping[str, figures.Style], name: str) -> list[str]:
     """Return accuracy against cost at the largest k with means, if all runs are from one device."""
     means = main.dropna(subset="mean")
     if means.empty or len(done[["device", "threads"]].drop_duplicates()) > 1:
@@ -247,54 +261,39 @@ def _scatters(done: pd.DataFrame, main: pd.DataFrame, look: Mapping[str, figures
         costs = done[done["k_shot"] == k].groupby("method")[cost].median()
         points = pd.DataFrame({"cost": costs, "mean": means}).dropna().rename_axis("method").reset_index()
         if len(points):
-            labels = (label, f"{tables.LABELS[MAIN]} at k = {shots(k)}")
-            drawn.append(figures.scatter(points, look, labels, f"{name}-{cost}"))
+            labels = (label, f"{tables.METRICS[MAIN].label} at k = {format_k(k)}")
+            drawn.append(figures.scatter(points, styles, labels, f"{name}-{cost}"))
     return drawn
 
 
 def _examples(
-    folder: Path,
+    store: Store,
     done: pd.DataFrame,
     methods: Sequence[str],
     baseline: str,
 ) -> tuple[str | None, list[Example]]:
     """Return the k and the pictures of the best method that has some and of the baseline, of the largest k."""
-    keys = [key for key in done["key"] if (folder / "examples" / str(key)).is_dir()]
-    there = done[done["key"].isin(keys)]
-    if there.empty:
+    runs = done[[store.has_examples(str(key)) for key in done["key"]]]
+    if runs.empty:
         return None, []
-    best = min(there["method"], key=methods.index)
-    there = there[there["method"].isin([best, baseline])]
-    there = there[there["k_shot"] == there["k_shot"].max()].drop_duplicates(["category", "method"])
+    best = min(runs["method"], key=methods.index)
+    runs = runs[runs["method"].isin([best, baseline])]
+    runs = runs[runs["k_shot"] == runs["k_shot"].max()].drop_duplicates(["category", "method"])
     found = []
-    for row in sorted(there.itertuples(), key=lambda row: (row.category, methods.index(row.method))):
-        for name, text in EXAMPLES.items():
-            path = folder / "examples" / str(row.key) / row.category / f"{name}.jpg"
-            if path.is_file():
-                uri = "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode()
-                title = name.replace("_", " ")
-                found.append(
-                    Example(
-                        row.method,
-                        row.category,
-                        title,
-                        f"{row.category}, {row.method}: {text}, beside its heat map",
-                        uri,
-                    ),
-                )
-    return shots(there["k_shot"].iloc[0]), found
+    for row in sorted(runs.itertuples(), key=lambda row: (row.category, methods.index(row.method))):
+        pictures = store.examples(str(row.key), row.category)
+        for name in filter(pictures.__contains__, EXAMPLES):
+            uri = "data:image/jpeg;base64," + base64.b64encode(pictures[name]).decode()
+            text = f"{row.category}, {row.method}: {EXAMPLES[name]}, beside its heat map"
+            found.append(Example(row.method, row.category, name.replace("_", " "), text, uri))
+    return format_k(runs["k_shot"].iloc[0]), found
 
 
-def _supports(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield what supports are of and the names of their images, together where the smaller begin the largest."""
+def _supports(store: Store, rows: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """Yield the name and the images of each support, several k together where the smaller begin the largest."""
     groups: dict[tuple[str, str, str], list[tuple[int, str, list[str]]]] = {}
-    for path in sorted((folder / "supports").glob("*.json")):
-        try:
-            manifest = SupportManifest.read(path)
-        except ValueError:
-            yield path.name, "cannot be read"
-            continue
-        k = f"{ALL} ({manifest.k_shot})" if f"-k{ALL}-" in path.name else str(manifest.k_shot)
+    for k_shot, manifest in store.supports(rows.assign(k_shot=rows["k_shot"].map(format_k))):
+        k = f"{ALL} ({manifest.k_shot})" if k_shot == ALL else k_shot
         support = (manifest.k_shot, k, list(manifest.images))
         groups.setdefault((manifest.dataset, manifest.category, str(manifest.seed)), []).append(support)
     for (dataset, category, seed), supports in sorted(groups.items()):
@@ -303,9 +302,9 @@ def _supports(folder: Path) -> Iterator[tuple[str, str]]:
         nested = all(images == largest[: len(images)] for *_, images in supports)
         for some in [supports] if nested else [[support] for support in supports]:
             *_, images = some[-1]
-            more = [f"and {len(images) - NAMES} more"] if len(images) > NAMES else []
+            more = [f"and {len(images) - MAX_NAMES} more"] if len(images) > MAX_NAMES else []
             words = ", ".join(k for _, k, _ in some)
-            yield f"{dataset} {category}, seed {seed}, k = {words}", ", ".join(images[:NAMES] + more)
+            yield f"{dataset} {category}, seed {seed}, k = {words}", ", ".join(images[:MAX_NAMES] + more)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,34 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from anomalib_fewshot.pipelines.shots import shots
+from anomalib_fewshot.pipelines.plan.job import ALL
+from anomalib_fewshot.pipelines.results.row import labelled_columns
 
 NOTHING = "\N{EN DASH}"
-LABELS = {
-    "image_AUROC": "image AUROC",
-    "image_AUPR": "image AUPR",
-    "image_F1Score": "image F1",
-    "pixel_AUROC": "pixel AUROC",
-    "pixel_AUPRO": "pixel PRO",
-}
-SETTINGS = {
-    "backbone": "backbone",
-    "weights": "weights",
-    "image_size": "image size",
-    "steps": "steps",
-    "learns_from": "learns from",
-    "threshold": "threshold from",
-}
-COSTS = {
-    "training_seconds": "training on others, s",
-    "fit_seconds": "fit, s",
-    "test_seconds": "test, s",
-    "latency_p50_ms": "p50, ms",
-    "latency_p95_ms": "p95, ms",
-    "peak_memory_mib": "memory, MiB",
-    "gpu_memory_mib": "GPU memory, MiB",
-    "checkpoint_mib": "checkpoint, MiB",
-}
+METRICS = labelled_columns("accuracy")
+COSTS = labelled_columns("cost")
+SETTINGS = labelled_columns("settings")
 
 
 @dataclass(frozen=True)
@@ -60,22 +39,32 @@ class Table:
     foot: list[list[Cell]] = field(default_factory=list)
 
 
-def fraction(value: float, *, sign: bool = False) -> str:
-    """Return a value in [0, 1] or a difference of such with three digits, with a real minus sign."""
+def format_k(k_shot: float) -> str:
+    """Return k, as a number, in words.
+
+    Example:
+        >>> [format_k(k) for k in (4.0, np.inf)]
+        ['4', 'all']
+    """
+    return ALL if k_shot == np.inf else f"{k_shot:.0f}"
+
+
+def format_score(value: float, *, sign: bool = False) -> str:
+    """Return a score in [0, 1] or a difference of scores with three digits and a real minus sign."""
     if pd.isna(value):
         return NOTHING
     text = f"{value:+.3f}" if sign else f"{value:.3f}"
     return ("0.000" if text in {"-0.000", "+0.000"} else text).replace("-", "\N{MINUS SIGN}")
 
 
-def interval(row: Mapping, *, sign: bool = False) -> str:
-    """Return the interval of a summary or difference, or nothing where there is none."""
+def format_interval(row: Mapping, *, sign: bool = False) -> str:
+    """Return the interval of a summary or difference, empty where there is none."""
     if pd.isna(row["low"]):
         return ""
-    return f"[{fraction(row['low'], sign=sign)},\N{NO-BREAK SPACE}{fraction(row['high'], sign=sign)}]"
+    return f"[{format_score(row['low'], sign=sign)},\N{NO-BREAK SPACE}{format_score(row['high'], sign=sign)}]"
 
 
-def amount(value: float) -> str:
+def format_quantity(value: float) -> str:
     """Return a duration or size with about three digits."""
     if pd.isna(value):
         return NOTHING
@@ -98,28 +87,28 @@ def mean_table(summary: pd.DataFrame, methods: Sequence[str], label: str) -> Tab
         row = [Cell(method)]
         for k in numbers:
             value = cells.loc[method, k]
-            notes = [interval(value)]
+            notes = [format_interval(value)]
             if value["missing"]:
                 notes.append(f"{value['runs']} of {value['runs'] + value['missing']} runs")
             note = "\n".join(note for note in notes if note)
-            row.append(Cell(fraction(value["mean"]), note, best=value["mean"] == best[k]))
+            row.append(Cell(format_score(value["mean"]), note, best=value["mean"] == best[k]))
         rows.append(row)
     caption = f"{label}: macro mean over categories, [95 % interval]"
-    return Table(caption, ["method", *(f"k = {shots(k)}" for k in numbers)], rows)
+    return Table(caption, ["method", *(f"k = {format_k(k)}" for k in numbers)], rows)
 
 
 def difference_table(differences: pd.DataFrame, baseline: str) -> Table:
     """Return the paired differences to a baseline, a row a k and method."""
     rows = [
         [
-            Cell(f"k = {shots(row.k_shot)}"),
+            Cell(f"k = {format_k(row.k_shot)}"),
             Cell(row.method),
-            Cell(fraction(row.mean, sign=True)),
-            Cell(interval(row._asdict(), sign=True) or NOTHING),
+            Cell(format_score(row.mean, sign=True)),
+            Cell(format_interval(row._asdict(), sign=True) or NOTHING),
             Cell(f"{row.wins} / {row.ties} / {row.losses}"),
             Cell(str(row.runs)),
-            Cell(fraction(row.category_std)),
-            Cell(f"{fraction(row.worst, sign=True)}", row.worst_category),
+            Cell(format_score(row.category_std)),
+            Cell(f"{format_score(row.worst, sign=True)}", row.worst_category),
         ]
         for row in differences.itertuples()
     ]
@@ -144,19 +133,23 @@ def heat_table(
         row = [Cell(category, tests.get(category, ""))]
         for method in methods:
             value, std = values[method], stds.loc[category, method]
-            note = "" if pd.isna(std) else f"± {fraction(std)}"
-            row.append(Cell(fraction(value), note, _shade(value, ends), best=value == values.max()))
+            note = "" if pd.isna(std) else f"± {format_score(std)}"
+            row.append(Cell(format_score(value), note, _shade(value, ends), best=value == values.max()))
         rows.append(row)
     by_method = summary.set_index("method")
     macro, worst = [Cell("macro mean", "± over seeds")], [Cell("worst category")]
     for method in methods:
         value = by_method.loc[method]
-        note = "" if pd.isna(value["seed_std"]) else f"± {fraction(value['seed_std'])}"
-        macro.append(Cell(fraction(value["mean"]), note, best=value["mean"] == by_method["mean"].max()))
+        note = "" if pd.isna(value["seed_std"]) else f"± {format_score(value['seed_std'])}"
+        macro.append(Cell(format_score(value["mean"]), note, best=value["mean"] == by_method["mean"].max()))
         worst.append(
-            Cell(fraction(value["worst"]), value["worst_category"], best=value["worst"] == by_method["worst"].max()),
+            Cell(
+                format_score(value["worst"]),
+                value["worst_category"],
+                best=value["worst"] == by_method["worst"].max(),
+            ),
         )
-    return Table(f"k = {shots(summary['k_shot'].iloc[0])}", ["category", *methods], rows, foot=[macro, worst])
+    return Table(f"k = {format_k(summary['k_shot'].iloc[0])}", ["category", *methods], rows, foot=[macro, worst])
 
 
 def measure_table(summaries: Mapping[str, pd.DataFrame], rows: pd.DataFrame, methods: Sequence[str]) -> Table:
@@ -167,13 +160,13 @@ def measure_table(summaries: Mapping[str, pd.DataFrame], rows: pd.DataFrame, met
     for k in sorted(rows["k_shot"].unique()):
         for method in methods:
             runs = rows[(rows["k_shot"] == k) & (rows["method"] == method)]
-            line = [Cell(f"k = {shots(k)}"), Cell(method), Cell(join(sorted(runs["threshold"].dropna())))]
+            line = [Cell(f"k = {format_k(k)}"), Cell(method), Cell(join(sorted(runs["threshold"].dropna())))]
             for metric in metrics:
                 value = tables[metric].loc[k, method]
-                note = "" if pd.isna(value["seed_std"]) else f"± {fraction(value['seed_std'])}"
-                line.append(Cell(fraction(value["mean"]), note))
+                note = "" if pd.isna(value["seed_std"]) else f"± {format_score(value['seed_std'])}"
+                line.append(Cell(format_score(value["mean"]), note))
             lines.append(line)
-    header = ["k", "method", "F1 threshold from", *(LABELS[metric] for metric in metrics)]
+    header = ["k", "method", "F1 threshold from", *(METRICS[metric].label for metric in metrics)]
     return Table("Macro means ± standard deviation over seeds", header, lines, text_columns=3)
 
 
@@ -184,26 +177,31 @@ def cost_table(rows: pd.DataFrame, methods: Sequence[str]) -> Table:
     lines = [
         [
             Cell(method),
-            Cell(f"k = {shots(k)}"),
+            Cell(f"k = {format_k(k)}"),
             Cell(join([device])),
             Cell(join([threads])),
-            *(Cell(amount(block[cost].median())) for cost in costs),
+            *(Cell(format_quantity(block[cost].median())) for cost in costs),
         ]
         for name in methods
         for (method, k, device, threads), block in groups
         if method == name
     ]
-    header = ["method", "k", "device", "threads", *(COSTS[cost] for cost in costs)]
+    header = ["method", "k", "device", "threads", *(COSTS[cost].heading for cost in costs)]
     return Table("Medians over runs, latency of one image at a time", header, lines, text_columns=3)
 
 
 def settings_table(rows: pd.DataFrame) -> Table:
-    """Return what each method was made of; two values in a cell mean that its runs differ."""
+    """Return the settings of each method; two values in a cell mean that its runs differ."""
     lines = [
         [Cell(method), *(Cell(join(sorted(runs[name].dropna().unique(), key=str))) for name in SETTINGS)]
         for method, runs in rows.groupby("method")
     ]
-    return Table("What each method was made of", ["method", *SETTINGS.values()], lines, text_columns=1 + len(SETTINGS))
+    return Table(
+        "Settings of each method",
+        ["method", *(column.label for column in SETTINGS.values())],
+        lines,
+        text_columns=1 + len(SETTINGS),
+    )
 
 
 def _shade(value: float, ends: tuple[float, float]) -> float | None:

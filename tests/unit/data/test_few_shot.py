@@ -129,6 +129,16 @@ def test_splits_that_good_images_alone_do_not_allow(mvtec_root: Path, tmp_path: 
         FewShot(Folder("part", ".", tmp_path)).setup()
 
 
+def test_letters_that_anomalib_refuses_are_named_and_no_split_is_blamed(mvtec_root: Path, tmp_path: Path) -> None:
+    shutil.copytree(mvtec_root / "bolt", tmp_path / "türen" / "bolt")
+    with pytest.raises(
+        ValueError,
+        match="must have ASCII paths alone: .*non-printable.*türen.*Rename the folder",
+    ) as e:
+        FewShot(bolt(tmp_path / "türen")).setup()
+    assert "split" not in str(e.value)
+
+
 def test_all_images(mvtec_root: Path) -> None:
     datamodule = FewShot(bolt(mvtec_root), k_shot=None)
     datamodule.setup()

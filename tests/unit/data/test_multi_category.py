@@ -15,6 +15,7 @@ from anomalib.engine import Engine
 
 from anomalib_fewshot import FewShot, MultiCategory, MVTecFolder, PlainStatistic
 from anomalib_fewshot.data.multi_category import CategoryBatches
+from anomalib_fewshot.data.support import ordered_dataloader
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_image_that_is_in_two_categories_is_refused(mvtec_root: Path) -> None:
     same = Folder(name="same", **folder, **test)
     same.category = "other"
     datamodule = MultiCategory([MVTecFolder(mvtec_root, "bolt"), same], target="bolt", k_shot=1)
-    with pytest.raises(ValueError, match="No image of the target must be learnt from, got .*bolt/train/good/000.png"):
+    with pytest.raises(ValueError, match="No image of the target must be trained on, got .*bolt/train/good/000.png"):
         datamodule.setup()
 
 
@@ -80,6 +81,13 @@ def test_without_a_target_each_category_is_learnt_from_and_tested(root: Path) ->
     assert datamodule.category == ""
     (batch, *_) = datamodule.train_dataloader()
     assert batch.gt_mask is None  # batches are mixed, and one category has none
+
+
+def test_training_images_in_their_order(root: Path) -> None:
+    datamodule = make(root, k_shot=3)
+    batches = list(ordered_dataloader(datamodule))  # of several categories, of which one has no masks
+    assert [len(batch.image) for batch in batches] == [4, 4, 1]
+    assert [path for batch in batches for path in batch.image_path] == paths(datamodule.train_data)
 
 
 def test_all_images_of_each_category(root: Path) -> None:

@@ -104,6 +104,15 @@ def test_masks_of_other_names_are_not_left_out_in_silence(root: Path) -> None:
         make(root)
 
 
+def test_images_that_would_share_a_mask_are_an_error_that_names_both(root: Path) -> None:
+    folder = root / "bolt/test/hole"
+    Image.open(folder / "001.png").save(folder / "001.jpg")
+    with pytest.raises(ValueError, match=r"differ in more than the suffix, got .*001\.jpg and .*001\.png. Rename one"):
+        make(root)
+    shutil.rmtree(root / "bolt/ground_truth")
+    assert len(make(root).test_data) == 9  # without masks there is nothing to share
+
+
 def test_name_and_category_decide_the_choice(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root.parent / "elsewhere").symlink_to(root)
     monkeypatch.chdir(root)

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_fewshot.models.components import AdversarialLoss, Discriminator
-from anomalib_fewshot.models.components.adversarial import discriminator_loss, fooling_loss
+from anomalib_fewshot.models.components import AdversarialStep, Discriminator
+from anomalib_fewshot.models.components.adversarial import discriminator_loss, generator_loss
 
 
 def features(shift: float, seed: int = 0, count: int = 256, channels: int = 8) -> torch.Tensor:
@@ -21,8 +21,8 @@ def features(shift: float, seed: int = 0, count: int = 256, channels: int = 8) -
     return rows + shift * torch.eye(channels)[0]
 
 
-def loss_of(weight: float = 1.0, **arguments) -> AdversarialLoss:
-    return AdversarialLoss(8, weight, **{"learning_rate": 1e-2} | arguments)
+def step_of(weight: float = 1.0, **arguments) -> AdversarialStep:
+    return AdversarialStep(8, weight, **{"learning_rate": 1e-2} | arguments)
 
 
 def test_losses_are_cross_entropies() -> None:
@@ -30,8 +30,8 @@ def test_losses_are_cross_entropies() -> None:
     logits, labels = torch.cat([first, second]), torch.cat([torch.zeros(5), torch.ones(5)]).double()
     expected = F.binary_cross_entropy_with_logits(logits, labels)
     torch.testing.assert_close(discriminator_loss(first, second), expected)
-    torch.testing.assert_close(fooling_loss(first, second), F.binary_cross_entropy_with_logits(logits, 1 - labels))
-    assert torch.autograd.gradcheck(fooling_loss, (first.requires_grad_(), second.requires_grad_()))
+    torch.testing.assert_close(generator_loss(first, second), F.binary_cross_entropy_with_logits(logits, 1 - labels))
+    assert torch.autograd.gradcheck(generator_loss, (first.requires_grad_(), second.requires_grad_()))
 
 
 def test_discriminator_sees_directions_at_every_position() -> None:
@@ -44,21 +44,21 @@ def test_discriminator_sees_directions_at_every_position() -> None:
 
 
 def test_discriminator_learns_to_tell_two_gaussians() -> None:
-    adversarial = loss_of()
-    health = [adversarial(features(-1, 2 * step), features(1, 2 * step + 1), step)[1] for step in range(60)]
-    assert float(health[0].loss) == pytest.approx(log(2), abs=0.05)
-    assert health[-1].accuracy > 0.75
-    assert health[-1].loss < 0.55
+    adversarial = step_of()
+    stats = [adversarial(features(-1, 2 * step), features(1, 2 * step + 1), step)[1] for step in range(60)]
+    assert float(stats[0].loss) == pytest.approx(log(2), abs=0.05)
+    assert stats[-1].accuracy > 0.75
+    assert stats[-1].loss < 0.55
 
 
 def test_discriminator_of_one_distribution_stays_at_chance() -> None:
-    adversarial = loss_of(learning_rate=1e-3)
-    health = [adversarial(features(0, 2 * step), features(0, 2 * step + 1), step)[1] for step in range(60)]
-    assert float(health[-1].accuracy) == pytest.approx(0.5, abs=0.1)
+    adversarial = step_of(learning_rate=1e-3)
+    stats = [adversarial(features(0, 2 * step), features(0, 2 * step + 1), step)[1] for step in range(60)]
+    assert float(stats[-1].accuracy) == pytest.approx(0.5, abs=0.1)
 
 
-def test_fooling_moves_two_gaussians_together() -> None:
-    adversarial, shift = loss_of(), nn.Parameter(torch.tensor(1.0))
+def test_generator_loss_moves_two_gaussians_together() -> None:
+    adversarial, shift = step_of(), nn.Parameter(torch.tensor(1.0))
     optimizer = torch.optim.SGD([shift], lr=0.3)
     for step in range(150):
         direction = torch.eye(8)[0]
@@ -70,13 +70,13 @@ def test_fooling_moves_two_gaussians_together() -> None:
 
 
 def test_gradient_goes_to_both_features_and_not_to_the_discriminator() -> None:
-    adversarial, first, second = loss_of(), features(-1).requires_grad_(), features(1).requires_grad_()
+    adversarial, first, second = step_of(), features(-1).requires_grad_(), features(1).requires_grad_()
     before = deepcopy(adversarial.discriminator.state_dict())
-    loss, health = adversarial(first, second, 0)
+    loss, stats = adversarial(first, second, 0)
     loss.backward()
     assert first.grad.abs().sum() > 0
     assert second.grad.abs().sum() > 0
-    assert not health.loss.requires_grad
+    assert not stats.loss.requires_grad
     for name, parameter in adversarial.discriminator.named_parameters():
         assert not parameter.requires_grad
         assert parameter.grad is None
@@ -84,14 +84,14 @@ def test_gradient_goes_to_both_features_and_not_to_the_discriminator() -> None:
 
 
 def test_update_is_that_of_a_plain_loop() -> None:
-    adversarial = loss_of()
+    adversarial = step_of()
     other = deepcopy(adversarial.discriminator).requires_grad_()
     optimizer = torch.optim.Adam(other.parameters(), 1e-2, betas=(0.5, 0.999))
     for step in range(3):
         first, second = features(-1, step), features(1, step)
         loss = discriminator_loss(other(first), other(second))
-        _, health = adversarial(first, second, step)
-        torch.testing.assert_close(health.loss, loss.detach())
+        _, stats = adversarial(first, second, step)
+        torch.testing.assert_close(stats.loss, loss.detach())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -102,7 +102,7 @@ def test_update_is_that_of_a_plain_loop() -> None:
 def test_weight_and_ramp_scale_the_loss() -> None:
     values = {}
     for weight, ramp_steps in ((1.0, 0), (0.5, 0), (1.0, 4), (1.0, 1)):
-        values[weight, ramp_steps] = loss_of(weight, ramp_steps=ramp_steps)(features(-1), features(1), 1)[0]
+        values[weight, ramp_steps] = step_of(weight, ramp_steps=ramp_steps)(features(-1), features(1), 1)[0]
     torch.testing.assert_close(values[0.5, 0], values[1.0, 0] / 2)
     torch.testing.assert_close(values[1.0, 4], values[1.0, 0] / 2)  # the second of four steps
     torch.testing.assert_close(values[1.0, 1], values[1.0, 0])
@@ -113,15 +113,15 @@ def test_seed_alone_decides() -> None:
     for seed in (1, 2):
         torch.manual_seed(seed)
         state = torch.get_rng_state()
-        results.append(loss_of()(features(-1), features(1), 0)[0])
+        results.append(step_of()(features(-1), features(1), 0)[0])
         assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(*results)
-    assert not torch.equal(loss_of(seed=1)(features(-1), features(1), 0)[0], results[0])
+    assert not torch.equal(step_of(seed=1)(features(-1), features(1), 0)[0], results[0])
 
 
 def test_weight_zero_is_the_plain_method_bit_for_bit() -> None:
     states = []
-    for adversarial in (None, loss_of(0.0)):
+    for adversarial in (None, step_of(0.0)):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5), nn.Linear(8, 8))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -129,19 +129,19 @@ def test_weight_zero_is_the_plain_method_bit_for_bit() -> None:
             first, second = model(features(-1, step)), model(features(1, step))
             loss = (first - second).square().mean()
             if adversarial is not None:
-                fooling, health = adversarial(first, second, step)
-                assert health is None
-                loss = loss + fooling
+                adversarial_loss, stats = adversarial(first, second, step)
+                assert stats is None
+                loss = loss + adversarial_loss
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         states.append([*model.state_dict().values(), torch.get_rng_state()])
     assert all(torch.equal(one, two) for one, two in zip(*states, strict=True))
-    assert [*loss_of(0.0).parameters()] == []
+    assert [*step_of(0.0).parameters()] == []
 
 
 def test_single_precision_under_autocast() -> None:
-    plain, halved = loss_of(), loss_of()
+    plain, halved = step_of(), step_of()
     with torch.autocast("cpu", torch.bfloat16):
         loss, _ = halved(features(-1), features(1), 0)
     assert loss.dtype == torch.float32
@@ -149,13 +149,13 @@ def test_single_precision_under_autocast() -> None:
 
 
 def test_checkpoint_goes_on_where_it_was(tmp_path: Path) -> None:
-    one, two = loss_of(), loss_of(seed=5)
+    one, two = step_of(), step_of(seed=5)
     for step in range(3):
         one(features(-1, step), features(1, step), step)
     torch.save(one.state_dict(), tmp_path / "state.pt")
     two.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     torch.save(two.state_dict(), tmp_path / "again.pt")  # before it is used
-    for other in (two, loss_of(seed=6)):
+    for other in (two, step_of(seed=6)):
         other.load_state_dict(torch.load(tmp_path / "again.pt", weights_only=True))
         losses = [deepcopy(model)(features(-1, 3), features(1, 3), 3)[0] for model in (one, other)]
         torch.testing.assert_close(*losses, rtol=0, atol=0)
@@ -168,7 +168,7 @@ def test_checkpoint_goes_on_where_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("saved", "loaded"), [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)])
 def test_checkpoint_is_loaded_with_any_weight(saved: float, loaded: float) -> None:
     """As a part of a model, strictly, as Lightning does it. A discriminator without a counterpart is left as it is."""
-    one, two = (nn.ModuleDict({"loss": loss_of(weight), "net": nn.Linear(2, 2)}) for weight in (saved, loaded))
+    one, two = (nn.ModuleDict({"loss": step_of(weight), "net": nn.Linear(2, 2)}) for weight in (saved, loaded))
     one["loss"](features(-1), features(1), 0)
     before = deepcopy(two["loss"].state_dict())
     state = one.state_dict()
@@ -183,16 +183,16 @@ def test_checkpoint_is_loaded_with_any_weight(saved: float, loaded: float) -> No
 
 
 def test_checkpoint_of_other_features_is_left_out() -> None:
-    other = AdversarialLoss(4, 1.0)
+    other = AdversarialStep(4, 1.0)
     other(features(0, channels=4), features(1, channels=4), 0)
-    adversarial = loss_of()
+    adversarial = step_of()
     adversarial.load_state_dict(other.state_dict())
     assert adversarial(features(-1), features(1), 0)[0].isfinite()
 
 
 def test_gradient_of_the_discriminator_is_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
     for clip_norm in (None, 0, 1e-3):  # 0 is no clipping, as for Lightning
-        adversarial, norms = loss_of(clip_norm=clip_norm), []
+        adversarial, norms = step_of(clip_norm=clip_norm), []
         parameters = [*adversarial.discriminator.parameters()]
         monkeypatch.setattr(
             adversarial.optimizer,
@@ -208,4 +208,4 @@ def test_gradient_of_the_discriminator_is_clipped(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(("arguments", "name"), [({"weight": -1}, "weight"), ({"ramp_steps": -1}, "ramp_steps")])
 def test_wrong_arguments(arguments: dict, name: str) -> None:
     with pytest.raises(ValueError, match=f"`{name}` must not be below 0, got -1"):
-        loss_of(**arguments)
+        step_of(**arguments)

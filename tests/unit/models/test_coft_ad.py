@@ -17,10 +17,13 @@ from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms.v2 import Compose, Normalize, Resize, Transform
 
 from anomalib_fewshot import CoftAD, FewShot
+from anomalib_fewshot.models.coft_ad import held_out as held_out_module
 from anomalib_fewshot.models.coft_ad import lightning_model
-from anomalib_fewshot.models.coft_ad.left_out import touched
+from anomalib_fewshot.models.coft_ad.adaptation import adapt
+from anomalib_fewshot.models.coft_ad.held_out import HeldOut, anomalous_cells, leave_one_out
+from anomalib_fewshot.models.coft_ad.loss import AdaptationLoss
 from anomalib_fewshot.models.coft_ad.torch_model import CoftADModel
-from anomalib_fewshot.models.components import Moments
+from anomalib_fewshot.models.components import Moments, SupportAugmentation, seeded
 
 
 def small(**arguments) -> CoftAD:
@@ -33,24 +36,25 @@ def torch_model(
     image_size: tuple[int, int] = (64, 96),
     name: str = "resnet10t",
 ) -> CoftADModel:
-    return CoftADModel(
-        name,
-        None,
-        pre_trained=False,
-        weights=None,
-        image_size=image_size,
-        image_score=image_score,
-    ).eval()
+    with seeded(0):
+        return CoftADModel(
+            name,
+            None,
+            pre_trained=False,
+            weights=None,
+            image_size=image_size,
+            image_score=image_score,
+        ).eval()
 
 
 @torch.no_grad()
 def fit(model: CoftADModel, support: torch.Tensor) -> None:
-    """Fit the densities to images, and expect the distances of the same images."""
-    image, positions = model.embeddings(support)
+    """Fit the densities to images, and their scales to the same images."""
+    image, patches = model.features(support)
     model.image_density.fit(Moments.of(image))
-    for density, part in zip(model.densities, positions, strict=True):
-        density.fit(Moments.of(part), Moments.of(torch.ones(2, 1)))
-        density.fit(Moments.of(part), Moments.of(density(part).flatten()[:, None]))
+    for density, part in zip(model.densities, patches, strict=True):
+        density.fit(Moments.of(part))
+        density.fit_scale(density(part))
 
 
 def images(count: int = 3, size: tuple[int, int] = (64, 96)) -> torch.Tensor:
@@ -75,13 +79,13 @@ def test_shapes_and_scores(image_score: str) -> None:
     fit(model, images())
     with torch.no_grad():
         result = model(images())
-        image, positions = model.embeddings(images())
-        distances = [density(part) for density, part in zip(model.densities, positions, strict=True)]
+        image, patches = model.features(images())
+        distances = [density(part) for density, part in zip(model.densities, patches, strict=True)]
     assert result.pred_score.shape == (3,)
     assert result.anomaly_map.shape == (3, 1, 64, 96)
-    assert [part.shape[:3] for part in positions] == [(3, 8, 12), (3, 8, 12), (3, 2, 3)]
+    assert [part.shape[:3] for part in patches] == [(3, 8, 12), (3, 8, 12), (3, 2, 3)]
     torch.testing.assert_close(image.norm(dim=-1), torch.ones(3))
-    torch.testing.assert_close(positions[0].norm(dim=-1), torch.full((3, 8, 12), 2**0.5))  # 1 in each of two layers
+    torch.testing.assert_close(patches[0].norm(dim=-1), torch.full((3, 8, 12), 2**0.5))  # 1 in each of two layers
     deep = F.interpolate(distances[2][:, None], (8, 12), mode="bilinear", align_corners=False)[:, 0]
     parts = zip((1.0, 1.0, 0.5), (distances[0], distances[1], deep), distances, strict=True)
     expected = sum(weight * (part - d.mean()) / d.std(correction=0) for weight, part, d in parts)
@@ -89,7 +93,7 @@ def test_shapes_and_scores(image_score: str) -> None:
     torch.testing.assert_close(result.pred_score, expected[image_score], rtol=1e-3, atol=1e-3)
 
 
-def test_vit_positions() -> None:
+def test_vit_patches() -> None:
     model = torch_model(image_size=(64, 64), name="vit_tiny_patch16_224")
     fit(model, images(size=(64, 64)))
     with torch.no_grad():
@@ -98,10 +102,14 @@ def test_vit_positions() -> None:
 
 def test_heads_have_a_gradient_and_take_a_single_image() -> None:
     model = torch_model().train()
-    projection, prediction = model.project(model.embed(images(1)))
+    projection, prediction = model.project(model.image_embedding(images(1)))
     (projection.sum() + prediction.sum()).backward()
     parts = (model.backbone, model.projection_head, model.prediction_head)
-    assert all(parameter.grad is not None for part in parts for parameter in part.parameters())
+    for part in parts:
+        assert all(parameter.grad is not None for parameter in part.parameters())
+        assert any(parameter.grad.any() for parameter in part.parameters())
+    (projection, _) = model.project(model.image_embedding(images(1)))
+    assert projection.std() > 0.1  # a batch of one is normalized by its layer, not to zero
 
 
 def test_anomaly_is_where_the_map_is_high() -> None:
@@ -152,63 +160,162 @@ def test_training_takes_the_steps_asked_for_and_changes_the_backbone(mvtec_root:
     engine, _ = train(model, mvtec_root, tmp_path)
     assert engine.trainer.global_step == 3
     assert not torch.equal(model.model.backbone.features.conv1[0].weight, before)
-    assert not any(density.adaptation.any() for density in model.model.densities)
-    assert 0 < float(engine.trainer.callback_metrics["spread"]) <= 1
+    assert not any(density.metric_delta.any() for density in model.model.densities)
+    assert 0 < float(engine.trainer.callback_metrics["embedding_std"]) <= 1
 
 
-def test_adaptation_tells_anomalies_apart_and_leaves_the_rest_alone(mvtec_root: Path, tmp_path: Path) -> None:
-    """Anomalies are further out, relative to normal positions, than without it."""
-    model = small(num_steps=30, num_anomalies=2)
-    before = {key: value.clone() for key, value in model.model.state_dict().items() if "densit" not in key}
-    ratios = []
+def held_out_of(model: CoftADModel, support: torch.Tensor) -> tuple[list[Moments], HeldOut]:
+    """Return held-out images with bright squares for anomalies: without an engine, without a file."""
 
-    def watch(self: CoftAD) -> None:
-        for adapted in (False, True):
-            distances = [
-                (density.adapted(rows) if adapted else rows).norm(dim=-1).mean()
-                for density, *pair in zip(self.model.densities, *self._seen.left_out[1:], strict=True)
-                for rows in pair
-            ]
-            ratios.append(torch.stack(distances[1::2]) / torch.stack(distances[::2]))
-        type(model).fit(self)
+    def synthesize(image: torch.Tensor, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        anomaly, mask = image[None].clone(), torch.zeros(1, *image.shape[1:], dtype=torch.bool)
+        top, left = torch.randint(0, image.shape[-1] - 24, (2,), generator=rng).tolist()
+        anomaly[..., top : top + 24, left : left + 24] = 1
+        mask[..., top : top + 24, left : left + 24] = True
+        return anomaly, mask
 
-    model.fit = watch.__get__(model)
-    engine, _ = train(model, mvtec_root, tmp_path, k_shot=4)
-    assert engine.trainer.global_step == 30
-    assert (ratios[1] > ratios[0]).all()
-    assert ratios[1][0] > 1.02 * ratios[0][0]
-    assert all(torch.equal(model.model.state_dict()[key], value) for key, value in before.items())
-    assert model._seen is None  # noqa: SLF001  nothing of the training is kept
+    augment = SupportAugmentation("mild", [0.5] * 3, [0.5] * 3)
+    with torch.no_grad():
+        return leave_one_out(model.features, [support], augment, num_views=2, seed=0, synthesize=synthesize)
+
+
+SETTINGS = {"num_steps": 30, "learning_rate": 1e-2, "weight_decay": 0.0, "seed": 0}
+
+
+def test_adaptation_moves_anomalies_away_from_normal_patches() -> None:
+    """Anomalies are further out, relative to normal patches, than without it, and the loss falls."""
+    model = torch_model(image_size=(64, 64))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    _, held_out = held_out_of(model, images(4, (64, 64)))
+    losses = list(adapt(model.densities, held_out, AdaptationLoss(1.0, 1.0, 1.0), **SETTINGS))
+    assert len(losses) == 30
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    for density, normal, anomalous in zip(model.densities, held_out.normal, held_out.anomalous, strict=True):
+        plain = anomalous.norm(dim=-1).mean() / normal.norm(dim=-1).mean()
+        adapted = density.whitened_distance(anomalous).mean() / density.whitened_distance(normal).mean()
+        assert adapted > 1.1 * plain
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed == {f"densities.{group}.metric_delta" for group in range(3)}
+
+
+def test_adaptation_follows_the_seed_and_draws_other_patches_in_each_step() -> None:
+    model = torch_model(image_size=(64, 64))
+    _, held_out = held_out_of(model, images(4, (64, 64)))
+    still = AdaptationLoss(1.0, 1.0, 0.0)
+    settings = SETTINGS | {"learning_rate": 0.0, "num_steps": 3}
+    runs = [list(adapt(model.densities, held_out, still, **settings | {"seed": seed})) for seed in (0, 0, 1)]
+    assert runs[0] == runs[1]
+    assert len({*runs[0], *runs[2]}) == 6  # nothing moves: only the draws differ
+
+
+def test_adaptation_leaves_a_single_image_and_a_group_without_anomalies_alone() -> None:
+    model = torch_model(image_size=(64, 64))
+    loss = AdaptationLoss(1.0, 1.0, 20.0)
+    _, single = held_out_of(model, images(1, (64, 64)))
+    assert single.is_single_image
+    assert list(adapt(model.densities, single, loss, **SETTINGS)) == []
+    assert not any(density.metric_delta.any() for density in model.densities)
+    _, held_out = held_out_of(model, images(3, (64, 64)))
+    held_out = held_out._replace(anomalous=[held_out.anomalous[0], held_out.anomalous[1][:0], held_out.anomalous[2]])
+    assert len(list(adapt(model.densities, held_out, loss, **SETTINGS))) == 30
+    assert [bool(density.metric_delta.any()) for density in model.densities] == [True, False, True]
+
+
+def test_adaptation_starts_from_the_identity() -> None:
+    model = torch_model(image_size=(64, 64))
+    _, held_out = held_out_of(model, images(3, (64, 64)))
+    loss = AdaptationLoss(1.0, 1.0, 20.0)
+    runs = [list(adapt(model.densities, held_out, loss, **SETTINGS)) for _ in range(2)]
+    assert runs[0] == runs[1]
+    list(adapt(model.densities, held_out, loss, **SETTINGS | {"num_steps": 0}))
+    assert not any(density.metric_delta.any() for density in model.densities)
+
+
+@pytest.mark.parametrize("count", [2, 3, 8, 11])
+def test_held_out_images_are_those_of_a_loop(count: int) -> None:
+    """Against a loop that fits Gaussians without each image's fold, the images themselves being the only views."""
+    model, support = torch_model(image_size=(64, 64)), images(count, (64, 64))
+    with torch.no_grad():
+        total, held_out = leave_one_out(
+            model.features,
+            support.split(4),
+            lambda batch, _: batch,
+            num_views=1,
+            seed=0,
+        )
+        embeddings, patches = model.features(support)
+        torch.testing.assert_close(total[0].mean.float(), embeddings.mean(0))
+        fold = torch.arange(count) % 8
+        for index in range(count):
+            others = fold != fold[index]
+            other = torch_model(image_size=(64, 64))
+            other.image_density.fit(Moments.of(embeddings[others]))
+            rows = slice(2 * index, 2 * index + 2)  # the image and its view, which is the image here
+            torch.testing.assert_close(
+                held_out.image_distances[rows],
+                other.image_density(embeddings[index]).expand(2),
+                rtol=1e-3,
+                atol=1e-3,
+            )
+            for group, density in enumerate(other.densities):
+                density.fit(Moments.of(patches[group][others]))
+                distances = density(patches[group][index])
+                whitened = held_out.normal[group][rows].norm(dim=-1)
+                torch.testing.assert_close(whitened, distances.expand(2, -1, -1), rtol=1e-3, atol=1e-3)
+    assert [len(part) for part in held_out.anomalous] == [0, 0, 0]
+
+
+def test_of_many_images_some_are_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_out_module, "MAX_HELD_OUT", 3)
+    model = torch_model(image_size=(64, 64))
+    moments, held_out = held_out_of(model, images(10, (64, 64)))
+    assert [len(part) for part in held_out.normal] == [6, 6, 6]  # each with a view
+    assert moments[0].count == 20  # the Gaussians are of all
+
+
+def test_no_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="must have an image, got none"):
+        leave_one_out(torch_model().features, [], lambda batch, _: batch, num_views=1, seed=0)
 
 
 def test_adaptation_follows_from_positives_alone_too(mvtec_root: Path, tmp_path: Path) -> None:
     model = small(negative_weight=0.0, anchor_weight=0.0)
     train(model, mvtec_root, tmp_path)
-    assert all(density.adaptation.any() for density in model.model.densities)
+    assert all(density.metric_delta.any() for density in model.model.densities)
 
 
-def test_a_single_image_is_not_adapted_to(mvtec_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("k_shot", [1, 2, 4, 8])
+def test_control_without_fine_tuning_is_paired(k_shot: int, mvtec_root: Path, tmp_path: Path) -> None:
+    """Method and control differ by the adaptation alone: views, folds and held-out images are the same, bit for bit."""
     models = [small(num_steps=steps) for steps in (0, 2)]
     for model in models:
-        train(model, mvtec_root, tmp_path, k_shot=1)
-    torch.testing.assert_close(scores(models[1]), scores(models[0]), rtol=0, atol=0)
-
-
-def test_no_fine_tuning_has_the_same_densities(mvtec_root: Path, tmp_path: Path) -> None:
-    """A comparison of both is one of the adaptation alone: the views are the same."""
-    models = [small(num_steps=steps) for steps in (0, 2)]
-    for model in models:
-        train(model, mvtec_root, tmp_path)
-    for first, second in zip(*(model.model.densities for model in models), strict=True):
-        torch.testing.assert_close(first.mean, second.mean, rtol=0, atol=0)
+        train(model, mvtec_root, tmp_path, k_shot=k_shot)
+    for control, method in zip(*(model.model.densities for model in models), strict=True):
+        torch.testing.assert_close(control.mean, method.mean, rtol=0, atol=0)
+        identity = torch.eye(len(control.mean))
         torch.testing.assert_close(
-            first.metric @ (torch.eye(len(first.mean)) + second.adaptation),
-            second.metric,
+            control.metric @ (identity + method.metric_delta),
+            method.metric,
             rtol=1e-4,
             atol=1e-4,
         )
-        assert not first.adaptation.any()
-        assert second.adaptation.any()
+        assert not control.metric_delta.any()
+        assert bool(method.metric_delta.any()) is (k_shot > 1)
+    if k_shot == 1:
+        torch.testing.assert_close(scores(models[1]), scores(models[0]), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_support_is_read_in_one_order(num_workers: int, mvtec_root: Path, tmp_path: Path) -> None:
+    """Neither the training's shuffling nor its number of passes nor its loader's processes decide the fit."""
+    fits = []
+    for batch_size, k_shot in ((32, 8), (4, 8)):
+        model = small(num_steps=0, num_views=1)  # views are drawn by batches
+        source = MVTecAD(mvtec_root, "bolt", num_workers=num_workers, train_batch_size=batch_size)
+        datamodule = FewShot(source, k_shot=k_shot)
+        Engine(default_root_dir=tmp_path, enable_progress_bar=False).fit(model, datamodule=datamodule)
+        fits.append(scores(model))
+    torch.testing.assert_close(fits[0], fits[1], rtol=1e-4, atol=1e-4)
 
 
 def test_training_leaves_the_batch_statistics_alone(mvtec_root: Path, tmp_path: Path) -> None:
@@ -220,12 +327,17 @@ def test_training_leaves_the_batch_statistics_alone(mvtec_root: Path, tmp_path: 
     assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
 
 
-def test_same_number_of_steps_without_few_shot(mvtec_root: Path, tmp_path: Path) -> None:
-    model = small(num_steps=3)
+@pytest.mark.parametrize("fine_tuning", ["adaptation", "backbone"])
+def test_without_few_shot_all_images_are_the_support(fine_tuning: str, mvtec_root: Path, tmp_path: Path) -> None:
+    model, other = small(fine_tuning=fine_tuning, num_views=1), small(fine_tuning=fine_tuning, num_views=1)
     engine = Engine(default_root_dir=tmp_path, enable_progress_bar=False)
     engine.fit(model, datamodule=MVTecAD(mvtec_root, "bolt", train_batch_size=4, num_workers=0))
-    assert engine.trainer.global_step == 3
+    assert engine.trainer.global_step == {"adaptation": 3, "backbone": 2}[fine_tuning]  # an epoch; the steps
     assert scores(model).isfinite().all()
+    if fine_tuning == "adaptation":
+        train(other, mvtec_root, tmp_path, k_shot=10)
+        for one, two in zip(model.model.densities, other.model.densities, strict=True):
+            torch.testing.assert_close(one.mean, two.mean)
 
 
 def test_no_fine_tuning_leaves_the_backbone_as_it_is(mvtec_root: Path, tmp_path: Path) -> None:
@@ -241,7 +353,10 @@ def test_loss_of_a_fixed_batch_falls() -> None:
     optimizer = torch.optim.AdamW(model.model.parameters(), lr=1e-3)
     losses = []
     for _ in range(15):
-        embeddings = model.model.embed(images(4, (64, 64))), model.model.embed(images(4, (64, 64)).flip(-1))
+        embeddings = (
+            model.model.image_embedding(images(4, (64, 64))),
+            model.model.image_embedding(images(4, (64, 64)).flip(-1)),
+        )
         (one, first), (two, second) = (model.model.project(embedding) for embedding in embeddings)
         loss = model.loss((first, second), (one, two))
         optimizer.zero_grad()
@@ -285,55 +400,43 @@ def test_checkpoint_is_fitted_where_there_is_no_validation(
 
 
 @pytest.mark.parametrize("num_steps", [0, 3])
-def test_threshold_without_validation_is_the_highest_score_of_a_left_out_image(
+def test_threshold_without_validation_is_the_highest_score_of_a_held_out_image(
     num_steps: int,
     mvtec_root: Path,
     tmp_path: Path,
 ) -> None:
-    """Against a loop that leaves each image out, with the image itself for its only view."""
+    """Against a loop that holds each image out, with the image itself for its only view."""
     model = small(num_steps=num_steps, num_views=1, augmentation="none", learning_rate=0.02, anchor_weight=0.0)
     engine = Engine(default_root_dir=tmp_path, enable_progress_bar=False)
     datamodule = FewShot(MVTecAD(mvtec_root, "bolt", val_split_mode="none", num_workers=0), k_shot=4)
     engine.fit(model, datamodule=datamodule)
     model.eval()
-    support = model.pre_processor.transform(next(iter(datamodule.train_dataloader())).image)
+    support = model.pre_processor.transform(next(iter(datamodule.support_dataloader())).image)
     other = small(num_steps=0, num_views=1).eval().model
-    left_out, distances = [], [[], [], []]
+    held_out, distances = [], [[], [], []]
     with torch.no_grad():
         for density, fitted in zip(other.densities, model.model.densities, strict=True):
-            assert bool(fitted.adaptation.any()) is (num_steps > 0)
-            density.adaptation.copy_(fitted.adaptation)
+            assert bool(fitted.metric_delta.any()) is (num_steps > 0)
+            density.metric_delta.copy_(fitted.metric_delta)
         for index in range(4):
             fit(other, support[torch.arange(4) != index])
-            parts = other.densities, model.model.densities, other.embeddings(support[index, None])[1], distances
+            parts = other.densities, model.model.densities, other.features(support[index, None])[1], distances
             for density, fitted, rows, found in zip(*parts, strict=True):
                 found.append(density(rows))
-                density.expected.copy_(fitted.expected)
-            left_out.append(other(support[index, None]).pred_score)
+                density.distance_mean.copy_(fitted.distance_mean)
+                density.distance_std.copy_(fitted.distance_std)
+            held_out.append(other(support[index, None]).pred_score)
         fitted = model.model(support).pred_score
     for density, found in zip(model.model.densities, distances, strict=True):
-        expected = torch.stack([torch.stack(found).mean(), torch.stack(found).std(correction=0)])
-        torch.testing.assert_close(density.expected, expected, rtol=1e-3, atol=1e-3)
-    threshold, left_out = model.post_processor.image_threshold, torch.cat(left_out)
-    torch.testing.assert_close(threshold, left_out.max(), rtol=1e-3, atol=1e-3)
+        expected = torch.stack(found)
+        torch.testing.assert_close(density.distance_mean, expected.mean(), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(density.distance_std, expected.std(correction=0), rtol=1e-3, atol=1e-3)
+    threshold, held_out = model.post_processor.image_threshold, torch.cat(held_out)
+    torch.testing.assert_close(threshold, held_out.max(), rtol=1e-3, atol=1e-3)
     assert threshold > fitted.max()
     lowest, highest = model.post_processor.image_min, model.post_processor.image_max
-    torch.testing.assert_close(lowest, left_out.min(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(lowest, held_out.min(), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(highest, threshold + 9 * (threshold - lowest))
-
-
-def test_of_many_images_some_are_left_out(
-    mvtec_root: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(lightning_model, "MAX_LEFT_OUT", 3)
-    model = small()
-    shown = []
-    monkeypatch.setattr(CoftAD, "fit", lambda self, fit=CoftAD.fit: (fit(self), shown.append(self._seen)))
-    train(model, mvtec_root, tmp_path, k_shot=10)
-    assert [len(part) for part in shown[0].left_out.normal] == [6, 6, 6]  # each with a view
-    assert shown[0].moments[0].count == 20  # the densities are of all
 
 
 @pytest.mark.parametrize("num_steps", [0, 2])
@@ -373,20 +476,24 @@ def test_wrong_arguments(arguments: dict, message: str) -> None:
         small(**arguments)
 
 
-@pytest.mark.parametrize(("fine_tuning", "step"), [("backbone", "_contrast"), ("adaptation", "_adapt")])
-def test_densities_are_of_the_end_whatever_the_trainer_is_told(
+@pytest.mark.parametrize("fine_tuning", ["adaptation", "backbone"])
+@pytest.mark.parametrize("val_split_mode", ["same_as_test", "none"])
+def test_fit_is_once_and_at_the_end_whatever_the_trainer_is_told(
+    val_split_mode: str,
     fine_tuning: str,
-    step: str,
     mvtec_root: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, calls = small(num_steps=3, fine_tuning=fine_tuning), []
-    for name in (step, "fit"):
+    for name in ("training_step", "fit"):
         monkeypatch.setattr(model, name, _counted(getattr(model, name), calls, name))
     engine = Engine(default_root_dir=tmp_path, enable_progress_bar=False, accumulate_grad_batches=2, max_steps=1)
-    engine.fit(model, datamodule=FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0, train_batch_size=1), k_shot=2))
-    assert calls == [step] * 3 + ["fit"]
+    source = MVTecAD(mvtec_root, "bolt", num_workers=0, train_batch_size=1, val_split_mode=val_split_mode)
+    engine.fit(model, datamodule=FewShot(source, k_shot=2))
+    assert calls == ["training_step"] * (3 if fine_tuning == "backbone" else 2) + ["fit"]
+    engine.test(model, datamodule=FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0), k_shot=1))
+    assert calls.count("fit") == 1  # a test never fits
 
 
 @pytest.mark.parametrize(("fine_tuning", "devices"), [("adaptation", 1), ("backbone", 2)])
@@ -396,22 +503,17 @@ def test_adaptation_is_of_all_images_on_one_device(fine_tuning: str, devices: in
     assert engine.trainer.num_devices == devices
 
 
-def test_each_step_draws_other_rows(mvtec_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn, model = [], small(num_steps=3, positive_weight=0.25, negative_weight=0.5, anchor_weight=0.75)
-    losses = (model.loss.positive_weight, model.loss.negative_weight, model.adaptation_loss.anchor_weight)
-    assert losses == (0.25, 0.5, 0.75)
-    draw = lightning_model._draw  # noqa: SLF001
-    monkeypatch.setattr(lightning_model, "_draw", lambda *arguments: drawn.append(draw(*arguments)) or drawn[-1])
-    train(model, mvtec_root, tmp_path, k_shot=4)
-    first, second, third = (drawn[number :: len(drawn) // 3][0] for number in range(0, len(drawn), len(drawn) // 3))
-    assert not torch.equal(first, second)
-    assert not torch.equal(second, third)
+def test_weights_reach_the_losses() -> None:
+    model = small(positive_weight=0.25, negative_weight=0.5, anchor_weight=0.75)
+    assert (model.loss.positive_weight, model.loss.negative_weight) == (0.25, 0.5)
+    adaptation = model.adaptation_loss
+    assert (adaptation.positive_weight, adaptation.negative_weight, adaptation.anchor_weight) == (0.25, 0.5, 0.75)
 
 
 def test_anomalies_are_of_the_kinds_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, make = [], lightning_model.synthesize_anomalies
     monkeypatch.setattr(lightning_model, "synthesize_anomalies", lambda *a: asked.append(a[2:]) or make(*a))
-    small(anomaly_kinds=["crack"])._anomalies(images(1, (64, 64))[0], 3, torch.Generator())  # noqa: SLF001
+    small(anomaly_kinds=["crack"], num_anomalies=3)._synthesize(images(1, (64, 64))[0], torch.Generator())  # noqa: SLF001
     assert asked == [(3, ["crack"])]
 
 
@@ -437,7 +539,7 @@ def test_views_and_anomalies_have_the_colours_of_the_user_s_pre_processor(
     train(model, mvtec_root, tmp_path)
     image = torch.rand(3, 64, 64)
     normalize = transform.transforms[1] if isinstance(transform, Compose) else nn.Identity()
-    anomalies, masks = model._anomalies(normalize(image), 1, torch.Generator().manual_seed(0))  # noqa: SLF001
+    anomalies, masks = model._synthesize(normalize(image), torch.Generator().manual_seed(0))  # noqa: SLF001
     outside = ~masks[:, None].expand_as(anomalies)
     assert (anomalies - normalize(image)).abs()[outside].mean() < 1e-3  # all but edges, which are soft
 
@@ -447,21 +549,21 @@ def test_densities_are_of_embeddings_as_the_test_images_have_them(mvtec_root: Pa
     engine = Engine(default_root_dir=tmp_path, enable_progress_bar=False, precision="bf16-mixed", accelerator="cpu")
     datamodule = FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0), k_shot=2)
     engine.fit(model, datamodule=datamodule)
-    images = model.pre_processor.transform(next(iter(datamodule.train_dataloader())).image)
+    images = model.pre_processor.transform(next(iter(datamodule.support_dataloader())).image)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        mean = model.eval().model.embeddings(images)[1][0].mean((0, 1, 2))
+        mean = model.eval().model.features(images)[1][0].mean((0, 1, 2))
         assert model.model(images).anomaly_map.dtype == torch.float32
     torch.testing.assert_close(model.model.densities[0].mean, mean)
     with torch.no_grad():
-        exact = model.model.embeddings(images)[1][0].mean((0, 1, 2))
+        exact = model.model.features(images)[1][0].mean((0, 1, 2))
     assert not torch.allclose(exact, mean, rtol=1e-5)
 
 
 @pytest.mark.parametrize("stride", [2, 4, 8, 16])
-def test_cell_that_is_all_anomalous_is_touched(stride: int) -> None:
+def test_cell_that_is_all_anomalous_counts(stride: int) -> None:
     masks = torch.zeros(1, 32, 32)
     masks[:, :16] = 1
-    rows = touched(masks, (32 // stride, 32 // stride))[0].all(1)
+    rows = anomalous_cells(masks, (32 // stride, 32 // stride))[0].all(1)
     assert rows.tolist() == [True] * (16 // stride) + [False] * (16 // stride)
 
 

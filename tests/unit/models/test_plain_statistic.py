@@ -70,18 +70,24 @@ def test_border_does_not_see_the_middle() -> None:
     assert (STATISTICS["border"](other) > STATISTICS["border"](grey())).all()
 
 
-def test_score_is_the_distance_to_the_mean_of_all_batches() -> None:
+def test_score_is_the_distance_to_the_mean_of_the_support() -> None:
     model = PlainStatisticModel("mean")
-    for value, count in ((0.0, 3), (0.4, 1)):
-        model.collect(torch.full((count, 3, 8, 8), value))
+    model.fit(torch.tensor([0.0, 0.0, 0.0, 0.4]))
     result = model(torch.tensor([0.0, 0.1, 0.4]).reshape(3, 1, 1, 1).expand(3, 3, 8, 8))
     torch.testing.assert_close(result.pred_score, torch.tensor([0.1, 0.0, 0.3]))
     assert result.anomaly_map is None
 
 
+def test_held_out_scores_are_those_of_a_loop() -> None:
+    values = torch.tensor([0.1, 0.5, 0.2, 0.9])
+    expected = [(values[i] - values[torch.arange(4) != i].mean()).abs() for i in range(4)]
+    torch.testing.assert_close(PlainStatisticModel("mean").fit(values), torch.stack(expected))
+    assert PlainStatisticModel("mean").fit(values[:1]).tolist() == [0.0]
+
+
 def test_grey_value_is_the_mean_of_the_channels() -> None:
     model = PlainStatisticModel("mean")
-    model.collect(torch.zeros(1, 3, 8, 8))
+    model.fit(torch.zeros(1))
     image = torch.tensor([0.9, 0.3, 0.0]).reshape(1, 3, 1, 1).expand(1, 3, 8, 8)
     torch.testing.assert_close(model(image).pred_score, torch.tensor([0.4]))
     torch.testing.assert_close(model(image.half()).pred_score, torch.tensor([0.4]), rtol=1e-3, atol=0)
@@ -91,24 +97,29 @@ def test_grey_value_is_the_mean_of_the_channels() -> None:
 def test_one_picture_is_enough_and_its_own_score_is_zero(name: str) -> None:
     model = PlainStatisticModel(name)
     images = grey(4)[:, None]
-    model.collect(images[:1])
+    model.fit(model.values(images[:1]))
     scores = model(images).pred_score
     assert scores[0] == 0
     assert (scores[1:] > 0).all()
 
 
-def test_no_score_without_a_picture() -> None:
-    assert PlainStatisticModel("mean")(torch.rand(2, 3, 8, 8)).pred_score.isnan().all()
-
-
-def test_support_is_taken_once_and_an_earlier_fit_forgotten(mvtec_root: Path, tmp_path: Path) -> None:
+def test_an_earlier_fit_is_forgotten(mvtec_root: Path, tmp_path: Path) -> None:
     model = PlainStatistic(image_size=64, visualizer=False)
     fit(model, mvtec_root, tmp_path, category="cloth")
     engine = fit(model, mvtec_root, tmp_path, k_shot=3)
     support = torch.stack([item.image for item in engine.trainer.datamodule.train_data])
-    assert model.model.count == 3
-    torch.testing.assert_close(model.model.total / 3, support.mean())
+    torch.testing.assert_close(model.model.mean, support.mean())
     assert model.configure_optimizers() is None
+
+
+def test_threshold_without_validation_is_the_highest_held_out_score(mvtec_root: Path, tmp_path: Path) -> None:
+    model = PlainStatistic(image_size=64, visualizer=False)
+    engine = Engine(accelerator="cpu", default_root_dir=tmp_path, enable_progress_bar=False)
+    source = MVTecAD(mvtec_root, "bolt", val_split_mode="none", num_workers=0)
+    engine.fit(model, datamodule=FewShot(source, k_shot=2))
+    values = torch.stack([item.image.mean() for item in engine.trainer.datamodule.train_data])
+    torch.testing.assert_close(model.post_processor.image_threshold, (values[0] - values[1]).abs())
+    assert model.post_processor.pixel_min.isnan()  # there is no anomaly map
 
 
 @pytest.mark.parametrize("stage", ["test", "predict", "validate"])

@@ -3,8 +3,8 @@
 
 """RegAD's models, on small untrained backbones."""
 
-import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,26 @@ import torch
 from anomalib.data import AnomalibDataModule, MVTecAD
 from anomalib.engine import Engine
 from anomalib.models.components import GaussianBlur2d
+from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import seed_everything
 from torch.nn import functional as F  # noqa: N812
+from torchvision.transforms.v2 import Resize
 
-from anomalib_fewshot import FewShot, MultiCategory, RegAD, UniAD
+from anomalib_fewshot import FewShot, MultiCategory, PlainStatistic, RegAD
 from anomalib_fewshot.models.components import NUM_FIXED_VIEWS
 from anomalib_fewshot.models.reg_ad.stn import warp
 from anomalib_fewshot.models.reg_ad.torch_model import RegADModel, support_features
 
 
 def small(**arguments) -> RegAD:
-    settings = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "max_epochs": 2}
+    settings = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64}
+    settings |= {"max_epochs": None if "network" in arguments else 2}
     return RegAD(**settings | arguments, visualizer=False)
 
 
 def torch_model(name: str = "resnet10t", image_size: tuple[int, int] = (64, 96), **arguments) -> RegADModel:
     settings = {"layers": None, "pre_trained": False, "weights": None, "stn_mode": "rotation_scale"}
-    settings |= {"regularization": 0.01}
+    settings |= {"regularization": 0.01, "freeze_batch_norm": False}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return RegADModel(name, image_size=image_size, **settings | arguments).eval()
@@ -46,6 +49,12 @@ def turn(model: RegADModel, size: float = 0.1) -> None:
 
 def images(count: int = 3, size: tuple[int, int] = (64, 96), seed: int = 0) -> torch.Tensor:
     return torch.rand(count, 3, *size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def fit(model: RegADModel, *batches: torch.Tensor) -> None:
+    """Fit the density to images as they are."""
+    with torch.no_grad():
+        model.density.fit(map(model.embed, batches), sum(map(len, batches)))
 
 
 def few_shot(root: Path, category: str = "bolt", k_shot: int = 2, **arguments) -> FewShot:
@@ -77,7 +86,7 @@ def test_shapes_and_scores(name: str) -> None:
     model = torch_model(name)
     turn(model)
     with torch.no_grad():
-        model.fit(images().split(2), 3)
+        fit(model, *images().split(2))
         features, result = model.embed(images()), model(images())
     assert features.shape == (3, sum(model.trunk.channels), 16, 24)
     assert result.anomaly_map.shape == (3, 1, 64, 96)
@@ -104,15 +113,15 @@ def test_maps_are_warped_back_by_their_own_and_all_earlier_transforms() -> None:
     model = torch_model()
     turn(model)
     with torch.no_grad():
-        maps, ways_back = model.trunk(images())
+        maps, inverse_transforms = model.trunk(images())
         features, own = images(), []
         for stage, transformer in zip(model.trunk.stages, model.trunk.transformers, strict=True):
             features, inverse = transformer(stage(features))
             own.append(torch.cat([inverse, inverse.new_tensor([0, 0, 1]).expand(3, 1, 3)], dim=1))
         back = [own[0], own[1] @ own[0], own[2] @ own[1] @ own[0]]
-        for warped, way_back, expected in zip(maps, ways_back, back, strict=True):
-            torch.testing.assert_close(way_back, expected[:, :2])
-            torch.testing.assert_close(warp(warped, way_back), warp(warped, expected[:, :2]))
+        for warped, found, expected in zip(maps, inverse_transforms, back, strict=True):
+            torch.testing.assert_close(found, expected[:, :2])
+            torch.testing.assert_close(warp(warped, found), warp(warped, expected[:, :2]))
 
 
 @pytest.mark.parametrize(("batch", "num_supports"), [(5, 2), (5, 1), (2, 2), (3, 8)])
@@ -141,9 +150,13 @@ def test_every_parameter_has_a_gradient() -> None:
     turn(model, 0.05)
     for transformer in model.trunk.transformers:  # its weights are 0 at first, which gives nothing to what is before
         torch.nn.init.normal_(transformer.localization[-1].weight, std=0.01)
+    for module in model.trunk.stages.modules():  # timm starts a residual block with 0
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.ones_(module.weight)
     result = model.register(images(4), 2)
     (result.query_prediction.square().sum() + result.support_prediction.sum()).backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
 
 
 @pytest.mark.parametrize("alone", [True, False])
@@ -154,7 +167,7 @@ def test_batch_statistics(
     freeze: bool,
     alone: bool,
 ) -> None:
-    """The backbone keeps its own or learns others, as it is told; those of the transformers are always learnt."""
+    """The backbone keeps its own or takes others, as it is told; those of the transformers are always taken."""
     model = small(freeze_batch_norm=freeze)
     before = {key: value.clone() for key, value in model.model.trunk.state_dict().items() if "running_mean" in key}
     train(model, few_shot(mvtec_root) if alone else others_of(mvtec_root, "bolt"), tmp_path)
@@ -182,7 +195,7 @@ def test_loss_of_a_fixed_batch_falls() -> None:
 def test_anomaly_is_where_the_map_is_high() -> None:
     stripes = torch.sin(torch.arange(96) / 3).expand(4, 3, 96, 96) + 0.05 * images(4, (96, 96))
     model = torch_model(image_size=(96, 96))
-    model.fit([stripes], 4)
+    fit(model, stripes)
     defect = stripes[:1].clone()
     defect[..., 32:64, 40:72] = -1
     with torch.no_grad():
@@ -233,7 +246,7 @@ def test_training_of_the_adversarial_loss(mvtec_root: Path, tmp_path: Path) -> N
     model, runner = small(adversarial_weight=0.5), engine(tmp_path)
     before = [p.clone() for p in model.adversarial.parameters()]
     runner.fit(model, datamodule=few_shot(mvtec_root, k_shot=4))
-    assert {"discriminator_loss", "discriminator_accuracy", "train_loss", "spread"} <= set(
+    assert {"discriminator_loss", "discriminator_accuracy", "train_loss", "feature_std"} <= set(
         runner.trainer.callback_metrics,
     )
     assert not any(torch.equal(one, two) for one, two in zip(model.adversarial.parameters(), before, strict=True))
@@ -252,8 +265,8 @@ def test_checkpoint_of_an_adversarial_training_is_tested_as_a_plain_model(mvtec_
 
 def test_length_rate_and_validation(mvtec_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, runner, fits = small(max_epochs=4, learning_rate=1e-3), engine(tmp_path), []
-    fit = RegAD.fit
-    monkeypatch.setattr(RegAD, "fit", lambda self: (fits.append(self.current_epoch), fit(self)))
+    once = RegAD.fit
+    monkeypatch.setattr(RegAD, "fit", lambda self: (fits.append(self.current_epoch), once(self))[1])
     runner.fit(model, datamodule=others_of(mvtec_root, "bolt"))
     assert runner.trainer.global_step == 8  # ten images in batches of five
     assert fits == [3]
@@ -276,7 +289,7 @@ def test_support_without_views(mvtec_root: Path, tmp_path: Path) -> None:
     train(model, datamodule, tmp_path)
     other = small(max_epochs=0).eval()
     support = torch.cat([batch.image for batch in datamodule.support_dataloader()])
-    other.model.fit([model.pre_processor.transform(support)], 3)
+    fit(other.model, model.pre_processor.transform(support))
     torch.testing.assert_close(scores(model), scores(other))
     assert model.model.density.basis.shape[1] == 3
 
@@ -289,48 +302,131 @@ def test_checkpoint_gives_equal_scores(mvtec_root: Path, tmp_path: Path) -> None
     torch.testing.assert_close(scores(loaded), scores(model), rtol=0, atol=0)
 
 
-def test_another_support_is_taken_without_training(mvtec_root: Path, tmp_path: Path) -> None:
-    """The scores are those of a density of the new support, and the figures those of a run that had it at once."""
-    first = small()
-    path = train(first, others_of(mvtec_root, "bolt", k_shot=2), tmp_path)
-    expected = engine(tmp_path).test(first, datamodule=others_of(mvtec_root, "bolt", k_shot=2))
-    model = small()
-    again = engine(tmp_path).test(model, datamodule=others_of(mvtec_root, "bolt", k_shot=2), ckpt_path=path)
-    assert again[0] == pytest.approx(expected[0])
-
-    direct, model = small(), small()
+def test_network_takes_a_support_without_training(mvtec_root: Path, tmp_path: Path) -> None:
+    """Density and threshold are those of a direct fit, and its checkpoint stands alone."""
+    trained = small()
+    path = train(trained, others_of(mvtec_root, "bolt", k_shot=2), tmp_path)
+    model, direct = small(network=path, seed=7), small()
+    loaded = RegAD.load_from_checkpoint(train(model, few_shot(mvtec_root, k_shot=5), tmp_path))
+    Path(path).unlink()
     train(direct, others_of(mvtec_root, "bolt", k_shot=5), tmp_path)
-    engine(tmp_path).test(model, datamodule=others_of(mvtec_root, "bolt", k_shot=5), ckpt_path=path)
-    torch.testing.assert_close(scores(model), scores(direct))
-    assert model.model.density.basis.shape[1] == NUM_FIXED_VIEWS * 5
-    (written,) = tmp_path.rglob("test_support.json")
-    assert json.loads(written.read_text(encoding="utf-8"))["k_shot"] == 5
+    for name, value in direct.model.state_dict().items():
+        torch.testing.assert_close(model.model.state_dict()[name], value, rtol=0, atol=0)
     for name in ("image_threshold", "pixel_threshold", "image_min", "image_max", "pixel_min", "pixel_max"):
         torch.testing.assert_close(getattr(model.post_processor, name), getattr(direct.post_processor, name))
+    torch.testing.assert_close(scores(loaded), scores(direct), rtol=0, atol=0)
+    assert model.model.density.basis.shape[1] == NUM_FIXED_VIEWS * 5
+    assert (loaded.hparams["network"], loaded.max_epochs, loaded.seen_categories) == (None, 0, ["cloth"])
+    before = loaded.model.encoder[0].weight.clone()
+    train(loaded, few_shot(mvtec_root, k_shot=2), tmp_path)
+    assert torch.equal(loaded.model.encoder[0].weight, before)
+
+
+def test_network_can_be_trained_on(mvtec_root: Path, tmp_path: Path) -> None:
+    first = small()
+    path = train(first, others_of(mvtec_root, "bolt"), tmp_path)
+    model = small(network=path, max_epochs=2)
+    torch.testing.assert_close(model.model.encoder[0].weight, first.model.encoder[0].weight, rtol=0, atol=0)
+    train(model, few_shot(mvtec_root), tmp_path)
+    assert not torch.equal(model.model.encoder[0].weight, first.model.encoder[0].weight)
+    assert model.seen_categories == ["cloth"]
+
+
+@pytest.mark.parametrize("resized_alone", [True, False])
+def test_network_brings_its_pre_processing(mvtec_root: Path, tmp_path: Path, resized_alone: bool) -> None:
+    pre_processor = PreProcessor(Resize((64, 64), antialias=True)) if resized_alone else False
+    path = train(small(pre_processor=pre_processor, max_epochs=0), few_shot(mvtec_root), tmp_path)
+    found = small(network=path).pre_processor
+    own = PreProcessor(Resize((32, 32)))
+    assert small(network=path, pre_processor=own).pre_processor is own
+    if resized_alone:
+        assert isinstance(found.transform, Resize)
+    else:
+        assert found is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"backbone": "resnet18"}, "`backbone` must be that of `network`, 'resnet10t', got 'resnet18'"),
+        ({"layers": [1, 2]}, r"`layers` must be that of `network`, None, got \[1, 2\]"),
+        ({"stn_mode": "affine"}, "`stn_mode` must be that of `network`, 'rotation_scale', got 'affine'"),
+        ({"image_size": (64, 96)}, r"`image_size` must be that of `network`, 64, got \(64, 96\)"),
+    ],
+)
+def test_network_of_other_arguments(
+    mvtec_root: Path,
+    tmp_path: Path,
+    arguments: dict[str, Any],
+    message: str,
+) -> None:
+    path = train(small(max_epochs=0), few_shot(mvtec_root), tmp_path)
+    with pytest.raises(ValueError, match=message):
+        small(network=path, **arguments)
+    assert small(network=path, image_size=(64, 64)).max_epochs == 0
+
+
+def test_network_that_is_none(mvtec_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="`network` must be a checkpoint of a trained RegAD, got 'no.ckpt'"):
+        small(network="no.ckpt")
+    path = tmp_path / "model.ckpt"
+    path.write_text("no checkpoint", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"must be a checkpoint .*model\.ckpt, which cannot be read"):
+        small(network=path)
+    torch.save({"conv1.weight": torch.ones(1)}, path)
+    with pytest.raises(ValueError, match="which has no network. A file of a backbone's weights is given as `weights`"):
+        small(network=path)
+    torch.save({"state_dict": {"model.conv1.weight": torch.ones(1)}}, path)
+    with pytest.raises(ValueError, match="which is one of another model"):
+        small(network=path)
+    other = train(PlainStatistic(image_size=64, visualizer=False), few_shot(mvtec_root), tmp_path)
+    with pytest.raises(ValueError, match="which is one of PlainStatistic"):
+        small(network=other)
+
+
+@pytest.mark.parametrize("verb", ["test", "validate", "predict"])
+def test_another_support_is_not_fitted_by_a_test(mvtec_root: Path, tmp_path: Path, verb: str) -> None:
+    """The error names the way that fits; the model stays as it was, and its own support is taken."""
+    model, runner = small(max_epochs=0), engine(tmp_path)
+    path = train(model, few_shot(mvtec_root, k_shot=2), tmp_path)
+    expected = scores(model)
+    model = small()
+    with pytest.raises(
+        RuntimeError,
+        match=r"A test does not fit.*`RegAD\(network=CKPT\)` and a fit, or `anomalib train",
+    ):
+        getattr(runner, verb)(model, datamodule=few_shot(mvtec_root, k_shot=5), ckpt_path=path)
+    torch.testing.assert_close(scores(model), expected, rtol=0, atol=0)
+    assert getattr(runner, verb)(small(), datamodule=few_shot(mvtec_root, k_shot=2), ckpt_path=path)
+    assert getattr(runner, verb)(small(), datamodule=MVTecAD(mvtec_root, "cloth", num_workers=0), ckpt_path=path)
 
 
 def test_checkpoint_of_another_model(mvtec_root: Path, tmp_path: Path) -> None:
-    other = UniAD("resnet10t", pre_trained=False, image_size=64, num_steps=1, neighbor_size=3, visualizer=False)
-    runner = engine(tmp_path)
-    runner.fit(other, datamodule=few_shot(mvtec_root))
-    with pytest.raises(ValueError, match="The checkpoint must be one of RegAD. Name its model by `--model`"):
-        engine(tmp_path).test(small(), datamodule=few_shot(mvtec_root), ckpt_path=runner.best_model_path)
+    path = train(PlainStatistic(image_size=64, visualizer=False), few_shot(mvtec_root), tmp_path)
+    with pytest.raises(ValueError, match="The checkpoint must be one of RegAD, got one of PlainStatistic"):
+        engine(tmp_path).test(small(), datamodule=few_shot(mvtec_root), ckpt_path=path)
 
 
-def test_seen_category_is_refused(mvtec_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("datamodule", [few_shot, lambda root, name: MVTecAD(root, name, num_workers=0)])
+def test_seen_category_is_refused(
+    mvtec_root: Path,
+    tmp_path: Path,
+    datamodule: Callable[..., AnomalibDataModule],
+) -> None:
+    """By a fit and by a test, unless the user knows."""
     path = train(small(), others_of(mvtec_root, "bolt"), tmp_path)
-    with pytest.raises(RuntimeError, match=r"got cloth, one of \['cloth'\]. Train without it"):
-        engine(tmp_path).test(small(), datamodule=few_shot(mvtec_root, "cloth"), ckpt_path=path)
-    allowed = small(allow_seen=True)
-    engine(tmp_path).test(allowed, datamodule=few_shot(mvtec_root, "cloth"), ckpt_path=path)
-    assert allowed.seen_categories == ["cloth"]
-    assert scores(allowed).isfinite().all()
+    with pytest.raises(RuntimeError, match=r"must not have been seen in training, got cloth, one of \['cloth'\]"):
+        train(small(network=path), datamodule(mvtec_root, "cloth"), tmp_path)
+    known = train(small(network=path, allow_seen=True), datamodule(mvtec_root, "cloth"), tmp_path)
+    with pytest.raises(RuntimeError, match=r"must not have been seen in training, got cloth, one of \['cloth'\]"):
+        engine(tmp_path).test(small(), datamodule=datamodule(mvtec_root, "cloth"), ckpt_path=known)
+    assert engine(tmp_path).test(small(allow_seen=True), datamodule=datamodule(mvtec_root, "cloth"), ckpt_path=known)
 
 
-def test_category_that_it_trained_on_alone_is_not_refused(mvtec_root: Path, tmp_path: Path) -> None:
+def test_own_support_is_not_seen(mvtec_root: Path, tmp_path: Path) -> None:
     path = train(small(), few_shot(mvtec_root), tmp_path)
-    model = small()
-    engine(tmp_path).test(model, datamodule=few_shot(mvtec_root, k_shot=4), ckpt_path=path)
+    model = small(network=path)
+    train(model, few_shot(mvtec_root, k_shot=4), tmp_path)
     assert model.seen_categories == []
 
 
@@ -344,7 +440,7 @@ def test_checkpoint_is_fitted_where_there_is_no_validation(mvtec_root: Path, tmp
     torch.testing.assert_close(scores(loaded), scores(model), rtol=0, atol=0)
 
 
-def test_threshold_without_validation_is_the_highest_score_of_a_left_out_image(
+def test_threshold_without_validation_is_the_highest_score_of_a_held_out_image(
     mvtec_root: Path,
     tmp_path: Path,
 ) -> None:
@@ -352,13 +448,13 @@ def test_threshold_without_validation_is_the_highest_score_of_a_left_out_image(
     train(model, datamodule, tmp_path)
     model.eval()
     support = model.pre_processor.transform(torch.cat([batch.image for batch in datamodule.support_dataloader()]))
-    expected, left_out = scores(model), []
+    expected, held_out = scores(model), []
     with torch.no_grad():
         for index in range(3):
-            model.model.fit([support[torch.arange(3) != index]], 2)
-            left_out.append(model.model(support[index, None]).pred_score)
-        model.model.fit([support], 3)
-    torch.testing.assert_close(model.post_processor.image_threshold, torch.cat(left_out).max(), rtol=1e-4, atol=1e-4)
+            fit(model.model, support[torch.arange(3) != index])
+            held_out.append(model.model(support[index, None]).pred_score)
+        fit(model.model, support)
+    torch.testing.assert_close(model.post_processor.image_threshold, torch.cat(held_out).max(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(scores(model), expected)
 
 
@@ -411,12 +507,50 @@ def test_scoring_before_training(mvtec_root: Path, tmp_path: Path) -> None:
         engine(tmp_path).test(small(), datamodule=few_shot(mvtec_root))
 
 
-def test_data_without_a_support(mvtec_root: Path, tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="must have data of FewShot or MultiCategory, got MVTecAD"):
-        train(small(), MVTecAD(mvtec_root, "bolt", num_workers=0), tmp_path)
+@pytest.mark.parametrize("max_epochs", [0, 1])
+def test_of_plain_data_all_normal_images_are_the_support(mvtec_root: Path, tmp_path: Path, max_epochs: int) -> None:
+    model, other = small(max_epochs=max_epochs), small(max_epochs=0)
+    plain = MVTecAD(mvtec_root, "bolt", num_workers=0)
+    assert engine(tmp_path).train(model, datamodule=plain)[0]["image_AUROC"] > 0.5
+    train(other, FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0), k_shot=None), tmp_path)
+    assert model.model.density.basis.shape == other.model.density.basis.shape
+    assert model.fitted_support is None
+    if max_epochs == 0:
+        torch.testing.assert_close(scores(model), scores(other), rtol=1e-4, atol=1e-4)
+
+
+def test_images_in_several_batches(mvtec_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large support goes through the network in parts."""
+    datamodule = few_shot(mvtec_root, k_shot=10, val_split_mode="none")
+    model, other = (small(max_epochs=0, augment_support=False) for _ in range(2))
+    train(model, datamodule, tmp_path)
+    monkeypatch.setattr("anomalib_fewshot.models.reg_ad.lightning_model.MAX_BATCH", 4)
+    train(other, datamodule, tmp_path)
+    torch.testing.assert_close(scores(other), scores(model), rtol=1e-4, atol=1e-4)
+    thresholds = [m.post_processor.image_threshold for m in (other, model)]
+    torch.testing.assert_close(*thresholds, rtol=1e-4, atol=1e-4)
+
+
+def test_data_that_cannot_be_fitted_to_is_refused_before_the_training(mvtec_root: Path, tmp_path: Path) -> None:
     several = MultiCategory(MVTecAD(mvtec_root, "bolt", num_workers=0), ["bolt", "cloth"], k_shot=2)
+    model = small()
     with pytest.raises(ValueError, match="must have one category to score, got several"):
-        train(small(), several, tmp_path)
+        train(model, several, tmp_path)
+    assert model.global_step == 0
+    plain = MVTecAD(mvtec_root, "bolt", num_workers=0)
+    plain.setup()
+    with pytest.raises(TypeError, match="must be an anomalib datamodule, got NoneType"):
+        engine(tmp_path).fit(model, train_dataloaders=plain.train_dataloader())
+    assert model.global_step == 0
+
+
+@pytest.mark.parametrize("max_epochs", [0, 2])
+def test_barebones(mvtec_root: Path, tmp_path: Path, max_epochs: int) -> None:
+    """It refuses what a model must not ask for."""
+    model = small(max_epochs=max_epochs)
+    runner = Engine(default_root_dir=tmp_path, accelerator="cpu", barebones=True)
+    runner.fit(model, datamodule=few_shot(mvtec_root))
+    assert model.is_fitted
 
 
 @pytest.mark.parametrize(

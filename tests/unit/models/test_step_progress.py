@@ -3,6 +3,7 @@
 
 """The progress bar that counts steps."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
 from anomalib_fewshot import CoftAD, FewShot
-from anomalib_fewshot.models.coft_ad.step_progress import StepProgress
+from anomalib_fewshot.models.components import StepProgress, show_steps
 
 
 class Recorder(Callback):
@@ -33,7 +34,8 @@ def test_bar_counts_steps_over_all_epochs(mvtec_root: Path, tmp_path: Path, trai
     recorder = Recorder()
     engine = Engine(default_root_dir=tmp_path, callbacks=[RichProgressBar(leave=True), recorder])
     source = MVTecAD(mvtec_root, "bolt", train_batch_size=train_batch_size, num_workers=0)
-    model = CoftAD("resnet10t", pre_trained=False, image_size=64, num_steps=3, num_views=1, visualizer=False)
+    settings = {"pre_trained": False, "image_size": 64, "num_steps": 3, "num_views": 1, "visualizer": False}
+    model = CoftAD("resnet10t", fine_tuning="backbone", **settings)
     engine.fit(model, datamodule=FewShot(source, k_shot=2))
     assert recorder.shown == [("Step", step, 3) for step in (1, 2, 3)]
 
@@ -43,3 +45,13 @@ def test_training_by_epochs_keeps_its_bar(mvtec_root: Path, tmp_path: Path) -> N
     model = Stfpm(backbone="tf_efficientnet_lite0_packaged", layers=["blocks.2"], visualizer=False)
     engine.fit(model, datamodule=FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0), k_shot=2))
     assert type(engine.trainer.progress_bar_callback) is RichProgressBar
+
+
+def test_steps_of_a_fit_are_shown_with_their_loss(capsys: pytest.CaptureFixture[str]) -> None:
+    assert show_steps(iter([3.0, 2.5]), 2, "Adapting", shown=True) == pytest.approx(2.5)
+    shown = capsys.readouterr().out
+    assert "Adapting" in shown
+    assert "2/2" in shown
+    assert "loss: 2.500" in shown
+    assert math.isnan(show_steps([], 0, "Adapting", shown=False))
+    assert not capsys.readouterr().out

@@ -14,7 +14,8 @@ import pytest
 import torch
 from anomalib.data import AnomalibDataModule, MVTecAD
 from anomalib.engine import Engine
-from lightning.pytorch import seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -22,9 +23,9 @@ from anomalib_fewshot import FewShot, MultiCategory, UniAD
 from anomalib_fewshot.models.components import NUM_FIXED_VIEWS, fixed_views
 from anomalib_fewshot.models.uni_ad import lightning_model
 from anomalib_fewshot.models.uni_ad import tokens as tokens_module
-from anomalib_fewshot.models.uni_ad.tokens import TrainingTokens
+from anomalib_fewshot.models.uni_ad.tokens import TokenCache
 from anomalib_fewshot.models.uni_ad.torch_model import UniADModel, adversarial_pair
-from anomalib_fewshot.models.uni_ad.transformer import Reconstruction
+from anomalib_fewshot.models.uni_ad.transformer import Reconstruction, ReconstructionTransformer
 
 TINY = {"dim": 16, "num_heads": 2, "num_layers": 2, "feedforward_dim": 32, "neighbor_size": 3}
 
@@ -54,8 +55,8 @@ def engine(results: Path, **arguments) -> Engine:
     return Engine(default_root_dir=results, **settings | arguments)
 
 
-def train(model: UniAD, datamodule: AnomalibDataModule, results: Path) -> str:
-    runner = engine(results)
+def train(model: UniAD, datamodule: AnomalibDataModule, results: Path, **arguments) -> str:
+    runner = engine(results, **arguments)
     runner.fit(model, datamodule=datamodule)
     return str(runner.trainer.checkpoint_callback.best_model_path)
 
@@ -111,8 +112,9 @@ def test_backbone_is_frozen() -> None:
     assert not any(parameter.requires_grad for parameter in model.model.stages.parameters())
     assert model.model.transformer.training
     tokens = model.model.embed(images(2, (64, 64)))
-    model.model.transformer(tokens).tokens.sum().backward()
+    model.model.transformer(tokens).tokens.square().sum().backward()
     assert all(parameter.grad is None for parameter in model.model.stages.parameters())
+    assert all(parameter.grad.abs().sum() > 0 for parameter in model.model.transformer.parameters())
 
 
 def test_adversarial_pairs() -> None:
@@ -151,27 +153,72 @@ def test_weight_zero_is_the_plain_method(mvtec_root: Path, tmp_path: Path) -> No
     assert not all(torch.equal(one, two) for one, two in zip(states[0], states[2], strict=True))
 
 
+class Draws:
+    """What each step of a training draws and compares."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.steps: list[dict[str, Any]] = []
+        self.cached: list[torch.Tensor] = []
+        get, jitter, loss = TokenCache.get, lightning_model.feature_jitter, nn.MSELoss.forward
+        transform = ReconstructionTransformer.forward
+
+        def drawn(cache: TokenCache, paths: list[str], views: list[int]) -> torch.Tensor:
+            self.cached = [cache.tokens]
+            tokens = get(cache, paths, views)
+            self.steps.append({"paths": paths, "pairs": [*zip(paths, views, strict=True)], "drawn": tokens})
+            return tokens
+
+        def jittered(tokens: torch.Tensor, scale: float, rng: torch.Generator) -> torch.Tensor:
+            noisy = jitter(tokens, scale, rng)
+            self.steps[-1] |= {"clean": tokens, "noisy": noisy}
+            return noisy
+
+        def transformed(model: ReconstructionTransformer, tokens: torch.Tensor) -> Reconstruction:
+            if model.training:
+                self.steps[-1] |= {"input": tokens}
+            return transform(model, tokens)
+
+        def compared(module: nn.MSELoss, found: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            self.steps[-1] |= {"found": found, "target": target}
+            return loss(module, found, target)
+
+        monkeypatch.setattr(TokenCache, "get", drawn)
+        monkeypatch.setattr(lightning_model, "feature_jitter", jittered)
+        monkeypatch.setattr(ReconstructionTransformer, "forward", transformed)
+        monkeypatch.setattr(nn.MSELoss, "forward", compared)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("augment_support", [True, False])
 def test_cache_changes_nothing(
     augment_support: bool,
+    precision: str,
     mvtec_root: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In memory, in a file, or not at all: the tokens are the same, and so is what is learnt from them."""
-    results, folders, temporary = [], [], tokens_module.TemporaryDirectory
+    """In memory, in a file, or without: each step has the same tokens, and the trained model is the same."""
+    results, steps, folders = [], [], []
+    temporary, jitter = tokens_module.TemporaryDirectory, lightning_model.feature_jitter
     monkeypatch.setattr(
         tokens_module,
         "TemporaryDirectory",
         lambda **arguments: folders.append(1) or temporary(**arguments),
     )
+    monkeypatch.setattr(
+        lightning_model,
+        "feature_jitter",
+        lambda tokens, *arguments: steps.append(tokens) or jitter(tokens, *arguments),
+    )
     for settings in ({}, {"cache_limit": 0.0}, {"cache_tokens": False}):
-        model = small(augment_support=augment_support, **settings)
-        train(model, few_shot(mvtec_root, k_shot=3), tmp_path)
+        model = small(augment_support=augment_support, warmup_steps=0, **settings)
+        train(model, few_shot(mvtec_root, k_shot=3, train_batch_size=2), tmp_path, precision=precision)
         results.append(scores(model))
     assert len(folders) == 1
     assert torch.equal(results[0], results[1])
-    torch.testing.assert_close(results[2], results[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(results[2], results[0], rtol=1e-4, atol=1e-4)
+    for cached, computed in zip(steps[:3], steps[6:], strict=True):
+        assert (computed - cached).norm() < 1e-5 * cached.norm()
 
 
 @pytest.mark.parametrize("augment_support", [True, False])
@@ -181,54 +228,122 @@ def test_tokens_are_those_of_every_view_of_every_image(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen = []
-    step = UniAD.training_step
-    monkeypatch.setattr(UniAD, "training_step", lambda self, *a: seen.append(self._tokens) or step(self, *a))
-    model, datamodule = small(augment_support=augment_support), few_shot(mvtec_root, k_shot=3)
+    draws = Draws(monkeypatch)
+    model, datamodule = small(augment_support=augment_support), few_shot(mvtec_root, k_shot=3, train_batch_size=2)
     train(model, datamodule, tmp_path)
-    kept = seen[0].kept
+    (cached,) = draws.cached
     batch = torch.stack([model.pre_processor.transform(item.image) for item in datamodule.train_data])
+    paths = [item.image_path for item in datamodule.train_data]
     views = list(fixed_views(batch, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])) if augment_support else [batch]
-    assert kept.shape[:2] == (3, NUM_FIXED_VIEWS if augment_support else 1)
+    assert cached.shape[:2] == (3, NUM_FIXED_VIEWS if augment_support else 1)
     for number, view in enumerate(views):
-        torch.testing.assert_close(kept[:, number], model.model.embed(view), rtol=1e-4, atol=1e-5)
-    assert model._tokens is None  # noqa: SLF001  they are let go of
+        torch.testing.assert_close(cached[:, number], model.model.embed(view), rtol=1e-4, atol=1e-5)
+    for step in draws.steps:
+        expected = torch.stack([cached[paths.index(path), view] for path, view in step["pairs"]])
+        assert torch.equal(step["drawn"], expected)
 
 
-def test_what_is_learnt(mvtec_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clean tokens from noisy ones, and others in each step."""
-    steps: list[dict[str, torch.Tensor]] = []
-    take, jitter, loss = TrainingTokens.take, lightning_model.feature_jitter, nn.MSELoss.forward
+def test_cache_is_released_at_the_end_and_after_an_exception(mvtec_root: Path, tmp_path: Path) -> None:
+    class Break(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+            assert pl_module.token_cache.tokens is not None
+            if trainer.max_steps > 3:
+                raise ZeroDivisionError
 
-    def taken(tokens: TrainingTokens, indices: torch.Tensor) -> torch.Tensor:
-        steps.append({"indices": indices})
-        return take(tokens, indices)
+    model, longer = small(), small(num_steps=4)
+    train(model, few_shot(mvtec_root), tmp_path, callbacks=[Break()])
+    with pytest.raises(ZeroDivisionError):
+        train(longer, few_shot(mvtec_root), tmp_path, callbacks=[Break()])
+    assert model.token_cache.tokens is longer.token_cache.tokens is None
+    model.check_fitted()
+    with pytest.raises(RuntimeError, match="UniAD must be trained before it scores"):
+        longer.check_fitted()
 
-    def jittered(tokens: torch.Tensor, scale: float, generator: torch.Generator) -> torch.Tensor:
-        noisy = jitter(tokens, scale, generator)
-        steps[-1] |= {"clean": tokens, "noisy": noisy}
-        return noisy
 
-    def compared(self: nn.MSELoss, found: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        steps[-1] |= {"found": found, "target": target}
-        return loss(self, found, target)
+def test_cache_of_a_few_numbers() -> None:
+    cache = TokenCache(limit=1.0)
+    tokens = torch.arange(3 * 2 * 4 * 5.0).view(3, 2, 4, 5)  # (K, V, N, C)
+    cache.precompute([(["b", "a"], tokens[:2].unbind(1)), (["c"], tokens[2:].unbind(1))], num_images=3, num_views=2)
+    assert torch.equal(cache.get(["c", "b", "c"], [0, 1, 1]), torch.stack([tokens[2, 0], tokens[0, 1], tokens[2, 1]]))
+    cache.release()
+    with pytest.raises(RuntimeError, match="TokenCache must be filled before it is read. Call `precompute` first"):
+        cache.get(["a"], [0])
 
-    model = small(num_steps=4, dropout=0.0, standardize=False, jitter_scale=7.0)
-    monkeypatch.setattr(lightning_model, "feature_jitter", jittered)
-    monkeypatch.setattr(nn.MSELoss, "forward", compared)
-    monkeypatch.setattr(TrainingTokens, "take", taken)
-    seen: list[torch.Tensor] = []
-    model.model.transformer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    train(model, few_shot(mvtec_root), tmp_path)
-    steps = [step for step in steps if "found" in step]
-    assert len(steps) == 4
-    assert len({tuple(step["indices"].tolist()) for step in steps}) == 4
-    for step, inputs in zip(steps, seen, strict=False):
-        assert inputs is step["noisy"]
+
+def test_clean_tokens_are_reconstructed_from_noisy_ones(
+    mvtec_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And from others in each step."""
+    draws = Draws(monkeypatch)
+    train(small(num_steps=4, standardize=False, jitter_scale=7.0), few_shot(mvtec_root), tmp_path)
+    assert len(draws.steps) == 4
+    assert len({tuple(step["pairs"]) for step in draws.steps}) == 4
+    for step in draws.steps:
+        assert step["input"] is step["noisy"]
         assert step["target"] is step["clean"]
+        assert torch.equal(step["clean"], step["drawn"])
         noise = step["noisy"] - step["clean"]
         lengths = torch.linalg.vector_norm(step["clean"], dim=-1, keepdim=True)
         torch.testing.assert_close((noise / lengths).std().item() * noise.shape[-1], 7.0, rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("train_batch_size", [1, 3, 32])
+def test_step_costs_the_same_whatever_the_loader_s_batch(
+    train_batch_size: int,
+    mvtec_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is of views of the batch's images, which alone are read."""
+    draws, batches, step = Draws(monkeypatch), [], UniAD.training_step
+    monkeypatch.setattr(
+        UniAD,
+        "training_step",
+        lambda self, batch, index: batches.append(batch.image_path) or step(self, batch, index),
+    )
+    datamodule = few_shot(mvtec_root, k_shot=8, train_batch_size=train_batch_size)
+    train(small(num_steps=5, batch_size=6), datamodule, tmp_path)
+    assert [len(step["input"]) for step in draws.steps] == [6] * 5
+    assert [min(train_batch_size, 8) >= len(paths) for paths in batches] == [True] * 5
+    assert all(set(step["paths"]) <= set(paths) for step, paths in zip(draws.steps, batches, strict=True))
+
+
+def test_all_images_and_views_are_drawn(mvtec_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = Draws(monkeypatch)
+    train(small(num_steps=40, batch_size=16), few_shot(mvtec_root, k_shot=2, train_batch_size=1), tmp_path)
+    assert len({pair for step in draws.steps for pair in step["pairs"]}) == 2 * NUM_FIXED_VIEWS
+
+
+def test_order_of_a_batch_has_no_influence(mvtec_root: Path, tmp_path: Path) -> None:
+    """Neither has the global seed, by which anomalib's own datamodules shuffle."""
+    found = []
+    for seed in (1, 2, 3):
+        seed_everything(seed)
+        model = small(augment_support=False)
+        train(model, MVTecAD(mvtec_root, "bolt", num_workers=0), tmp_path)  # one batch of all images
+        found.append(scores(model))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_resumed_training_is_that_without_a_break(mvtec_root: Path, tmp_path: Path) -> None:
+    settings = {"num_steps": 4, "dropout": 0.1, "adversarial_weight": 0.5}
+    whole, resumed = small(**settings), small(**settings)
+    saved = ModelCheckpoint(tmp_path / "saved", "{step}", every_n_train_steps=2, save_top_k=-1)
+    train(whole, few_shot(mvtec_root), tmp_path, callbacks=[saved])
+    runner = engine(tmp_path / "resumed")
+    runner.fit(resumed, datamodule=few_shot(mvtec_root), ckpt_path=tmp_path / "saved" / "step=2.ckpt")
+    assert runner.trainer.global_step == 4
+    torch.testing.assert_close(scores(resumed), scores(whole), rtol=0, atol=0)
+
+
+def test_resumed_at_the_end_is_left_as_it_is(mvtec_root: Path, tmp_path: Path) -> None:
+    model, again = small(), small()
+    path = train(model, few_shot(mvtec_root), tmp_path)
+    engine(tmp_path).fit(again, datamodule=few_shot(mvtec_root, "cloth"), ckpt_path=path)  # other moments
+    torch.testing.assert_close(scores(again), scores(model), rtol=0, atol=0)
 
 
 def test_adversarial_loss_comes_in_over_the_first_tenth(mvtec_root: Path, tmp_path: Path) -> None:
@@ -257,17 +372,19 @@ def test_seed_alone_decides(mvtec_root: Path, tmp_path: Path) -> None:
     assert not torch.equal(found[0], found[2])
 
 
-def test_training_leaves_the_global_generator_and_the_datamodule_as_they_were(mvtec_root: Path, tmp_path: Path) -> None:
-    datamodule = few_shot(mvtec_root)
-    train(small(), datamodule, tmp_path)
-    assert "train_dataloader" not in vars(datamodule)
-    assert len(next(iter(datamodule.train_dataloader())).image) == 2
+def test_global_generator_is_left_as_it_was() -> None:
     before = torch.get_rng_state()
     small()
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_length_schedule_and_validation(mvtec_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("train_batch_size", [1, 32])
+def test_length_schedule_and_validation(
+    train_batch_size: int,
+    mvtec_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model, runner, rates, validated = small(num_steps=10, learning_rate=1e-3, warmup_steps=4), engine(tmp_path), [], []
     step = UniAD.training_step
     monkeypatch.setattr(
@@ -276,7 +393,7 @@ def test_length_schedule_and_validation(mvtec_root: Path, tmp_path: Path, monkey
         lambda self, *a: rates.append(self.optimizers().param_groups[0]["lr"]) or step(self, *a),
     )
     monkeypatch.setattr(UniAD, "on_validation_start", lambda self: validated.append(self.global_step))
-    runner.fit(model, datamodule=few_shot(mvtec_root))
+    runner.fit(model, datamodule=few_shot(mvtec_root, k_shot=3, train_batch_size=train_batch_size))
     assert runner.trainer.global_step == 10
     assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3] + [1e-3] * 5 + [1e-4] * 2)
     assert validated == [10]
@@ -304,16 +421,6 @@ def test_no_training_changes_no_parameter_and_scores(mvtec_root: Path, tmp_path:
     pairs = zip(model.model.transformer.parameters(), untrained.model.transformer.parameters(), strict=True)
     assert all(torch.equal(one, two) for one, two in pairs)
     assert scores(model).isfinite().all()
-
-
-def test_datamodule_is_given_back_where_the_training_does_not_start(mvtec_root: Path, tmp_path: Path) -> None:
-    datamodule, model = few_shot(mvtec_root), small()
-    model.on_train_start = lambda: 1 / 0
-    with pytest.raises(ZeroDivisionError):
-        train(model, datamodule, tmp_path)
-    assert "train_dataloader" not in vars(datamodule)
-    with pytest.raises(RuntimeError, match="UniAD must be trained before it scores"):
-        model.check_fitted()
 
 
 def test_training_explains_normal_tokens(mvtec_root: Path, tmp_path: Path) -> None:
@@ -362,6 +469,14 @@ def test_checkpoint_is_loaded_with_any_adversarial_weight(weight: float, mvtec_r
         torch.testing.assert_close(scores(again), scores(model), rtol=0, atol=0)
 
 
+def test_barebones(mvtec_root: Path, tmp_path: Path) -> None:
+    """It refuses a trainer argument that asks for a log."""
+    model = small()
+    settings = {"default_root_dir": tmp_path, "accelerator": "cpu", "barebones": True}
+    Engine(**settings).fit(model, datamodule=few_shot(mvtec_root))
+    model.check_fitted()
+
+
 @pytest.mark.parametrize("k_shot", [1, 4])
 def test_threshold_without_validation_is_the_highest_score_of_the_training_images(
     k_shot: int,
@@ -402,7 +517,7 @@ def test_scoring_before_training(mvtec_root: Path, tmp_path: Path) -> None:
 def test_training_without_a_datamodule(mvtec_root: Path, tmp_path: Path) -> None:
     datamodule = few_shot(mvtec_root)
     datamodule.setup()
-    with pytest.raises(TypeError, match="UniAD must have an anomalib datamodule, got NoneType"):
+    with pytest.raises(TypeError, match="The data must be an anomalib datamodule, got NoneType"):
         engine(tmp_path).fit(small(), train_dataloaders=datamodule.train_dataloader())
 
 

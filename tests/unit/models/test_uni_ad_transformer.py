@@ -33,9 +33,9 @@ def tokens(count: int = 2, positions: int = 30, channels: int = CHANNELS, seed: 
 @pytest.mark.parametrize(("grid", "size"), [((14, 14), 7), ((5, 6), 3), ((4, 9), 5), ((1, 4), 1)])
 def test_mask_is_that_of_a_slow_loop(grid: tuple[int, int], size: int) -> None:
     mask = neighbor_mask(grid, size)
-    places = [(row, column) for row in range(grid[0]) for column in range(grid[1])]
-    for i, (row, column) in enumerate(places):
-        for j, (other_row, other_column) in enumerate(places):
+    positions = [(row, column) for row in range(grid[0]) for column in range(grid[1])]
+    for i, (row, column) in enumerate(positions):
+        for j, (other_row, other_column) in enumerate(positions):
             near = abs(row - other_row) <= size // 2 and abs(column - other_column) <= size // 2
             assert bool(mask[i, j]) is near
     assert not mask.all(1).any()  # every position sees something
@@ -98,10 +98,10 @@ def slow_attention(
     return torch.stack(rows)
 
 
-def norm(residual: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+def norm(add_norm: nn.Module, rows: torch.Tensor) -> torch.Tensor:
     centred = rows - rows.mean(-1, keepdim=True)
-    normal = centred / (rows.var(-1, correction=0, keepdim=True) + residual.norm.eps).sqrt()
-    return normal * residual.norm.weight + residual.norm.bias
+    normal = centred / (rows.var(-1, correction=0, keepdim=True) + add_norm.norm.eps).sqrt()
+    return normal * add_norm.norm.weight + add_norm.norm.bias
 
 
 def feed_forward(layer: nn.Module, rows: torch.Tensor) -> torch.Tensor:
@@ -117,8 +117,8 @@ def test_encoder_layer_is_that_of_a_slow_loop() -> None:
     )
     with torch.no_grad():
         attended = slow_attention(layer.attention, rows + position, rows + position, rows)  # the value has no position
-        expected = norm(layer.residuals[0], rows + attended)
-        expected = norm(layer.residuals[1], expected + feed_forward(layer, expected))
+        expected = norm(layer.add_norms[0], rows + attended)
+        expected = norm(layer.add_norms[1], expected + feed_forward(layer, expected))
         torch.testing.assert_close(layer(rows, position, neighbor_mask(GRID, 3)), expected)
 
 
@@ -127,11 +127,11 @@ def test_decoder_layer_is_that_of_a_slow_loop() -> None:
     memory, previous = tokens(channels=DIM, seed=2), tokens(channels=DIM, seed=3)
     query = layer.query.expand(2, -1, -1)
     with torch.no_grad():
-        attended = slow_attention(layer.to_memory, query + position, memory + position, memory)
-        rows = norm(layer.residuals[0], query + attended)
-        attended = slow_attention(layer.to_previous, rows + position, previous + position, previous)
-        rows = norm(layer.residuals[1], rows + attended)
-        expected = norm(layer.residuals[2], rows + feed_forward(layer, rows))
+        attended = slow_attention(layer.memory_attention, query + position, memory + position, memory)
+        rows = norm(layer.add_norms[0], query + attended)
+        attended = slow_attention(layer.previous_attention, rows + position, previous + position, previous)
+        rows = norm(layer.add_norms[1], rows + attended)
+        expected = norm(layer.add_norms[2], rows + feed_forward(layer, rows))
         torch.testing.assert_close(layer(memory, previous, position, neighbor_mask(GRID, 3)), expected)
 
 
@@ -140,9 +140,9 @@ def test_layers_are_one_after_the_other_and_all_see_the_memory() -> None:
     with torch.no_grad():
         result = model(tokens())
         position = torch.stack([
-            torch.cat([model.rows[row, 0], model.columns[0, column]]) for row in range(5) for column in range(6)
+            torch.cat([model.row_embed[row, 0], model.col_embed[0, column]]) for row in range(5) for column in range(6)
         ])
-        memory = model.into(tokens())
+        memory = model.input_proj(tokens())
         for layer in model.encoder:
             memory = layer(memory, position, model.mask)
         torch.testing.assert_close(result.layers[0], memory)
@@ -151,7 +151,7 @@ def test_layers_are_one_after_the_other_and_all_see_the_memory() -> None:
                 result.layers[number + 1],
                 layer(memory, result.layers[number], position, model.mask),
             )
-        torch.testing.assert_close(result.tokens, model.out(result.layers[-1]))
+        torch.testing.assert_close(result.tokens, model.output_proj(result.layers[-1]))
     assert len(result.layers) == 3
 
 
@@ -162,7 +162,7 @@ def test_size_is_the_published_one() -> None:
     assert "mask" not in model.state_dict()
 
 
-def test_one_layer_of_attention_is_blind_to_a_position_s_neighbours() -> None:
+def test_neighbours_are_hidden_from_the_attention_of_a_position() -> None:
     """What a position attends to does not change with what is in its window, and does with what is outside."""
     layer, rows = EncoderLayer(DIM, 2, 32, 0.0).attention.eval(), tokens(1, channels=DIM)
     mask, position = neighbor_mask(GRID, 3), 14  # row 2, column 2

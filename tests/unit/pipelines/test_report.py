@@ -18,7 +18,10 @@ import pytest
 from PIL import Image
 
 from anomalib_fewshot.data.manifest import SupportManifest
+from anomalib_fewshot.pipelines.plan.job import Job, as_number
 from anomalib_fewshot.pipelines.report import write_report
+from anomalib_fewshot.pipelines.results.outcome import failed
+from anomalib_fewshot.pipelines.results.store import Store
 
 METHODS = {  # level at k = 1, gain a doubling of k, seconds to fit, milliseconds an image
     "CoftAD": (0.83, 0.025, 14.0, 21.0),
@@ -45,7 +48,7 @@ def sweep(
     masked: tuple[str, ...] = MASKED,
     failures: int = 0,
 ) -> pd.DataFrame:
-    """Return the rows of a made-up sweep, the last of which failed."""
+    """Return the rows of a made-up benchmark, the last of which failed."""
     generator = np.random.default_rng(0)
     ease = dict(zip(categories, generator.normal(0, 0.05, len(categories)), strict=True))
     rows = []
@@ -64,7 +67,9 @@ def sweep(
                 "threshold": "normal images", "fit_seconds": fit * generator.uniform(0.9, 1.2), "test_seconds": 3.2,
                 "latency_p50_ms": latency * generator.uniform(0.95, 1.05), "latency_p95_ms": latency * 1.3,
                 "peak_memory_mib": 910.0 + k, "gpu_memory_mib": np.nan, "checkpoint_mib": 17.2, "device": "cpu",
-                "threads": 2, "backbone": "tf_efficientnet_lite0_packaged", "weights": "57934424", "image_size": "256",
+                "threads": 2,
+                "augmentation": "", "seconds": 9.0, "training_seconds": np.nan,
+                "backbone": "tf_efficientnet_lite0_packaged", "weights": "57934424", "image_size": "256",
                 "steps": 30 if method == "CoftAD" else 0, "support": f"{category} {k} {seed}", "test_normal": 60,
                 "test_anomalous": 60, "learns_from": "support", "python": "3.11.7", "torch": "2.9.1",
                 "anomalib": "2.7.0", "anomalib_fewshot": "0.1.0", "finished": "2026-01-05T12:00:00",
@@ -76,32 +81,40 @@ def sweep(
     return pd.read_csv(io.StringIO(text), dtype=dict.fromkeys(("key", "support", "weights"), str))
 
 
-def add_files(folder: Path, rows: pd.DataFrame) -> None:
-    """Write a support of every cell, and examples for the first seed and the largest k."""
-    for (dataset, category, k, seed), _ in rows.groupby(["dataset", "category", "k_shot", "seed"]):
-        images = {f"{(seed * 7 + number * 13) % 100:03}.png": "0" * 64 for number in range(k)}
-        SupportManifest(dataset, category, k, seed, images).write(
-            folder / "supports" / f"{dataset}-{category}-k{k}-seed{seed}.json",
-        )
+def add_files(folder: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """Write a support of every cell, and examples for the first seed and the largest k. Return rows that know them."""
+    store = Store(folder)
+    for (dataset, category, k, seed), cell in rows.groupby(["dataset", "category", "k_shot", "seed"]):
+        count = 100 if k == "all" else int(k)
+        images = {f"{(seed * 7 + number * 13) % 100:03}.png": "0" * 64 for number in range(count)}
+        manifest = SupportManifest(dataset, category, count, seed, images)
+        manifest.write(store.support_file(Job("", dataset, category, k, seed, {}, {}, {}), category))
+        rows.loc[cell.index, "support"] = manifest.digest
     generator = np.random.default_rng(0)
-    for row in rows[
-        (rows["k_shot"] == rows["k_shot"].max()) & (rows["seed"] == 0) & (rows["status"] == "ok")
-    ].itertuples():
+    largest = max(rows["k_shot"], key=as_number)
+    for row in rows[(rows["k_shot"] == largest) & (rows["seed"] == 0) & (rows["status"] == "ok")].itertuples():
         (folder / "examples" / row.key / row.category).mkdir(parents=True)
         for name in ("hit", "miss", "false_alarm"):
             picture = generator.integers(60, 200, (6, 12, 3)).astype(np.uint8)
             image = Image.fromarray(picture).resize((400, 200), Image.Resampling.BICUBIC)
             image.save(folder / "examples" / row.key / row.category / f"{name}.jpg")
+    return rows
 
 
-def report(folder: Path, rows: pd.DataFrame, baseline: str = "NoTraining") -> tuple[str, str]:
+def report(
+    folder: Path,
+    rows: pd.DataFrame,
+    baseline: str = "NoTraining",
+    jobs: list[Job] | None = None,
+) -> tuple[str, str]:
     """Return the report as HTML and as Markdown."""
     path = write_report(
-        folder,
+        Store(folder),
         rows,
         baseline=baseline,
         config={"k_shot": (1, 2), "root": Path("data")},
         environment=ENVIRONMENT,
+        jobs=jobs,
     )
     return path.read_text(encoding="utf-8"), (folder / "report.md").read_text(encoding="utf-8")
 
@@ -111,9 +124,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a sweep of two datasets, with everything, and its report."""
     folder = tmp_path_factory.mktemp("full")
     parts = [sweep(failures=3), sweep(dataset="Parts", categories=("nut", "bolt"), masked=(), shots=(1, 4))]
-    for part in parts:
-        add_files(folder, part)
-    report(folder, pd.concat(parts))
+    report(folder, pd.concat([add_files(folder, part) for part in parts]))
     return folder
 
 
@@ -125,7 +136,7 @@ def test_answers(tmp_path: Path) -> None:
     rows["image_AUROC"] = level + np.where(rows["method"] == "Padim", 0.02 * (rows["seed"] - 1), 0)
     html, markdown = report(tmp_path, rows)
     assert "CoftAD 0.900 has the highest mean; Padim is 0.010 behind, [" in markdown
-    assert "6 paired runs, not told apart." in markdown
+    assert "6 paired runs, not significant." in markdown
     minus, space = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
     interval = f"[{minus}0.100,{space}{minus}0.100]"
     assert f"Baseline: NoTraining is 0.100 behind, {interval}, 6 paired runs. CoftAD takes" in markdown
@@ -145,7 +156,7 @@ def test_every_part_is_there(full: Path) -> None:
     markdown = (full / "report.md").read_text(encoding="utf-8")
     assert "RuntimeError: &lt;memory&gt; \\| line 1 line 2" in markdown
     for part in (html, markdown):
-        assert "29, 59 or 299 normal images" in part
+        assert "29, 59 or 299 held-out normal images" in part
         assert "root: data" in part
         assert "Linux-x86" in part
         assert "RealMini: runs without an image AUROC" in part
@@ -154,10 +165,8 @@ def test_every_part_is_there(full: Path) -> None:
 def test_all_images_come_after_the_numbers(tmp_path: Path) -> None:
     """A sweep of k = 8, 16 and all 100 images, in memory or read from the table."""
     rows = sweep(shots=(8, 16, 100), seeds=2, failures=1)
-    add_files(tmp_path, rows)
-    for path in sorted(tmp_path.glob("supports/*-k100-*.json")):
-        path.rename(path.with_name(path.name.replace("-k100-", "-kall-")))
     rows["k_shot"] = rows["k_shot"].astype(object).replace(100, "all")
+    rows = add_files(tmp_path, rows)
     html, markdown = pages = report(tmp_path, rows)
     assert "5 categories · k = 8, 16, all · 2 seeds" in markdown
     assert "| method | k = 8 | k = 16 | k = all |" in markdown
@@ -175,6 +184,34 @@ def test_all_images_come_after_the_numbers(tmp_path: Path) -> None:
     assert not re.search(r"\binf\b|k = \d+\.\d", html + markdown)
     again = pd.read_csv(io.StringIO(rows.to_csv(index=False)), dtype=dict.fromkeys(("key", "support", "weights"), str))
     assert report(tmp_path, again) == pages
+
+
+def test_all_images_and_a_method_without_chance(tmp_path: Path) -> None:
+    """Its values are equal for all seeds: no interval has no width, and the report says why."""
+    rows = sweep(shots=(100,), seeds=3, methods={name: METHODS[name] for name in ("Padim", "Patchcore")}, masked=())
+    rows = rows.assign(k_shot="all")
+    ease = rows["category"].map({category: number / 100 for number, category in enumerate(CATEGORIES)})
+    rows["image_AUROC"] = rows["method"].map({"Padim": 0.7, "Patchcore": 0.8}) + ease
+    html, markdown = report(tmp_path, rows, "Padim")
+    assert "**k = all:** Patchcore 0.820 has the highest mean; Padim is 0.100 behind, 15 paired runs, no" in markdown
+    assert "no interval, as a seed changes nothing." in markdown
+    assert "[0.8" not in markdown
+    assert "is best" not in html
+    _, markdown = report(tmp_path, rows[rows["method"] == "Padim"], "Padim")
+    assert "Padim 0.720 with no other to compare." in markdown
+
+
+def test_runs_that_an_override_leaves_out_are_not_lacking(tmp_path: Path) -> None:
+    rows = sweep(shots=(1, 4), seeds=3, masked=(), categories=("nut", "bolt"), dataset="Parts", failures=1)
+    jobs = [
+        Job(method, "Parts", category, k, seed, {}, {}, {})
+        for method, category, k, seed in itertools.product(METHODS, ("nut", "bolt"), (1, 4), range(3))
+        if method != "Padim" or k == 4
+    ]
+    rows = rows[(rows["method"] != "Padim") | (rows["k_shot"] == 4)]
+    _, markdown = report(tmp_path, rows, jobs=jobs)
+    assert "Parts: runs without an image AUROC, PlainStatistic 1 of 6 at k = 4." in markdown
+    assert "Padim 6 of 6 at k = 1" in report(tmp_path, rows)[1]  # where it is not known which were to be made
 
 
 def test_tables_of_markdown_are_whole(full: Path) -> None:
@@ -200,7 +237,7 @@ def test_same_rows_same_bytes(tmp_path: Path) -> None:
     """The order of the rows, and when it is written, change nothing."""
     rows = sweep(shots=(1, 2), seeds=2)
     assert report(tmp_path, rows) == report(tmp_path, rows.sample(frac=1, random_state=1))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.md"]
+    assert {path.name for path in tmp_path.glob("report*")} == {"report.html", "report.md"}
 
 
 NAME = "<b>A & B</b>|$x$_*y*"
@@ -242,12 +279,14 @@ def test_whatever_lacks(tmp_path: Path, settings: dict, baseline: str, says: str
 
 
 def test_nothing_measured(tmp_path: Path) -> None:
-    """Where all runs failed, the table has but the columns of a failure."""
-    rows = sweep(shots=(1,), seeds=1, failures=30)
-    columns = ["method", "dataset", "category", "k_shot", "seed", "status", "error", "key", "finished"]
-    html, _ = report(tmp_path, rows[columns])
-    assert "30 runs (30 failed)" in html
+    """Where all runs failed, all figures of the table are empty."""
+    job = Job("A", "parts", "bolt", 1, 0, {}, {}, {})
+    store = Store(tmp_path)
+    store.save(job, failed(job, "RuntimeError: no"))
+    html, _ = report(tmp_path, store.table([job]), "A")
+    assert "1 run (1 failed)" in html
     assert "RuntimeError" in html
+    assert "No run finished" in html
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
@@ -291,7 +330,7 @@ def test_errors(tmp_path: Path) -> None:
         report(tmp_path, rows.drop(columns="threads"))
     with pytest.raises(ValueError, match="must have at least one run"):
         report(tmp_path, rows.iloc[:0])
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("report*"))
 
 
 # In a browser

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from anomalib_fewshot.pipelines.statistics import by_category, macro_interval, paired_differences, summarize
+from anomalib_fewshot.pipelines.report.statistics import by_category, macro_interval, paired_differences, summarize
 
 METRIC = "image_AUROC"
 NUMBERS = ["mean", "low", "high", "seed_std", "category_std", "worst"]
@@ -81,6 +81,38 @@ def test_a_method_without_rows_is_missing() -> None:
     found = summarize(rows, METRIC).set_index(["k_shot", "method"])
     assert found.loc[(8, "B"), "missing"] == 15
     assert found.loc[(8, "A"), "missing"] == 0
+
+
+def test_runs_that_an_override_leaves_out_are_not_missing() -> None:
+    """A was to have five seeds, B three, of which one failed, and C none at all."""
+    rows = table({
+        "A": {"bolt": [0.5] * 5},
+        "B": {"bolt": [0.5, None, 0.7]},
+        "C": {"bolt": []},
+    })
+    planned = rows[["method", "dataset", "category", "k_shot", "seed"]]
+    found = summarize(rows, METRIC, planned=planned)
+    assert found.set_index("method")["missing"].to_dict() == {"A": 0, "B": 1}
+    assert only(summarize(rows, METRIC), "B")["missing"] == 3
+    pairs = only(paired_differences(rows, "B", METRIC, planned=planned), "A")
+    assert (pairs["runs"], pairs["missing"]) == (2, 1)  # of the three that both were to have
+    lacking = pd.concat([planned, planned.tail(1).assign(seed=4)])  # a run of B that is not there yet
+    assert only(summarize(rows, METRIC, planned=lacking), "B")["missing"] == 2
+
+
+@pytest.mark.parametrize("k_shot", ["all", np.inf])
+def test_all_images_leave_no_choice_and_equal_values_no_interval(k_shot: float | str) -> None:
+    rows = table({"A": {"bolt": [0.1] * 3, "nut": [0.7] * 3}, "B": {"bolt": [0.3] * 3, "nut": [0.5, 0.6, 0.7]}})
+    assert only(summarize(rows, METRIC), "A")[["low", "high"]].tolist() == pytest.approx([
+        0.4,
+        0.4,
+    ])
+    rows = rows.assign(k_shot=k_shot)
+    found = summarize(rows, METRIC)
+    assert only(found, "A")[["low", "high"]].isna().all()
+    assert only(found, "A")["mean"] == pytest.approx(0.4)
+    assert only(found, "B")["low"] < only(found, "B")["high"]  # chance in the training
+    assert only(paired_differences(rows, "A", METRIC), "B")["low"] < 0.05
 
 
 def test_pixel_metrics_are_over_categories_with_masks() -> None:

@@ -1,8 +1,11 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The folder of a sweep: nothing is lost and nothing is mixed."""
+"""The folder of a benchmark: nothing is lost, nothing is mixed, and nothing is read twice."""
 
+import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,9 +13,10 @@ import pytest
 
 from anomalib_fewshot.atomic import write_atomically
 from anomalib_fewshot.data.manifest import SupportManifest
-from anomalib_fewshot.pipelines.jobs import Job
-from anomalib_fewshot.pipelines.store import Store
-from anomalib_fewshot.pipelines.worker import Outcome, failed
+from anomalib_fewshot.pipelines.plan.job import Job
+from anomalib_fewshot.pipelines.results.outcome import Outcome, failed
+from anomalib_fewshot.pipelines.results.row import Row
+from anomalib_fewshot.pipelines.results.store import Store, Trainings
 
 
 def make_job(seed: int = 0, steps: int = 1, k_shot: int | str = 2) -> Job:
@@ -22,7 +26,7 @@ def make_job(seed: int = 0, steps: int = 1, k_shot: int | str = 2) -> Job:
 
 def make_outcome(job: Job, auroc: float = 0.5) -> Outcome:
     manifest = SupportManifest("parts", "bolt", 2, job.seed, {"0.png": "aa", "1.png": "bb"})
-    row = {"method": job.method, "seed": job.seed, "status": "ok", "image_AUROC": auroc, "pixel_AUROC": float("nan")}
+    row = Row.of(job, "bolt", image_AUROC=auroc, support=manifest.digest)
     return Outcome([row], [manifest], {"test/0.png": [False, 1.5]}, {("bolt", "hit"): b"\xff\xd8"})
 
 
@@ -44,6 +48,10 @@ def test_a_finished_run_is_there_for_another_process(store: Store) -> None:
     manifest = SupportManifest.read(store.folder / "supports" / "parts_all-bolt-k2-seed0.json")
     assert manifest.images == {"0.png": "aa", "1.png": "bb"}
     assert (store.folder / "examples" / job.key / "bolt" / "hit.jpg").read_bytes() == b"\xff\xd8"
+    assert again.examples(job.key, "bolt") == {"hit": b"\xff\xd8"}
+    assert again.has_examples(job.key)
+    assert not again.has_examples(make_job(1).key)
+    assert again.scores(job) == {"test/0.png": [False, 1.5]}
 
 
 def test_support_of_all_images_has_a_file_of_its_own(store: Store) -> None:
@@ -74,17 +82,97 @@ def test_runs_of_another_configuration_are_left_out_and_kept(store: Store) -> No
 
 def test_a_run_is_claimed_by_one_process_at_a_time(store: Store) -> None:
     job, other = make_job(), Store(store.folder)
-    with store.claim(job) as mine:
-        assert mine
-        with other.claim(job) as theirs:
-            assert not theirs
-        with other.claim(make_job(1)) as theirs:
-            assert theirs
-    with other.claim(job) as theirs:
-        assert theirs  # it was given back, and is not finished
-    store.save(job, make_outcome(job))
-    with other.claim(job) as theirs:
-        assert not theirs  # another process has finished it in the meantime
+    claim = store.claim(job)
+    assert claim is not None
+    with claim:
+        assert other.claim(job) is None
+        assert other.claim(make_job(1)) is not None
+    again = other.claim(job)
+    assert again is not None  # it was released, and is not finished
+    with again:
+        store.save(job, make_outcome(job))
+    assert other.claim(job) is None  # another process has finished it in the meantime
+
+
+def test_finished_runs_are_appended_to_the_table(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No run file is read: the cost of a run does not grow with those before it."""
+    jobs = [make_job(seed) for seed in range(3)]
+    store.save(jobs[0], make_outcome(jobs[0], 0.1))
+    monkeypatch.setattr(json, "loads", None)
+    store.save(jobs[1], make_outcome(jobs[1], 0.2))
+    store.save(jobs[2], failed(jobs[2], "ValueError: a, b\nc"))
+    appended = (store.folder / "results.csv").read_text(encoding="utf-8")
+    table = pd.read_csv(store.folder / "results.csv")
+    assert table.image_AUROC.tolist()[:2] == [0.1, 0.2]
+    assert table.error.tolist()[2] == "ValueError: a, b\nc"
+    store.write_table(jobs)
+    assert (store.folder / "results.csv").read_text(encoding="utf-8") == appended
+
+
+def test_table_holds_what_other_processes_have_written(store: Store) -> None:
+    mine, theirs, retried = (make_job(seed) for seed in range(3))
+    other = Store(store.folder)
+    store.save(retried, failed(retried, "ValueError: no"))
+    store.save(mine, make_outcome(mine, 0.1))
+    other.save(theirs, make_outcome(theirs, 0.2))
+    other.save(retried, make_outcome(retried, 0.3))
+    assert store.write_table([mine, theirs, retried]).image_AUROC.tolist() == [0.1, 0.2, 0.3]
+    (store.folder / "results.csv").unlink()
+    store.save(mine, make_outcome(mine, 0.4))
+    assert pd.read_csv(store.folder / "results.csv").image_AUROC.tolist() == [0.4]
+
+
+def test_runs_of_an_earlier_version_are_read(store: Store) -> None:
+    """They have no NaN and may lack columns."""
+    job = make_job()
+    rows = [{"method": "A", "category": "bolt", "k_shot": 2, "status": "ok", "image_AUROC": 0.5, "pixel_AUROC": None}]
+    path = store.folder / "runs" / f"{job.key}.json"
+    path.write_text(json.dumps({"rows": rows, "scores": {}}), encoding="utf-8")
+    assert store.is_finished(job)
+    (row,) = store.table([job]).itertuples()
+    assert (row.image_AUROC, row.k_shot) == (0.5, 2)
+    assert math.isnan(row.pixel_AUROC)
+    assert math.isnan(row.training_seconds)
+
+
+def test_supports_of_data_of_an_override_are_not_mixed_with_the_others(store: Store) -> None:
+    plain = make_job()
+    own = replace(plain, method="B", data={"class_path": "D", "init_args": {"seed": 1}}, has_own_data=True)
+    other = make_outcome(own)
+    other.manifests = [replace(other.manifests[0], images={"9.png": "cc", "8.png": "dd"})]
+    other.rows[0].support = other.manifests[0].digest
+    stale = replace(plain, method="C", data={"class_path": "D", "init_args": {"seed": 2}}, has_own_data=True)
+    for job, outcome in ((plain, make_outcome(plain)), (own, other), (stale, make_outcome(stale))):
+        store.save(job, outcome)
+    names = sorted(path.name for path in (store.folder / "supports").iterdir())
+    assert len(names) == 3
+    assert names[0].startswith("parts_all-bolt-k2-seed0-data")
+    assert names[2] == "parts_all-bolt-k2-seed0.json"
+    found = list(store.supports(store.table([plain, own])))
+    assert {k for k, _ in found} == {"2"}
+    assert {"9.png", "8.png"} in [set(manifest.images) for _, manifest in found]
+    (store.folder / "supports" / names[2]).write_text("{", encoding="utf-8")
+    assert len(list(store.supports(store.table([own])))) == 1  # one that cannot be read is left out
+
+
+def test_a_training_is_carried_out_once_and_whole(tmp_path: Path) -> None:
+    trainings, calls = Trainings(tmp_path / "trainings"), []
+
+    def train(checkpoint: Path) -> tuple[float, int]:
+        calls.append(checkpoint)
+        checkpoint.write_bytes(b"weights")
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return 2.5, 30
+
+    with pytest.raises(KeyboardInterrupt):
+        trainings.get("key", train)
+    assert [path.name for path in trainings.folder.iterdir()] == ["key.lock"]  # nothing of the half
+    first, again = trainings.get("key", train), trainings.get("key", train)
+    assert first == again
+    assert len(calls) == 2
+    assert (first.seconds, first.steps, first.checkpoint.read_bytes()) == (2.5, 30, b"weights")
+    assert first.checkpoint == tmp_path / "trainings" / "key" / "model.ckpt"
 
 
 def test_full_disk_leaves_what_was_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,17 +1,26 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A function as a subcommand of anomalib."""
+"""The pipelines as subcommands of anomalib."""
 
+import sys
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import pandas as pd
 from anomalib.pipelines.components.base import Pipeline
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from rich.console import Console
+from rich.table import Table
+
+from .benchmark import benchmark
+from .cost import measure_cost
+
+INTERRUPTED = 130  # exit status of a command that Ctrl-C has ended
 
 
 class Command(Pipeline):
-    """Part of a pipeline that is a function: its arguments come from the command line and from a file.
+    """A function as a pipeline: its arguments come from the command line and from a file.
 
     Attributes:
         name (str): Name of the subcommand.
@@ -39,7 +48,8 @@ class Command(Pipeline):
             args (Namespace | None): Its arguments. Defaults to ``None``: the command line's.
 
         Raises:
-            SystemExit: If an argument is wrong or if results cannot be written, with the reason.
+            SystemExit: If an argument is wrong or results cannot be written, with the reason; or after Ctrl-C, with
+                exit status 130.
         """
         arguments = (self.get_parser().parse_args() if args is None else args).as_dict()
         try:
@@ -47,18 +57,51 @@ class Command(Pipeline):
         except (ModuleNotFoundError, OSError, ValueError) as error:
             msg = f"anomalib {self.name}: {error}"
             raise SystemExit(msg) from error
+        except KeyboardInterrupt:
+            print(f"anomalib {self.name}: interrupted.", file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from None
         self.show(result)
 
     def show(self, result: Any) -> None:  # noqa: ANN401
-        """Print what the function returns. By default nothing: it has done so itself."""
+        """Print the result. By default nothing: the function has printed it."""
 
     def _setup_runners(self, args: dict) -> list:
         """Not used: the base class would lose the results of a run that is ended."""
         raise NotImplementedError
 
 
+class FewShotBenchmark(Command):
+    """Compare models on few normal images: the same supports, several seeds, paired differences."""
+
+    name = "fewshot"
+    function = staticmethod(benchmark)
+    skip = {"dry_run"}  # noqa: RUF012  a flag instead
+
+    @classmethod
+    def get_parser(cls, parser: ArgumentParser | None = None) -> ArgumentParser:  # type: ignore[override]
+        """Return a parser of the arguments of :func:`benchmark`, which a file can give too."""
+        parser = super().get_parser(parser)
+        parser.add_argument("--dry_run", action="store_true", help="Show the runs and an estimate, and do nothing.")
+        return parser
+
+
+class FewShotCost(Command):
+    """Measure the cost of methods side by side: seconds and memory of a fit, latency against the backbone's."""
+
+    name = "fewshot_cost"
+    function = staticmethod(measure_cost)
+
+    def show(self, result: pd.DataFrame) -> None:
+        """Print the table."""
+        table = result.dropna(axis="columns", how="all")  # without a GPU there is no memory of one
+        shown = Table("method", *(name.replace("_", " ") for name in table))
+        for method, values in table.iterrows():
+            shown.add_row(str(method), *("" if pd.isna(value) else f"{value:.2f}" for value in values))
+        Console().print(shown)
+
+
 def _plain(value: Any) -> Any:  # noqa: ANN401  whatever a file may hold
-    """Return a value without the parser's namespaces, which it leaves in lists: of callbacks, for one."""
+    """Return a value without the parser's namespaces, which it leaves in lists: in those of callbacks."""
     if isinstance(value, Namespace):
         value = value.as_dict()
     if isinstance(value, dict):

@@ -8,14 +8,19 @@ intervals say how much the choice of supports matters, for these categories and 
 another data set would give.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import inf
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-RUN = ["method", "dataset", "category", "k_shot", "seed"]  # what names a run
-CELL = ["category", "seed"]  # what is averaged within a dataset and k
+from anomalib_fewshot.pipelines.plan.job import as_number
+
+RUN = ["method", "dataset", "category", "k_shot", "seed"]  # columns that name a run
+CELL = ["category", "seed"]  # columns to average over within a dataset and k
+TOLERANCE = 1e-9  # widths of intervals below it are rounding errors
 
 
 def macro_interval(
@@ -27,7 +32,7 @@ def macro_interval(
 ) -> tuple[float, float]:
     r"""Return an interval of a macro mean, the mean over categories of their means over seeds.
 
-    A bootstrap that draws seeds anew within each category, independently, because the supports of two categories are
+    A bootstrap that resamples seeds within each category, independently, because the supports of two categories are
     drawn independently; the categories are fixed. The percentile interval of so few seeds is too narrow: it takes the
     variance with :math:`n` in place of :math:`n - 1`, and normal quantiles in place of Student's. So each category's
     resampled deviation is multiplied by :math:`\sqrt{n / (n - 1)}`, and the interval is widened about the mean by the
@@ -91,6 +96,7 @@ def summarize(
     rows: pd.DataFrame,
     metric: str,
     *,
+    planned: pd.DataFrame | None = None,
     confidence: float = 0.95,
     n_resamples: int = 5000,
     seed: int = 0,
@@ -99,12 +105,15 @@ def summarize(
 
     The categories are those where any method has a value for that dataset and k; so a pixel metric is over the
     categories with masks. A method that lacks one of them has no mean, because a mean over fewer categories is another
-    quantity. A method that lacks seeds has one, over the seeds that it has, and the missing runs are counted.
+    quantity. A method that lacks seeds has one, over the seeds that it has, and the missing runs are counted. With all
+    images as support, a method whose values do not depend on the seed has no interval.
 
     Args:
         rows (pd.DataFrame): One row a run, with the columns ``method``, ``dataset``, ``category``, ``k_shot``,
             ``seed``, ``status`` and the metric.
         metric (str): Name of the metric's column; values in ``[0, 1]``.
+        planned (pd.DataFrame | None): The runs that were to be made, with the first five of these columns: others are
+            not missing. Defaults to ``None``: those that any method has.
         confidence (float): Level of the interval.
         n_resamples (int): Number of resamples of the interval.
         seed (int): Seed of the resampling.
@@ -129,8 +138,8 @@ def summarize(
             values = measured[measured["method"] == method].set_index(CELL)[metric]
             record = {"dataset": dataset, "k_shot": k_shot, "method": method}
             record |= _macro(values, categories, confidence=confidence, n_resamples=n_resamples, seed=seed)
-            low, high = np.clip((record["low"], record["high"]), 0, 1)
-            record |= {"low": low, "high": high, "missing": len(expected.difference(values.index))}
+            record |= _bounds(record, minimum=0)
+            record["missing"] = len(_planned(expected, planned, dataset, k_shot, method).difference(values.index))
             records.append(record)
     return pd.DataFrame(records).rename(columns={"std": "category_std"})
 
@@ -140,6 +149,7 @@ def paired_differences(
     baseline: str,
     metric: str,
     *,
+    planned: pd.DataFrame | None = None,
     tie: float = 0.005,
     confidence: float = 0.95,
     n_resamples: int = 5000,
@@ -156,6 +166,8 @@ def paired_differences(
         rows (pd.DataFrame): As for :func:`summarize`, with the column ``support``, a hash of the support images.
         baseline (str): Name of the method to compare with.
         metric (str): Name of the metric's column; values in ``[0, 1]``.
+        planned (pd.DataFrame | None): The runs that were to be made, as for :func:`summarize`. Defaults to
+            ``None``.
         tie (float): A pair is a tie if its values differ by no more than this.
         confidence (float): Level of the interval.
         n_resamples (int): Number of resamples of the interval.
@@ -184,14 +196,14 @@ def paired_differences(
             rounded = values.round(9)  # 0.905 - 0.9 is a little more than 0.005
             record = {"dataset": dataset, "k_shot": k_shot, "method": method}
             record |= _macro(values, categories, confidence=confidence, n_resamples=n_resamples, seed=seed)
-            low, high = np.clip((record["low"], record["high"]), -1, 1)
+            record |= _bounds(record, minimum=-1)
             record |= {
-                "low": low,
-                "high": high,
                 "wins": int((rounded > tie).sum()),
                 "ties": int((rounded.abs() <= tie).sum()),
                 "losses": int((rounded < -tie).sum()),
-                "missing": len(expected.difference(values.index)),
+                "missing": len(
+                    _planned(expected, planned, dataset, k_shot, method, baseline).difference(values.index),
+                ),
                 "other_support": int((~same).sum()),
             }
             records.append(record)
@@ -253,8 +265,31 @@ def _expected(block: pd.DataFrame, metric: str) -> tuple[pd.Index, set[str]]:
     return pd.MultiIndex.from_frame(cells[CELL].drop_duplicates()), categories
 
 
+def _planned(
+    cells: pd.Index,
+    planned: pd.DataFrame | None,
+    dataset: str,
+    k_shot: float | str,
+    *methods: str,
+) -> pd.Index:
+    """Return the (category, seed) that were to be run by all of the methods."""
+    if planned is None:
+        return cells
+    here = planned[(planned["dataset"] == dataset) & (planned["k_shot"] == k_shot)]
+    for method in methods:
+        cells = cells.intersection(pd.MultiIndex.from_frame(here.loc[here["method"] == method, CELL]))
+    return cells
+
+
+def _bounds(record: Mapping[str, Any], *, minimum: float) -> dict[str, float]:
+    """Return the interval within its range. All images leave no choice of a support, and equal values no interval."""
+    low, high = np.clip((record["low"], record["high"]), minimum, 1)
+    is_point = as_number(record["k_shot"]) == inf and high - low < TOLERANCE
+    return {"low": np.nan, "high": np.nan} if is_point else {"low": low, "high": high}
+
+
 def _macro(values: pd.Series, categories: set[str], **interval: float) -> dict:
-    """Return the macro mean over the categories, with its spread, of values that are indexed by category and seed."""
+    """Return the macro mean over categories, and deviations, of values that are indexed by category and seed."""
     counts = {"categories": 0, "runs": len(values)}
     nothing = dict.fromkeys(("mean", "low", "high", "seed_std", "std"), np.nan)
     if values.empty:
@@ -268,5 +303,5 @@ def _macro(values: pd.Series, categories: set[str], **interval: float) -> dict:
     samples = [sample.to_numpy() for _, sample in values.groupby("category")]
     low, high = macro_interval(samples, **interval)  # type: ignore[arg-type]
     by_seed = values.unstack("category").dropna().mean(axis=1)  # noqa: PD010  the seeds that all categories have
-    spread = {"seed_std": by_seed.std(), "std": means.std()}
-    return {"mean": means.mean(), "low": low, "high": high} | spread | worst | counts
+    deviations = {"seed_std": by_seed.std(), "std": means.std()}
+    return {"mean": means.mean(), "low": low, "high": high} | deviations | worst | counts

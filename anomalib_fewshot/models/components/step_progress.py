@@ -1,12 +1,14 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A progress bar that counts optimiser steps."""
+"""Progress in optimiser steps: of a training by Lightning, and of a fit."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
+from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
 
 class _StepProgressBar(RichProgressBar):
@@ -48,3 +50,24 @@ class StepProgress(Callback):
         del pl_module
         if trainer.max_steps > 0 and type(trainer.progress_bar_callback) is RichProgressBar:
             trainer.progress_bar_callback.__class__ = _StepProgressBar
+
+
+def show_steps(losses: Iterable[float], total: int, title: str, *, shown: bool) -> float:
+    """Run an optimisation that yields the loss of each step, and show both.
+
+    Args:
+        losses (Iterable[float]): Loss of each step.
+        total (int): Number of steps.
+        title (str): What is optimised.
+        shown (bool): Whether to show anything.
+
+    Returns:
+        float: The last loss. NaN without a step.
+    """
+    loss = float("nan")
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TextColumn("loss: {task.fields[loss]:.3f}"))
+    with Progress(*columns, disable=not shown) as progress:
+        task = progress.add_task(title, total=total, loss=loss)
+        for loss in losses:
+            progress.update(task, advance=1, loss=loss)
+    return loss

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a sweep is going to do, and about how long it takes."""
+"""The runs of a benchmark in a table, and an estimate of their time."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,20 +11,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .jobs import Job
-from .shots import as_number
+from .job import Job, as_number
 
-# Of a run on two cores at 224 pixels: of a plain statistic, and of CoftAD at k = 4; of all categories, of UniAD.
+# Seconds of a run on two cores at 224 pixels: a plain statistic, and CoftAD at k = 4 or, of all categories, UniAD.
 USUAL_SECONDS = {"support": (1, 20), "others": (1, 20), "all": (1, 200)}
 
 
 def show_plan(console: Console, jobs: Sequence[Job], seconds: Mapping[str, float]) -> None:
-    """Print the runs of a sweep by method, its supports, and an estimate.
+    """Print the runs by method, the supports, and an estimate.
 
     Args:
         console (Console): Where to print.
         jobs (Sequence[Job]): All runs.
-        seconds (Mapping[str, float]): Seconds that a run took, by method, as far as it is known.
+        seconds (Mapping[str, float]): Seconds of a run by method, as far as they are known.
     """
     table = Table("Method", "Runs", "Seconds a run", title=f"{len(jobs)} runs")
     for method, count in Counter(job.method for job in jobs).items():
@@ -35,22 +34,18 @@ def show_plan(console: Console, jobs: Sequence[Job], seconds: Mapping[str, float
 
 
 def _supports(jobs: Sequence[Job]) -> Iterator[str]:
-    for place in dict.fromkeys(job.place for job in jobs):
-        own = [job for job in jobs if job.place == place]
-        k_shot, seeds = (", ".join(map(str, sorted(values, key=as_number))) for values in _values(own))
-        yield f"{place}: k = {k_shot}; seeds {seeds}"
-
-
-def _values(jobs: Sequence[Job]) -> tuple[set[int | str], set[int]]:
-    return {job.k_shot for job in jobs}, {job.seed for job in jobs}
+    for label in dict.fromkeys(job.label for job in jobs):
+        own = [job for job in jobs if job.label == label]
+        k_shot = ", ".join(map(str, sorted({job.k_shot for job in own}, key=as_number)))
+        yield f"{label}: k = {k_shot}; seeds {', '.join(map(str, sorted({job.seed for job in own})))}"
 
 
 def _estimate(jobs: Sequence[Job], seconds: Mapping[str, float]) -> str:
     if not seconds:
-        least, most = (sum(part) / 60 for part in zip(*(USUAL_SECONDS[job.learns_from] for job in jobs), strict=True))
+        low, high = (sum(part) / 60 for part in zip(*(USUAL_SECONDS[job.learns_from] for job in jobs), strict=True))
         return (
-            f"Nothing is measured here yet. On two cores, at 224 pixels and k = 4, it would be {least:.0f} to "
-            f"{most:.0f} minutes in all, without a training on other categories."
+            f"Nothing is measured here yet. On two cores, at 224 pixels and k = 4, it would be {low:.0f} to "
+            f"{high:.0f} minutes in all, without a training on other categories."
         )
     usual = median(seconds.values())
     total = sum(seconds.get(job.method, usual) for job in jobs)

@@ -4,42 +4,60 @@
 """Where the runs of a benchmark are carried out: in this process, in several, or on Ray."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from math import ceil
-from multiprocessing import connection, current_process, get_context, parent_process
-from threading import Thread
-from typing import Any, Protocol
+from multiprocessing import current_process
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from .jobs import Job
-from .worker import Outcome, Settings, Worker, failed
+from anomalib_fewshot.pipelines.plan.job import Job
+from anomalib_fewshot.pipelines.results.outcome import Outcome, failed
 
-Task = tuple[Job, bool]  # a run, and whether it makes pictures
-Runner = Callable[[Iterable[Task], Settings], Iterator[tuple[Job, Outcome]]]
+from .subprocess import Subprocess
+from .worker import Settings, Worker
+
 DIED = "The process of the run died. Most often the system has ended it because memory ran out."
 GUARD = "A script must start a benchmark with processes under `if __name__ == '__main__':`. Put the call there."
 
 
-def run_serial(tasks: Iterable[Task], settings: Settings) -> Iterator[tuple[Job, Outcome]]:
+class Task(NamedTuple):
+    """A run to carry out, whether examples of it are saved, and the claim that holds until its outcome is stored."""
+
+    job: Job
+    save_examples: bool
+    claim: AbstractContextManager
+
+
+Outcomes = Generator[tuple[Job, Outcome], None, None]
+Runner = Callable[[Iterable[Task], Settings], Outcomes]
+
+
+def run_serial(tasks: Iterable[Task], settings: Settings) -> Outcomes:
     """Carry out runs one after the other, in this process."""
     threads = torch.get_num_threads()
     try:
         worker = Worker(settings)
-        for job, with_pictures in tasks:
-            yield job, worker.run(job, with_pictures)
+        for job, save_examples, claim in tasks:
+            with claim:
+                yield job, worker.run(job, save_examples)
     finally:
-        torch.set_num_threads(threads)  # those of the caller
+        torch.set_num_threads(threads)  # as the caller had it
 
 
-def run_processes(tasks: Iterable[Task], settings: Settings, workers: int | None) -> Iterator[tuple[Job, Outcome]]:
+def run_processes(
+    tasks: Iterable[Task],
+    settings: Settings,
+    workers: int | None,
+) -> Outcomes:
     """Carry out runs in several processes of this machine, each with a GPU of its own where there are some.
 
     Args:
         tasks (Iterable[Task]): Runs. One is taken when a process is free for it.
-        settings (Settings): What is common to all runs.
+        settings (Settings): Settings of all runs.
         workers (int | None): Number of processes. ``None`` is one for each GPU, or two without any.
     """
     gpus = visible_gpus()
@@ -50,7 +68,7 @@ def run_processes(tasks: Iterable[Task], settings: Settings, workers: int | None
 
 
 def check_main_guard() -> None:
-    """Raise in a process that is being started: it runs the script of its parent, and must not start the sweep again.
+    """Raise in a process that is starting: it runs the script of its parent, and must not start the benchmark again.
 
     Raises:
         RuntimeError: In such a process.
@@ -59,14 +77,18 @@ def check_main_guard() -> None:
         raise RuntimeError(GUARD)
 
 
-def run_ray(tasks: Iterable[Task], settings: Settings, workers: int | None) -> Iterator[tuple[Job, Outcome]]:
+def run_ray(
+    tasks: Iterable[Task],
+    settings: Settings,
+    workers: int | None,
+) -> Outcomes:
     """Carry out runs on Ray: on this machine, or on the cluster that Ray is connected to.
 
     All machines must see the images under the same path. Results come back to this process, which keeps them.
 
     Args:
         tasks (Iterable[Task]): Runs. One is taken when a worker is free for it.
-        settings (Settings): What is common to all runs.
+        settings (Settings): Settings of all runs.
         workers (int | None): Number of workers. ``None`` is one for each GPU of the cluster, or two without any.
 
     Raises:
@@ -87,7 +109,7 @@ def run_ray(tasks: Iterable[Task], settings: Settings, workers: int | None) -> I
 
 
 def ray_shares(workers: int | None, cpus: Sequence[int], gpus: int) -> tuple[int, dict[str, Any]]:
-    """Return how many workers there are and what each asks Ray for, so that all have room: Ray waits for ever for more.
+    """Return the number of workers and what each asks Ray for, so that all have room: Ray never stops waiting for more.
 
     Args:
         workers (int | None): Workers that the user asks for.
@@ -104,77 +126,73 @@ def ray_shares(workers: int | None, cpus: Sequence[int], gpus: int) -> tuple[int
 
 
 class _Slot(Protocol):
-    """A place where one run at a time is carried out."""
+    """A place for one run at a time."""
 
-    def submit(self, job: Job, with_pictures: bool) -> "Future[Outcome]":
+    def submit(self, job: Job, save_examples: bool) -> "Future[Outcome]":
         """Start a run."""
 
     def restart(self) -> None:
-        """Make the place usable again after its process has died."""
+        """Make the slot usable after its process has died."""
 
     def close(self) -> None:
-        """End what is going on."""
+        """End its process."""
 
 
-def _run_parallel(tasks: Iterable[Task], slots: list[Any]) -> Iterator[tuple[Job, Outcome]]:
-    """Give each free place a run, and yield each outcome as it is there."""
+def _run_parallel(tasks: Iterable[Task], slots: Sequence[_Slot]) -> Outcomes:
+    """Give each free slot a run, and yield each outcome as it arrives."""
     waiting = iter(tasks)
-    free: list[_Slot] = list(slots)
-    running: dict[Future[Outcome], tuple[Job, _Slot]] = {}
+    free = list(slots)
+    running: dict[Future[Outcome], tuple[Task, _Slot]] = {}
     try:
         while True:
             while free and (task := next(waiting, None)) is not None:
                 slot = free.pop()
-                try:
-                    future = slot.submit(*task)
-                except BrokenExecutor:  # its process has died since its last run
-                    slot.restart()
-                    future = slot.submit(*task)
-                running[future] = (task[0], slot)
+                running[_submit(slot, task)] = task, slot
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                job, slot = running.pop(future)
-                try:
-                    outcome = future.result()
-                except Exception as error:  # noqa: BLE001  the worker itself raises nothing: its process has died
-                    slot.restart()
-                    outcome = failed(job, f"{DIED} ({type(error).__name__})")
+                task, slot = running.pop(future)
+                with task.claim:
+                    yield task.job, _outcome(future, slot, task.job)
                 free.append(slot)
-                yield job, outcome
     finally:
         for slot in slots:
             slot.close()
+        for task, _ in running.values():
+            with task.claim:
+                pass  # its run was ended
 
 
-class _ProcessSlot:
+def _submit(slot: _Slot, task: Task) -> "Future[Outcome]":
+    try:
+        return slot.submit(task.job, task.save_examples)
+    except BrokenExecutor:  # its process has died since its last run
+        slot.restart()
+        return slot.submit(task.job, task.save_examples)
+
+
+def _outcome(future: "Future[Outcome]", slot: _Slot, job: Job) -> Outcome:
+    try:
+        return future.result()
+    except Exception as error:  # noqa: BLE001  the worker itself raises nothing: its process has died
+        slot.restart()
+        return failed(job, f"{DIED} ({type(error).__name__})")
+
+
+class _ProcessSlot(Subprocess):
     def __init__(self, settings: Settings, gpu: str | None) -> None:
-        self._arguments = (settings, gpu)
-        self.restart()
+        super().__init__(_start_worker, settings, gpu)
 
-    def restart(self) -> None:
-        self._pool = ProcessPoolExecutor(
-            1,
-            mp_context=get_context("spawn"),
-            initializer=_start_worker,
-            initargs=self._arguments,
-        )
-
-    def submit(self, job: Job, with_pictures: bool) -> "Future[Outcome]":
-        return self._pool.submit(_run_in_worker, job, with_pictures)
-
-    def close(self) -> None:
-        for process in list((self._pool._processes or {}).values()):  # noqa: SLF001
-            process.terminate()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+    def submit(self, job: Job, save_examples: bool) -> "Future[Outcome]":  # type: ignore[override]
+        return super().submit(_run_in_worker, job, save_examples)
 
 
 class _RaySlot:
     def __init__(self, actor: Any) -> None:  # noqa: ANN401
         self._actor = actor
 
-    def submit(self, job: Job, with_pictures: bool) -> "Future[Outcome]":
-        return self._actor.run.remote(job, with_pictures).future()
+    def submit(self, job: Job, save_examples: bool) -> "Future[Outcome]":
+        return self._actor.run.remote(job, save_examples).future()
 
     def restart(self) -> None:
         """Ray restarts the actor by itself."""
@@ -190,29 +208,16 @@ _worker: Worker | None = None
 
 def _start_worker(settings: Settings, gpu: str | None) -> None:
     global _worker  # noqa: PLW0603  one for each process
-    end_with_parent()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     _worker = Worker(settings)
 
 
-def end_with_parent() -> None:
-    """Let this process end when the one that started it is killed: else it would wait for work for ever."""
-
-    def watch() -> None:
-        parent = parent_process()
-        if parent is not None:
-            connection.wait([parent.sentinel])
-            os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
-
-
-def _run_in_worker(job: Job, with_pictures: bool) -> Outcome:
+def _run_in_worker(job: Job, save_examples: bool) -> Outcome:
     if _worker is None:
         msg = "A worker must be started before it runs."
         raise RuntimeError(msg)
-    return _worker.run(job, with_pictures)
+    return _worker.run(job, save_examples)
 
 
 def visible_gpus() -> list[str]:

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Pictures of a run's best and worst cases: test images beside their heat maps."""
+"""Examples of a run: its best and worst test images beside their heat maps."""
 
 import io
 
@@ -11,13 +11,13 @@ from anomalib.visualization.image.functional import overlay_image, visualize_ano
 from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
 
-from .measures import Predictions
+from .predictions import Predictions
 
 HEIGHT = 192  # pixels of a picture
 MAP_SHARE = 0.5  # of the heat map, over the image
 
 
-def example_pictures(dataset: AnomalibDataset, predictions: Predictions) -> dict[str, bytes]:
+def make_examples(dataset: AnomalibDataset, predictions: Predictions) -> dict[str, bytes]:
     """Return JPEG files of the defect with the highest score, the one with the lowest, and the worst normal image.
 
     All heat maps have one scale: from the median of all test maps, which is cold, to their maximum.

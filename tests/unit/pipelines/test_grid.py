@@ -11,13 +11,22 @@ from typing import Any
 import pytest
 import yaml
 
-from anomalib_fewshot import CoftAD
-from anomalib_fewshot.pipelines.jobs import Job, make_jobs
+from anomalib_fewshot import CoftAD, PlainStatistic
+from anomalib_fewshot.pipelines.plan.grid import make_jobs
+from anomalib_fewshot.pipelines.plan.job import Job
 
 METHODS: dict[str, Any] = {
     "A": {"class_path": "CoftAD", "init_args": {"pre_trained": True, "weights": "file.pth"}},
     "B": {"class_path": "Padim"},
 }
+
+
+class NetworkStatistic(PlainStatistic):
+    """Stands for a model that takes what was trained on other categories."""
+
+    def __init__(self, network: str | None = None, seed: int = 0) -> None:
+        super().__init__("mean")
+        self.network, self.seed = network, seed
 
 
 @pytest.fixture
@@ -52,7 +61,8 @@ def test_all_images_are_a_k_that_comes_last(datasets: dict[str, Any]) -> None:
 
 
 def test_training_on_others_serves_all_images_too(datasets: dict[str, Any]) -> None:
-    jobs = make_jobs({"A": METHODS["A"]}, datasets, [1, "all"], 1, overrides={"A": {"learns_from": "others"}})
+    methods = {"A": {"class_path": "NetworkStatistic"}}
+    jobs = make_jobs(methods, datasets, [1, "all"], 1, overrides={"A": {"learns_from": "others"}})
     assert len({job.training_key for job in jobs}) == 2  # of each target
     assert len({job.key for job in jobs}) == 4
 
@@ -124,7 +134,10 @@ def test_model_of_a_method_is_changed_and_checked(datasets: dict[str, Any]) -> N
 
 
 def test_learning_from_others_is_one_training_for_all_k_and_supports(datasets: dict[str, Any]) -> None:
-    methods = {"A": {"class_path": "RegAD", "init_args": {"seed": 0}}, "B": {"class_path": "RegAD"}}
+    methods = {
+        "A": {"class_path": "NetworkStatistic", "init_args": {"seed": 0}},
+        "B": {"class_path": "NetworkStatistic"},
+    }
     overrides = {name: {"learns_from": "others"} for name in methods}
     jobs = make_jobs(methods, datasets, [1, 2], 2, overrides=overrides)
     assert {job.categories for job in jobs} == {("bolt", "cloth")}
@@ -133,14 +146,14 @@ def test_learning_from_others_is_one_training_for_all_k_and_supports(datasets: d
     assert len(trainings["B"]) == 4  # and of each seed, where the model's follows the sweep's
     assert trainings["A"] < trainings["B"]  # a training of the same model is the same, whatever the method is called
     assert len({job.key for job in jobs}) == len(jobs)
-    assert {job.tested for job in jobs} == {("bolt",), ("cloth",)}
+    assert {job.test_categories for job in jobs} == {("bolt",), ("cloth",)}
     assert jobs[0].source("cloth")["init_args"]["category"] == "cloth"
 
 
 def test_learning_from_all_is_one_run_of_all_categories(datasets: dict[str, Any]) -> None:
     jobs = make_jobs(METHODS, datasets, [1], [7], overrides={"B": {"learns_from": "all"}})
     assert [(job.method, job.category) for job in jobs] == [("A", "bolt"), ("A", "cloth"), ("B", "")]
-    assert jobs[-1].tested == ("bolt", "cloth")
+    assert jobs[-1].test_categories == ("bolt", "cloth")
     assert str(jobs[-1]) == "B on parts all categories, k = 1, seed 7"
 
 
@@ -190,7 +203,7 @@ def test_method_may_be_a_file(datasets: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_key_stays_what_it_was() -> None:
-    """Else sweeps would start anew with a new version."""
+    """Else a new version would repeat all runs."""
     job = Job("A", "parts", "bolt", 4, 0, {"class_path": "A", "init_args": {"x": 1}}, {"class_path": "D"}, {})
     assert job.key == "57088edd5f46dab7"
 
@@ -232,7 +245,7 @@ def test_key_changes_with_all_that_a_result_depends_on() -> None:
         ({"methods": {"A": "no_such.yaml"}}, "or a YAML file of them, got 'no_such.yaml'"),
         ({"methods": {"A": {"init_args": {}}}}, "must have a `class_path`"),
         ({"methods": {"A": {"class_path": "CoftADD"}}}, "The method 'A': .* got 'CoftADD'. Close to it are .'CoftAD'"),
-        ({"methods": {"A": {"class_path": "MVTecAD"}}}, "must name a AnomalibModule|Close to it are"),
+        ({"methods": {"A": {"class_path": "MVTecAD"}}}, "must name an AnomalibModule, got 'MVTecAD'. Close to it are"),
         ({"methods": {"A": {"class_path": "anomalib.data.MVTecAD"}}}, "got 'anomalib.data.MVTecAD', which is none"),
         ({"methods": {"A": {"class_path": "CoftAD", "init_args": {"stepz": 1}}}}, "The method 'A': .*stepz"),
         ({"datasets": {"X": {"class_path": "MVTec_AD"}}}, "The dataset 'X': .*'MVTecAD'"),
@@ -260,6 +273,21 @@ def test_learning_from_several_needs_several(datasets: dict[str, Any], learns_fr
     datasets["parts"]["categories"] = ["bolt"]
     with pytest.raises(ValueError, match=r"'parts' must have two categories or more for 'A'.*got \['bolt'\]"):
         make_jobs(METHODS, datasets, [1], 1, overrides={"A": {"learns_from": learns_from}})
+
+
+def test_learning_from_others_needs_a_model_that_takes_a_network(datasets: dict[str, Any]) -> None:
+    message = (
+        "must be of a model with an argument `network`.*, got Padim of 'B'. Leave it out, or use `learns_from: all`"
+    )
+    with pytest.raises(ValueError, match=message):
+        make_jobs(METHODS, datasets, [1], 1, overrides={"B": {"learns_from": "others"}})
+
+
+def test_data_of_an_override_are_marked_and_are_no_part_of_the_key(datasets: dict[str, Any]) -> None:
+    jobs = make_jobs(METHODS, datasets, [1], 1, overrides={"B": {"data": {"seed": 3}}})
+    assert {(job.method, job.has_own_data) for job in jobs} == {("A", False), ("B", True)}
+    assert of(jobs, "A").data_key != of(jobs, "B").data_key
+    assert replace(of(jobs, "B"), has_own_data=False).key == of(jobs, "B").key
 
 
 def test_wrong_category(datasets: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from difflib import get_close_matches
 from importlib import import_module
+from inspect import Parameter, signature
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -75,15 +76,23 @@ def find_class(spec: Spec, base: type) -> type:
     try:
         cls = getattr(import_module(module), name) if module else known[name]
     except (AttributeError, ImportError, KeyError) as error:
-        close = get_close_matches(name, known, n=3)
-        msg = (
-            f"`class_path` must name a {base.__name__}, got {spec['class_path']!r}. Close to it are {close or 'none'}."
-        )
+        close = get_close_matches(name, known, n=3) or "none"
+        msg = f"{_must_name(base)}, got {spec['class_path']!r}. Close to it are {close}."
         raise ValueError(msg) from error
     if not (isinstance(cls, type) and issubclass(cls, base)):
-        msg = f"`class_path` must name a {base.__name__}, got {spec['class_path']!r}, which is none."
+        msg = f"{_must_name(base)}, got {spec['class_path']!r}, which is none."
         raise ValueError(msg)  # noqa: TRY004  a value of the user's file
     return cls
+
+
+def parameters(spec: Spec, base: type) -> Mapping[str, Parameter]:
+    """Return the arguments that the class of a specification takes."""
+    return signature(find_class(spec, base)).parameters
+
+
+def with_arguments(spec: Spec, arguments: Mapping[str, Any]) -> Spec:
+    """Return a specification with some arguments replaced."""
+    return spec | {"init_args": spec["init_args"] | arguments}
 
 
 def variants(spec: Spec) -> Iterator[tuple[str, Spec]]:
@@ -103,7 +112,12 @@ def variants(spec: Spec) -> Iterator[tuple[str, Spec]]:
     }
     for values in product(*grids.values()):
         chosen = dict(zip(grids, values, strict=True))
-        yield ", ".join(f"{name}={value}" for name, value in chosen.items()), spec | {"init_args": arguments | chosen}
+        yield ", ".join(f"{name}={value}" for name, value in chosen.items()), with_arguments(spec, chosen)
+
+
+def _must_name(base: type) -> str:
+    article = "an" if base.__name__[0] in "AEIOU" else "a"
+    return f"`class_path` must name {article} {base.__name__}"
 
 
 def _parser(base: type) -> ArgumentParser:

@@ -1,20 +1,20 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Figures of raw scores, against scikit-learn, and what a run costs."""
+"""Figures of raw scores against scikit-learn, and the examples of a run."""
 
-import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
-from torch import nn
 
-from anomalib_fewshot import PlainStatistic
-from anomalib_fewshot.pipelines.examples import example_pictures
-from anomalib_fewshot.pipelines.measures import PeakMemory, Predictions, accuracy, latency, weights_hash
+from anomalib_fewshot import FewShot, MVTecFolder, PlainStatistic
+from anomalib_fewshot.pipelines.run.examples import make_examples
+from anomalib_fewshot.pipelines.run.predictions import Predictions, Recorder, accuracy
+from anomalib_fewshot.pipelines.run.resources import TimedEngine
 
 
 @pytest.fixture
@@ -88,36 +88,25 @@ def test_examples_are_the_best_and_the_worst(predictions: Predictions) -> None:
             self.image = torch.rand(3, 16, 16)
             return self
 
-    pictures = example_pictures(Dataset(), predictions)  # type: ignore[arg-type]
+    pictures = make_examples(Dataset(), predictions)  # type: ignore[arg-type]
     assert list(pictures) == ["hit", "miss", "false_alarm"]
     scores, labels = predictions.scores, predictions.labels
     worst = [scores[labels].max(), scores[labels].min(), scores[~labels].max()]
     assert [scores[index] for index in Dataset.asked] == worst
     assert all(picture.startswith(b"\xff\xd8") for picture in pictures.values())
-    assert example_pictures(Dataset(), replace(predictions, maps=None)) == {}  # type: ignore[arg-type]
+    assert make_examples(Dataset(), replace(predictions, maps=None)) == {}  # type: ignore[arg-type]
 
 
-def test_weights_hash_follows_the_weights() -> None:
-    first, same, other = nn.Linear(3, 2), nn.Linear(3, 2), nn.Linear(3, 2)
-    same.load_state_dict(first.state_dict())
-    assert weights_hash(first) == weights_hash(same) != weights_hash(other)
-    assert len(weights_hash(first.half())) == 8
-
-
-def test_latency_is_measured_and_can_be_left_out() -> None:
-    model = PlainStatistic("mean", image_size=32)
-    figures = latency(model, torch.rand(3, 32, 32), runs=5)
-    assert 0 < figures["latency_p50_ms"] <= figures["latency_p95_ms"]
-    assert np.isnan(list(latency(model, torch.rand(3, 32, 32), runs=0).values())).all()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not let a process set its peak back")
-def test_peak_memory_sees_what_is_freed_again() -> None:
-    mib = 200
-    with PeakMemory() as memory:
-        torch.ones(mib * 2**18).sum()
-    if not np.isnan(memory.host_mib):  # a container may forbid it
-        assert mib * 0.95 < memory.host_mib < mib * 1.5
-    with PeakMemory() as later:
-        torch.ones(2**18).sum()
-    assert not later.host_mib > mib / 2
+def test_recorded_scores_are_those_of_a_model_that_does_not_normalize(mvtec_root: Path, tmp_path: Path) -> None:
+    """Callbacks of the engine are called before the post-processor's, or the scores were clipped."""
+    datamodule = FewShot(MVTecFolder(mvtec_root, "bolt", num_workers=0), k_shot=2)
+    model = PlainStatistic("spread", image_size=64)
+    before, raw = Recorder(), Recorder()
+    engine = TimedEngine(tmp_path, "cpu", [before])
+    engine.fit(model, datamodule=datamodule)
+    engine.test(model, datamodule=datamodule, verbose=False)
+    model.post_processor.enable_normalization = False
+    TimedEngine(tmp_path, "cpu", [raw]).test(model, datamodule=datamodule, verbose=False)
+    assert 0 < before.predictions().scores.max() < 0.1  # the highest normalized score would be near 1
+    torch.testing.assert_close(before.predictions().scores, raw.predictions().scores, rtol=0, atol=0)
+    assert len(before.predictions(before.predictions().paths[:8]).paths) == 8

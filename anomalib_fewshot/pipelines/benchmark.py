@@ -3,33 +3,28 @@
 
 """The few-shot benchmark: methods on the same supports, over categories, k and seeds."""
 
-import json
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import torch
-import yaml
 from jsonargparse.typing import Path_fr
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Column
 
-from anomalib_fewshot.atomic import write_atomically
+from anomalib_fewshot.models.components.checks import check_at_least
 
-from .environment import environment
-from .jobs import Job, make_jobs
-from .plan import show_plan
-from .runners import Runner, Task, check_main_guard, run_processes, run_ray, run_serial
-from .shots import as_number
-from .specs import read_spec
-from .store import Store
-from .worker import Settings
+from .plan.dry_run import show_plan
+from .plan.grid import make_jobs
+from .plan.job import Job, as_number
+from .plan.spec import read_spec
+from .results.store import Store
+from .run.environment import environment
+from .run.progress import ProgressBar
+from .run.runners import Runner, Task, check_main_guard, run_processes, run_ray, run_serial
+from .run.worker import Settings
 
 console = Console()
 
@@ -54,8 +49,8 @@ def benchmark(
 ) -> pd.DataFrame:
     """Compare methods on few normal images: every method on every category, k and seed, with the same supports.
 
-    Each run is stored when it is finished. A sweep that was ended goes on where it was when it is started again, and
-    runs that failed are tried again. Runs of another configuration in the folder are left alone and left out.
+    Each run is stored when it is finished. A benchmark that was ended continues when it is started again, and runs
+    that failed are tried again. Runs of another configuration in the folder are left alone and left out.
 
     Args:
         methods (dict): Models by their name in the tables: ``class_path`` and ``init_args``, or a YAML file
@@ -102,47 +97,67 @@ def benchmark(
         ... )  # doctest: +SKIP
     """
     check_main_guard()
-    config = {name: value for name, value in locals().items() if name not in {"dry_run", "runner", "workers"}}
-    config["methods"] = {name: read_spec(spec) for name, spec in methods.items()}
-    config["root"] = None if root is None else str(root)
-    jobs = make_jobs(config["methods"], datasets, k_shot, seeds, controls=controls, overrides=overrides, root=root)
-    names = list(dict.fromkeys(job.method for job in jobs))
-    baseline = config["baseline"] = names[0] if baseline is None else baseline
-    for name, value, least in (("workers", workers, 1), ("threads", threads, 1), ("latency_runs", latency_runs, 0)):
-        if value is not None and value < least:
-            msg = f"`{name}` must be at least {least}, got {value}."
-            raise ValueError(msg)
-    if baseline not in names:
-        msg = f"`baseline` must be the name of a method, got {baseline!r}. There are {names}."
-        raise ValueError(msg)
+    specs = {name: read_spec(spec) for name, spec in methods.items()}
+    jobs = make_jobs(specs, datasets, k_shot, seeds, controls=controls, overrides=overrides, root=root)
+    baseline = _check_baseline(baseline, jobs)
+    check_at_least(1, workers=workers, threads=threads)
+    check_at_least(0, latency_runs=latency_runs)
     if dry_run:
         show_plan(console, jobs, _seconds(Path(results), jobs))
         return pd.DataFrame([vars(job) for job in jobs])
-    carry_out = _runner(runner, workers)
+    run = _runner(runner, workers)
     store = Store(Path(results))
-    machine = environment()
-    write_atomically(store.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    write_atomically(store.folder / "environment.json", json.dumps(machine, indent=2))
-    settings = Settings(accelerator, threads, latency_runs, cache_gib, store.folder.absolute() / "trainings")
-
-    def report() -> pd.DataFrame:
-        table = store.write_table(jobs)
-        if not table.empty:
-            from .report import write_report  # draws: too much to import at every start of anomalib
-
-            path = write_report(store.folder, table, baseline=baseline, config=config, environment=machine)
-            failures = table.loc[table["status"] != "ok", "key"].nunique()
-            there = table["key"].nunique()
-            console.print(f"{there} of {len(jobs)} runs are there, {failures} of them failed. Report: {path}")
-        return table
-
+    config = {
+        "methods": specs,
+        "datasets": datasets,
+        "k_shot": k_shot,
+        "seeds": seeds,
+        "baseline": baseline,
+        "controls": controls,
+        "overrides": overrides,
+        "root": None if root is None else str(root),
+        "results": results,
+        "threads": threads,
+        "accelerator": accelerator,
+        "latency_runs": latency_runs,
+        "cache_gib": cache_gib,
+    }
+    store.write_settings(config, environment())
     try:
-        _run(jobs, store, carry_out, settings)
+        _run(jobs, store, run, Settings(accelerator, threads, latency_runs, cache_gib, store.trainings))
     except BaseException:
-        with suppress(Exception):  # what there is can be looked at, but why it ended comes first
-            report()
+        with suppress(Exception):  # the runs so far are worth a report, but the reason of the end comes first
+            _report(store, jobs, config)
         raise
-    return report()
+    return _report(store, jobs, config)
+
+
+def _report(store: Store, jobs: Sequence[Job], config: Mapping[str, Any]) -> pd.DataFrame:
+    """Write the table and the report, and return the table."""
+    table = store.write_table(jobs)
+    if not table.empty:
+        from .report import write_report  # draws: too much to import at every start of anomalib
+
+        path = write_report(
+            store,
+            table,
+            baseline=config["baseline"],
+            config=config,
+            environment=environment(),
+            jobs=jobs,
+        )
+        failures = table.loc[table["status"] != "ok", "key"].nunique()
+        done = table["key"].nunique()
+        console.print(f"{done} of {len(jobs)} runs are there, {failures} of them failed. Report: {path}")
+    return table
+
+
+def _check_baseline(baseline: str | None, jobs: Sequence[Job]) -> str:
+    names = list(dict.fromkeys(job.method for job in jobs))
+    if baseline is not None and baseline not in names:
+        msg = f"`baseline` must be the name of a method, got {baseline!r}. There are {names}."
+        raise ValueError(msg)
+    return names[0] if baseline is None else baseline
 
 
 def _runner(name: str | None, workers: int | None) -> Runner:
@@ -157,51 +172,40 @@ def _runner(name: str | None, workers: int | None) -> Runner:
 
 
 def _run(jobs: Sequence[Job], store: Store, runner: Runner, settings: Settings) -> None:
+    """Carry out the runs that are not finished, and store each as it finishes."""
+    finished = [job for job in jobs if store.is_finished(job)]
     pending = [job for job in jobs if not store.is_finished(job)]
-    _say_what_is_there(len(jobs), len(pending), store.num_others(jobs))
-    pictured = _pictured(jobs)
-    claims: dict[str, ExitStack] = {}
-
-    def tasks() -> Iterator[Task]:
-        for job in pending:
-            with ExitStack() as stack:
-                if not stack.enter_context(store.claim(job)):
-                    progress.advance(bar)  # another process has taken it
-                    continue
-                claims[job.key] = stack.pop_all()
-            progress.update(bar, description=escape(str(job)))
-            yield job, job.key in pictured
-
-    columns = (
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    job_column = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
-    terminal = Console(file=sys.stdout)  # not what stdout is while a run is silent
-    with Progress(*columns, job_column, console=terminal, expand=True, speed_estimate_period=3600) as progress:
-        bar = progress.add_task("", total=len(pending))
-        for job, outcome in runner(tasks(), settings):
+    examples = _example_keys(jobs)
+    _print_progress(len(jobs), len(pending), store.num_others(jobs))
+    store.write_table(finished)
+    with ProgressBar(len(pending)) as bar, closing(runner(_claimed(pending, store, examples, bar), settings)) as runs:
+        for job, outcome in runs:
             store.save(job, outcome)
-            claims.pop(job.key).close()
-            store.write_table(jobs)
-            progress.advance(bar)
+            bar.advance()
             if not outcome.ok:
-                error = escape(f"{job}: {outcome.rows[0]['error']}")
-                terminal.print(f"[red]Failed:[/red] {error}", highlight=False)
+                bar.print_failure(f"{job}: {outcome.rows[0].error}")
 
 
-def _say_what_is_there(num_jobs: int, num_pending: int, num_others: int) -> None:
+def _claimed(pending: Sequence[Job], store: Store, example_keys: set[str], bar: ProgressBar) -> Iterator[Task]:
+    """Yield the runs that no other process has taken."""
+    for job in pending:
+        claim = store.claim(job)
+        if claim is None:
+            bar.advance()
+        else:
+            bar.show(str(job))
+            yield Task(job, job.key in example_keys, claim)
+
+
+def _print_progress(num_jobs: int, num_pending: int, num_others: int) -> None:
     if num_pending < num_jobs:
         console.print(f"{num_jobs - num_pending} of {num_jobs} runs are finished already.")
     if num_others:
         console.print(f"{num_others} runs in the folder are of another configuration: they are left out, and kept.")
 
 
-def _pictured(jobs: Sequence[Job]) -> set[str]:
-    """Return the runs whose best and worst cases are shown: the largest k and the first seed of each method."""
+def _example_keys(jobs: Sequence[Job]) -> set[str]:
+    """Return the runs that leave examples: the largest k and the first seed of each method."""
     order = sorted(jobs, key=lambda job: (as_number(job.k_shot), -job.seed))
     return set({(job.dataset, job.category, job.method): job.key for job in order}.values())
 
@@ -210,5 +214,4 @@ def _seconds(folder: Path, jobs: Sequence[Job]) -> dict[str, float]:
     """Return the median seconds of the finished runs of each method."""
     if not folder.exists():
         return {}
-    table = Store(folder).table(jobs)
-    return {} if "seconds" not in table else table.groupby("method")["seconds"].median().dropna().to_dict()
+    return Store(folder).table(jobs).groupby("method")["seconds"].median().dropna().to_dict()

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What figures depend on besides the configuration: versions of packages, and the machine."""
+"""Versions of packages, and the machine: figures depend on them too."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ from anomalib_fewshot import __version__
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions that are in each row."""
+    """Return the versions that are columns of ``results.csv``."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -25,7 +25,7 @@ def package_versions() -> dict[str, str]:
 
 
 def environment() -> dict[str, Any]:
-    """Return the versions of the packages and what the machine is."""
+    """Return the versions of the packages, and the machine."""
     others = {name: version(name) for name in ("lightning", "timm", "torchvision", "numpy")}
     return {
         **package_versions(),

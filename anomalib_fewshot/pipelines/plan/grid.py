@@ -1,0 +1,254 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The runs of a benchmark: every method on every category, k and seed. Only names of folders are read."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from anomalib.data import AnomalibDataModule
+from anomalib.models import AnomalibModule
+from lightning.pytorch import Callback
+
+from anomalib_fewshot.data.few_shot import category_folders, check_category
+
+from .job import ALL, Job, as_number
+from .spec import Spec, check, find_class, instantiate, parameters, read_spec, variants, with_arguments
+
+GRID = {"k_shot", "seeds", "data"}  # overrides that say which runs there are
+OVERRIDES = GRID | {"model", "trainer", "learns_from"}
+LEARNS_FROM = ("support", "others", "all")
+STATISTICS = {"mean": "mean brightness", "spread": "spread of grey values", "border": "brightness of the border"}
+PLAIN_TYPES = str | int | float | list | tuple | None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the tables: a model, and its overrides but for those of the model."""
+
+    name: str
+    model: Spec
+    override: Mapping[str, Any]
+
+    @property
+    def learns_from(self) -> str:
+        """What it learns from, one of ``LEARNS_FROM``."""
+        return self.override.get("learns_from", "support")
+
+    def seeded_model(self, seed: int) -> Spec:
+        """Return the model, with the seed of a run if it takes one that the user has not set."""
+        takes_seed = "seed" in parameters(self.model, AnomalibModule)
+        return with_arguments(self.model, {"seed": seed} | self.model["init_args"]) if takes_seed else self.model
+
+
+def make_jobs(
+    methods: Mapping[str, str | Path | Spec],
+    datasets: Mapping[str, Spec],
+    k_shot: int | str | Sequence[int | str],
+    seeds: int | Sequence[int],
+    *,
+    controls: str | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    root: str | Path | None = None,
+) -> list[Job]:
+    """Return the runs of a grid, those on the same images one after the other.
+
+    The arguments are those of :func:`anomalib_fewshot.benchmark`.
+
+    Raises:
+        FileNotFoundError: If the file of a method is not there.
+        ValueError: If a model, dataset, category, argument or override does not exist, if a number is out of range, or
+            if a method cannot learn from what it is told to.
+    """
+    overrides = overrides or {}
+    expanded = _expand_methods(methods, controls, overrides)
+    _check_overrides(overrides, [*methods, *(method.name for method in expanded)])
+    jobs: list[Job] = []
+    for dataset, entry in datasets.items():
+        categories = dict(_categories(dataset, entry, root))
+        for method in expanded:
+            _check_learns_from(method, dataset, list(categories))
+            jobs += _jobs_of_method(method, dataset, categories, k_shot, seeds)
+    cells = {cell: i for i, cell in enumerate(dict.fromkeys((job.dataset, job.category) for job in jobs))}
+    return sorted(jobs, key=lambda job: (cells[job.dataset, job.category], job.seed, as_number(job.k_shot)))
+
+
+def _jobs_of_method(
+    method: Method,
+    dataset: str,
+    categories: Mapping[str, Spec],
+    k_shot: int | str | Sequence[int | str],
+    seeds: int | Sequence[int],
+) -> Iterator[Job]:
+    """Yield the runs of a method on a dataset."""
+    override = method.override
+    tests = {"": next(iter(categories.values()))} if method.learns_from == "all" else categories
+    all_k = _numbers("k_shot", override.get("k_shot", k_shot), 1, ALL)
+    for (category, data), seed, k in product(tests.items(), _seeds(override.get("seeds", seeds)), all_k):
+        model = method.seeded_model(seed)
+        yield Job(
+            method=method.name,
+            dataset=dataset,
+            category=category,
+            k_shot=k,
+            seed=seed,
+            model=model,
+            data=with_arguments(data, override.get("data", {})),
+            trainer=dict(override.get("trainer", {})),
+            learns_from=method.learns_from,
+            categories=() if method.learns_from == "support" else tuple(categories),
+            defaults=_defaults(model),
+            has_own_data=bool(override.get("data")),
+        )
+
+
+def _expand_methods(
+    methods: Mapping[str, str | Path | Spec],
+    controls: str | None,
+    overrides: Mapping[str, Mapping[str, Any]],
+) -> list[Method]:
+    """Return the methods with their overrides: a grid is one method a value, and controls are added."""
+    if not methods:
+        msg = "`methods` must name at least one method, got none."
+        raise ValueError(msg)
+    expanded = [
+        _method(f"{name} {variant}".strip(), spec, overrides.get(name, {}), overrides)
+        for name, given in methods.items()
+        for variant, spec in variants(read_spec(given))
+    ]
+    if controls is not None:
+        expanded += _controls(controls, expanded, overrides)
+    names = [method.name for method in expanded]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        msg = f"`methods` must have different names, got {twice[0]!r} twice: a grid or a control has it too."
+        raise ValueError(msg)
+    return expanded
+
+
+def _method(name: str, spec: Spec, shared: Mapping[str, Any], overrides: Mapping[str, Mapping[str, Any]]) -> Method:
+    """Return a method after a check of its model. An override of its name comes over a shared one."""
+    override = {**shared, **overrides.get(name, {})}
+    model = with_arguments(spec, override.pop("model", {}))
+    try:
+        check(model, AnomalibModule)
+    except ValueError as error:
+        msg = f"The method {name!r}: {error}"
+        raise ValueError(msg) from error
+    return Method(name, model, override)
+
+
+def _controls(
+    name: str,
+    methods: Sequence[Method],
+    overrides: Mapping[str, Mapping[str, Any]],
+) -> Iterator[Method]:
+    """Yield what a method must beat: itself without training, without pretraining, and plain statistics."""
+    method = next((method for method in methods if method.name == name), None)
+    if method is None:
+        msg = f"`controls` must be the name of a method, got {name!r}. There are {[m.name for m in methods]}."
+        raise ValueError(msg)
+    arguments = parameters(method.model, AnomalibModule)
+    untrained = {"num_steps": 0} if "num_steps" in arguments else {}
+    if untrained:
+        yield _method(f"{name}, no fine-tuning", with_arguments(method.model, untrained), method.override, overrides)
+    if "pre_trained" in arguments:
+        random = untrained | {"pre_trained": False} | ({"weights": None} if "weights" in arguments else {})
+        yield _method(f"{name}, random weights", with_arguments(method.model, random), method.override, overrides)
+    grid = {key: value for key, value in method.override.items() if key in GRID}
+    for statistic, title in STATISTICS.items():
+        yield _method(title, {"class_path": "PlainStatistic", "init_args": {"statistic": statistic}}, grid, overrides)
+
+
+def _categories(dataset: str, entry: Spec, root: str | Path | None) -> Iterator[tuple[str, Spec]]:
+    """Yield each category of a dataset with the specification of its datamodule."""
+    spec = read_spec(entry)
+    if root is not None:
+        spec["init_args"]["root"] = str(root)
+    try:
+        arguments = parameters(spec, AnomalibDataModule)
+    except ValueError as error:
+        msg = f"The dataset {dataset!r}: {error}"
+        raise ValueError(msg) from error
+    if "category" not in arguments:
+        yield str(spec["init_args"].get("name", "")), spec
+        return
+    for category in entry.get("categories") or _category_names(dataset, spec):
+        own = with_arguments(spec, {"category": category})
+        check_category(instantiate(own, AnomalibDataModule))
+        yield category, own
+
+
+def _category_names(dataset: str, spec: Spec) -> list[str]:
+    if "category" in spec["init_args"]:
+        return [spec["init_args"]["category"]]
+    root = spec["init_args"].get("root")
+    found = category_folders(root)
+    if not found:
+        msg = (
+            f"The dataset {dataset!r} must have `categories`, or a `root` with a folder for each that holds a folder "
+            f"`train`, got the root {str(root)!r}. Check `root`, or name the categories."
+        )
+        raise ValueError(msg)
+    return found
+
+
+def _check_overrides(overrides: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> None:
+    for name, override in overrides.items():
+        if name not in names:
+            msg = f"`overrides` must be of methods, got {name!r}. There are {list(dict.fromkeys(names))}."
+            raise ValueError(msg)
+        if not set(override) <= OVERRIDES:
+            unknown = sorted(set(override) - OVERRIDES)
+            msg = f"An override must be one of {sorted(OVERRIDES)}, got {unknown} of {name!r}."
+            raise ValueError(msg)
+        if override.get("learns_from", "support") not in LEARNS_FROM:
+            msg = f"`learns_from` must be one of {LEARNS_FROM}, got {override['learns_from']!r} of {name!r}."
+            raise ValueError(msg)
+        for callback in override.get("trainer", {}).get("callbacks", []):
+            check(read_spec(callback), Callback)
+
+
+def _check_learns_from(method: Method, dataset: str, categories: Sequence[str]) -> None:
+    if method.learns_from != "support" and len(categories) < 2:
+        msg = (
+            f"The dataset {dataset!r} must have two categories or more for {method.name!r}, which learns from "
+            f"{method.learns_from!r}, got {list(categories)}."
+        )
+        raise ValueError(msg)
+    if method.learns_from == "others" and "network" not in parameters(method.model, AnomalibModule):
+        cls = find_class(method.model, AnomalibModule).__name__
+        msg = (
+            f"`learns_from: others` must be of a model with an argument `network`, which takes what was trained on the "
+            f"other categories, got {cls} of {method.name!r}. Leave it out, or use `learns_from: all`."
+        )
+        raise ValueError(msg)
+
+
+def _defaults(spec: Spec) -> dict[str, Any]:
+    """Return the plain arguments of a model that are not given."""
+    return {
+        name: parameter.default
+        for name, parameter in parameters(spec, AnomalibModule).items()
+        if name not in spec["init_args"] and isinstance(parameter.default, PLAIN_TYPES)
+    }
+
+
+def _seeds(seeds: int | Sequence[int]) -> list[Any]:
+    if isinstance(seeds, int) and seeds < 1:
+        msg = f"`seeds` must be at least one, got {seeds}."
+        raise ValueError(msg)
+    return _numbers("seeds", list(range(seeds)) if isinstance(seeds, int) else seeds, 0)
+
+
+def _numbers(name: str, values: object, minimum: int, *words: str) -> list[Any]:
+    """Return sorted numbers, and words that may stand among them."""
+    numbers = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
+    if not numbers or not all(n in words or (isinstance(n, int) and n >= minimum) for n in numbers):
+        also = "".join(f" or {word!r}" for word in words)
+        msg = f"`{name}` must be numbers of at least {minimum}{also}, got {values!r}."
+        raise ValueError(msg)
+    return sorted(set(numbers), key=as_number)

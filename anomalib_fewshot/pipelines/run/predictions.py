@@ -1,0 +1,146 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Raw outputs of a test, and anomalib's own metrics of them."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from anomalib.data import Batch, ImageBatch
+from anomalib.metrics import AUPR, AUPRO, AUROC, AnomalibMetric, F1Score
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+@dataclass
+class Predictions:
+    """Raw outputs of a model on all test images, N of them.
+
+    Args:
+        paths (list[str]): Path of each image.
+        scores (torch.Tensor): Scores before normalization, shape ``(N,)``.
+        labels (torch.Tensor): Whether each image is anomalous, shape ``(N,)``.
+        maps (torch.Tensor | None): Anomaly maps before normalization, shape ``(N, H, W)``.
+        masks (torch.Tensor | None): Which pixels are anomalous, shape ``(N, H, W)``.
+    """
+
+    paths: list[str]
+    scores: torch.Tensor
+    labels: torch.Tensor
+    maps: torch.Tensor | None
+    masks: torch.Tensor | None
+
+
+class Recorder(Callback):
+    """Keep the raw outputs of a test.
+
+    anomalib normalizes scores and clips them to [0, 1] before it measures: far scores become ties, and an AUROC moves.
+    Callbacks of the engine are called before the post-processor's.
+    """
+
+    def __init__(self) -> None:
+        self._batches: list[Predictions] = []
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401  a batch of anomalib's
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the outputs of a batch."""
+        del trainer, pl_module, batch, batch_idx, dataloader_idx
+        maps = None if outputs.anomaly_map is None else outputs.anomaly_map.squeeze(1).float().cpu()
+        masks = None if outputs.gt_mask is None else outputs.gt_mask.bool().cpu()
+        scores, labels = outputs.pred_score.flatten().float().cpu(), outputs.gt_label.bool().cpu()
+        self._batches.append(Predictions(list(outputs.image_path), scores, labels, maps, masks))
+
+    def predictions(self, paths: Collection[str] | None = None) -> Predictions:
+        """Return the outputs on the test images.
+
+        Args:
+            paths (Collection[str] | None): Images of one category, where each batch is of one category. Defaults to
+                ``None``: all images.
+        """
+        batches = [batch for batch in self._batches if paths is None or batch.paths[0] in paths]
+        return Predictions(
+            paths=[path for batch in batches for path in batch.paths],
+            scores=torch.cat([batch.scores for batch in batches]),
+            labels=torch.cat([batch.labels for batch in batches]),
+            maps=_cat([batch.maps for batch in batches]),
+            masks=_cat([batch.masks for batch in batches]),
+        )
+
+
+def accuracy(predictions: Predictions, threshold: float) -> dict[str, float]:
+    """Return anomalib's metrics of raw predictions.
+
+    The metrics read scores outside [0, 1] as logits, whose sigmoid makes ties of large ones. So all scores are first
+    moved to [0, 1] by one linear map, which keeps their order.
+
+    Args:
+        predictions (Predictions): Raw predictions of a test.
+        threshold (float): Score above which an image counts as anomalous, for the F1 score. NaN if there is none.
+
+    Returns:
+        dict[str, float]: ``image_AUROC``, ``image_AUPR`` and ``image_F1Score``; with masks and maps also
+        ``pixel_AUROC`` and ``pixel_AUPRO``. What is not defined is NaN.
+
+    Raises:
+        ValueError: If a score is not finite, or if the test images are all normal or all anomalous.
+    """
+    _check(predictions)
+    images = ImageBatch(
+        image=torch.zeros(len(predictions.paths), 3, 1, 1),
+        pred_score=_to_unit(predictions.scores),
+        pred_label=predictions.scores > threshold,
+        gt_label=predictions.labels,
+    )
+    fields = ["pred_score", "gt_label"]
+    figures = {f"image_{type(m).__name__}": _compute(m, images) for m in (AUROC(fields=fields), AUPR(fields=fields))}
+    f1_score = _compute(F1Score(fields=["pred_label", "gt_label"]), images)
+    figures["image_F1Score"] = float("nan") if np.isnan(threshold) else f1_score
+    figures |= {"pixel_AUROC": float("nan"), "pixel_AUPRO": float("nan")}
+    if predictions.maps is not None and predictions.masks is not None and predictions.masks.any():
+        images.anomaly_map, images.gt_mask = _to_unit(predictions.maps)[:, None], predictions.masks
+        fields = ["anomaly_map", "gt_mask"]
+        figures["pixel_AUROC"] = _compute(AUROC(fields=fields), images)
+        figures["pixel_AUPRO"] = _compute(AUPRO(fields=fields), images)
+    return figures
+
+
+def _check(predictions: Predictions) -> None:
+    infinite = int((~predictions.scores.isfinite()).sum())
+    if infinite:
+        msg = f"The scores of {infinite} of {len(predictions.paths)} test images are not finite numbers."
+        raise ValueError(msg)
+    if predictions.maps is not None and not predictions.maps.isfinite().all():
+        msg = "The anomaly maps of the test images hold values that are not finite numbers."
+        raise ValueError(msg)
+    anomalous = int(predictions.labels.sum())
+    if anomalous in {0, len(predictions.paths)}:
+        msg = (
+            f"A test must have normal and anomalous images, got {len(predictions.paths) - anomalous} normal and "
+            f"{anomalous} anomalous ones."
+        )
+        raise ValueError(msg)
+
+
+def _to_unit(scores: torch.Tensor) -> torch.Tensor:
+    scores = scores.double()  # so that no two scores become one
+    low, high = scores.min(), scores.max()
+    return (scores - low) / (high - low if high > low else 1)
+
+
+def _compute(metric: AnomalibMetric, batch: Batch) -> float:
+    metric.update(batch)
+    return float(metric.compute())
+
+
+def _cat(parts: list[torch.Tensor | None]) -> torch.Tensor | None:
+    tensors = [part for part in parts if part is not None]
+    return torch.cat(tensors) if parts and len(tensors) == len(parts) else None

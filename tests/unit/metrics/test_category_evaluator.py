@@ -1,0 +1,57 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The evaluator of data of several categories."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from anomalib.engine import Engine
+from anomalib.metrics import AUROC, Evaluator
+from anomalib.models import Padim
+
+from anomalib_fewshot import CategoryEvaluator, MultiCategory, MVTecFolder
+
+CATEGORIES = {"a/0": "a", "b/0": "b"}
+
+
+def names(evaluator: Evaluator) -> list[str]:
+    return [metric.name for metric in evaluator.test_metrics]
+
+
+def trainer(datamodule: object) -> SimpleNamespace:
+    return SimpleNamespace(datamodule=datamodule, num_devices=1)
+
+
+def test_default_metrics_are_those_of_anomalib_s_models() -> None:
+    assert names(CategoryEvaluator()) == names(Padim.configure_evaluator())
+
+
+def test_metrics_are_split_from_setup_to_teardown() -> None:
+    evaluator = CategoryEvaluator(test_metrics=AUROC(fields=["pred_score", "gt_label"], prefix="image_"))
+    for _ in range(2):  # an interrupted run has no teardown
+        evaluator.setup(trainer(SimpleNamespace(category_by_path=CATEGORIES)), None, "test")
+        assert names(evaluator) == ["image_AUROC", "a/image_AUROC", "b/image_AUROC"]
+    evaluator.teardown(trainer(None), None, "test")
+    assert names(evaluator) == ["image_AUROC"]
+
+
+@pytest.mark.parametrize("datamodule", [None, SimpleNamespace(), SimpleNamespace(category_by_path={})])
+def test_one_category_is_measured_as_upstream(datamodule: object) -> None:
+    evaluator = CategoryEvaluator()
+    evaluator.setup(trainer(datamodule), None, "test")
+    assert names(evaluator) == names(CategoryEvaluator())
+
+
+def test_evaluator_that_would_pool_is_refused_before_the_training(mvtec_root: Path, tmp_path: Path) -> None:
+    model = Padim("resnet18", layers=["layer1"], pre_trained=False, n_features=8, visualizer=False)
+    engine = Engine(accelerator="cpu", default_root_dir=tmp_path, enable_progress_bar=False)
+    datamodule = MultiCategory(MVTecFolder(mvtec_root, num_workers=0), k_shot=2)
+    with pytest.raises(ValueError, match="must measure each category by itself, .* `--model.evaluator Category"):
+        engine.fit(model, datamodule=datamodule)
+    model.evaluator = CategoryEvaluator()
+    engine.fit(model, datamodule=datamodule)
+    (figures,) = engine.test(model, datamodule=datamodule, verbose=False)
+    mean = (figures["bolt/image_AUROC"] + figures["cloth/image_AUROC"]) / 2
+    assert figures["image_AUROC"] == pytest.approx(mean)

@@ -28,6 +28,7 @@ MODELS = sorted(
     entry.name for entry in entry_points(group="anomalib.models") if entry.module.startswith("anomalib_fewshot")
 )
 MODEL_FILES = sorted(CONFIGS.glob("model/*.yaml"))
+FOUND = 0.8  # image AUROC of a model that finds the dark squares of `conftest.draw`
 SMALL = {
     "CoftAD": {
         "num_steps": 2,
@@ -203,10 +204,10 @@ def test_exported_torch_is_equal(trained: Trained, mvtec_root: Path, tmp_path: P
         np.testing.assert_array_equal(value, expected[key])
 
 
-def test_half_precision_is_finite(mvtec_root: Path, tmp_path: Path) -> None:
+def test_half_precision_finds_the_defects(mvtec_root: Path, tmp_path: Path) -> None:
     for name in MODELS:
         flags = [*model_flags(name), *few_shot(mvtec_root), "--trainer.precision", "bf16-mixed"]
-        assert np.isfinite(metrics(anomalib("train", *flags, results=tmp_path))["image_AUROC"])
+        assert metrics(anomalib("train", *flags, results=tmp_path))["image_AUROC"] > FOUND
 
 
 def test_optimizer_follows_the_arguments(mvtec_root: Path, tmp_path: Path) -> None:
@@ -230,7 +231,8 @@ def test_model_file(path: Path, mvtec_root: Path, tmp_path: Path) -> None:
         flags += ["--model.num_steps", "2"]
     if "reg_ad" in path.stem:
         flags += ["--model.max_epochs", "1"]
-    assert np.isfinite(metrics(anomalib("train", *flags, results=tmp_path))["image_AUROC"])
+    found = 0.4 if path.stem == "padim_b4" else FOUND  # with random weights PaDiM finds nothing
+    assert metrics(anomalib("train", *flags, results=tmp_path))["image_AUROC"] > found
 
 
 @pytest.mark.parametrize("name", ["few_shot_mvtec", "few_shot_mvtec_folder", "few_shot_folder"])
@@ -242,7 +244,7 @@ def test_data_file(name: str, mvtec_root: Path, tmp_path: Path) -> None:
     source["num_workers"] = 0
     overrides = [part for key, value in source.items() for part in (f"--data.source.{key}", str(value))]
     flags = [*model_flags("CoftAD"), "--data", str(CONFIGS / "data" / f"{name}.yaml"), *overrides]
-    assert np.isfinite(metrics(anomalib("train", *flags, results=tmp_path))["image_AUROC"])
+    assert metrics(anomalib("train", *flags, results=tmp_path))["image_AUROC"] > FOUND
 
 
 @pytest.mark.parametrize("target", [None, "cloth"])

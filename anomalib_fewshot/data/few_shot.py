@@ -19,11 +19,15 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
+from anomalib_fewshot.post_processing import SupportThreshold
+
 from .manifest import SupportManifest, sha256
 from .sampling import choose_support, match_support
 from .support import ordered_dataloader
 
 logger = logging.getLogger(__name__)
+
+VALIDATIONS = ("support", "source")
 
 
 class FewShot(AnomalibDataModule):
@@ -41,11 +45,15 @@ class FewShot(AnomalibDataModule):
         seed (int): Seed of the choice. Defaults to ``0``.
         support (str | Path | Sequence[str] | None): The images to keep instead of a choice: path of a manifest, or a
             list of file names. Defaults to ``None``.
+        validation (str): Where thresholds come from: ``"support"``, the images that are kept, see
+            :class:`SupportThreshold`, or ``"source"``, the validation images of the datamodule, which for many are the
+            test images. Defaults to ``"support"``.
 
     Raises:
         TypeError: If ``source`` is not a datamodule.
-        ValueError: If ``k_shot`` is below 1. During ``setup``, if there are fewer normal images than ``k_shot``, if
-            ``support`` names an image that is not a normal training image or has changed, or if one cannot be read.
+        ValueError: If ``k_shot`` is below 1, or there is no such ``validation``. During ``setup``, if there are fewer
+            normal images than ``k_shot``, if ``support`` names an image that is not a normal training image or has
+            changed, or if one cannot be read.
 
     Example:
         >>> from anomalib_fewshot import ELPV
@@ -63,10 +71,14 @@ class FewShot(AnomalibDataModule):
         k_shot: int | None = 4,
         seed: int = 0,
         support: str | Path | Sequence[str] | None = None,
+        validation: str = "support",
     ) -> None:
         source = as_datamodule(source)
         if k_shot is not None and k_shot < 1:
             msg = f"`k_shot` must be at least 1, got {k_shot}."
+            raise ValueError(msg)
+        if validation not in VALIDATIONS:
+            msg = f"`validation` must be one of {VALIDATIONS}, got {validation!r}."
             raise ValueError(msg)
         super().__init__(
             train_batch_size=source.train_batch_size,
@@ -78,6 +90,7 @@ class FewShot(AnomalibDataModule):
         self.source = source
         self.k_shot = k_shot
         self.support = support
+        self.validation = validation
         self.manifest: SupportManifest | None = None
         self.manifest_file: str | None = "support.json"  # beside the results
 
@@ -124,7 +137,7 @@ class FewShot(AnomalibDataModule):
                 "`test_split_mode` to `none`. For images without masks, use `MVTecFolder` or `Folder`."
             )
             raise ValueError(msg) from error
-        for name in ("val_data", "test_data"):
+        for name in ("val_data", "test_data") if self._validates() else ("test_data",):
             if hasattr(self.source, name):
                 setattr(self, name, getattr(self.source, name))
         rows, folder = self._normal_images()
@@ -140,6 +153,19 @@ class FewShot(AnomalibDataModule):
         self.train_data = self.source.train_data.subsample([rows[path] for path in support])
         if self.manifest_file and self.trainer and self.trainer.is_global_zero and _is_training(self.trainer, stage):
             self.manifest.write(Path(self.trainer.default_root_dir) / self.manifest_file)
+
+    def _validates(self) -> bool:
+        """Return whether there is a validation: also of a model that cannot take its thresholds from the support."""
+        if self.validation == "source":
+            return True
+        if self.trainer is None or SupportThreshold.serves(self.trainer):
+            return False
+        logger.warning(
+            "%s is no model whose thresholds can come from the support: they come from the validation images of the "
+            "source, which for many data sets are the test images (`val_split_mode`).",
+            type(self.trainer.lightning_module).__name__,
+        )
+        return True
 
     def _setup(self, _stage: str | None = None) -> None:
         """Not used: the source makes the datasets."""
@@ -170,7 +196,7 @@ class FewShot(AnomalibDataModule):
         return [*self.train_data] if is_small and isinstance(self.train_data.augmentations, Resize) else self.train_data
 
     def val_dataloader(self) -> DataLoader | list:
-        """Return the loader of the validation images, or none if the source has none."""
+        """Return the loader of the validation images, or none if the thresholds come from the support."""
         return super().val_dataloader() if hasattr(self, "val_data") else []
 
     def teardown(self, stage: str) -> None:

@@ -46,6 +46,7 @@ class MultiCategory(AnomalibDataModule):
         seed (int): Seed of the supports and of the order of batches. Defaults to ``0``.
         support (str | Path | list[str] | None): The target's support instead of a choice, as in :class:`FewShot`.
             Defaults to ``None``.
+        validation (str): Where thresholds come from, as in :class:`FewShot`. Defaults to ``"support"``.
 
     Raises:
         TypeError: If a source is not a datamodule.
@@ -70,6 +71,7 @@ class MultiCategory(AnomalibDataModule):
         k_shot: int | None = 4,
         seed: int = 0,
         support: str | Path | Sequence[str] | None = None,
+        validation: str = "support",
     ) -> None:
         given = [as_datamodule(part) for part in (source if isinstance(source, list) else [source])]
         if isinstance(source, list) and categories is not None:
@@ -89,6 +91,7 @@ class MultiCategory(AnomalibDataModule):
         self.target = target
         self.k_shot = k_shot
         self.support = support
+        self.validation = validation
         self._parts: dict[str, FewShot] = {}
 
     @property
@@ -222,7 +225,7 @@ class MultiCategory(AnomalibDataModule):
     def _part(self, name: str, source: AnomalibDataModule) -> FewShot:
         support = self.support if name == self.target else None
         k_shot = self.k_shot if self.target in {None, name} else 1  # a support of the others is not used
-        part = FewShot(source, k_shot, self.seed, support)
+        part = FewShot(source, k_shot, self.seed, support, self.validation)
         part.manifest_file = {None: f"supports/{name}.json", name: "support.json"}.get(self.target)
         return part
 

@@ -1,8 +1,10 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Thresholds from normal images alone."""
+"""Post-processors: what becomes of raw scores and maps."""
 
-from .support_post_processor import SupportPostProcessor
+from .rule import Rule
+from .support_post_processor import NormalScores, SupportPostProcessor
+from .support_threshold import SupportThreshold
 
-__all__ = ["SupportPostProcessor"]
+__all__ = ["NormalScores", "Rule", "SupportPostProcessor", "SupportThreshold"]

@@ -1,67 +1,334 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Thresholds from held-out normal images, where there are no validation images."""
+"""Thresholds from normal images alone, and what they can promise."""
 
+import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from anomalib.data import InferenceBatch
+from anomalib.data import Batch, ImageBatch, InferenceBatch
+from anomalib.models.components.base import DynamicBufferMixin
 from anomalib.post_processing import PostProcessor
+from lightning.pytorch import LightningModule, Trainer
+
+from .rule import LOOK_RANKS, Rule, needed, p_values, rate_bound
+
+logger = logging.getLogger(__name__)
+
+MIN_DEFECTS = 10  # of a validation; the threshold of fewer is the score of one or two of them
+VERDICTS = ("good", "look", "defect")
 
 
-class SupportPostProcessor(PostProcessor):
-    """anomalib's post-processor, which can also be fitted to scores of normal images alone.
-
-    A validation fits it as upstream. Without one, a model calls :meth:`fit_normal`: the threshold is the highest score,
-    and the range of scores that are shown between 0 and 1 is wider than the scores', so that two anomalies of different
-    scores are not both cut off at 1.
+@dataclass(frozen=True)
+class NormalScores:
+    """Scores of normal images that a threshold can be taken from.
 
     Args:
-        image_headroom (float): Widths of the normal scores' range that are added above it. Defaults to ``9.0``.
+        rule (Rule): How they were scored, which decides what they can promise.
+        batches (Iterable[InferenceBatch]): Scores that a new image must be above to beat each of them, one of each
+            image, shape ``(B,)``; and their anomaly maps, shape ``(B, 1, H, W)``, if there are any.
+        top (float | None): Highest score that there is. Defaults to ``None``: there is no highest.
+    """
+
+    rule: Rule
+    batches: Iterable[InferenceBatch]
+    top: float | None = None
+
+
+class SupportPostProcessor(DynamicBufferMixin, PostProcessor):
+    """anomalib's post-processor, whose thresholds can also come from normal images alone.
+
+    There are two lines, and three verdicts: what is above the upper one, the threshold, is a *defect*; *look* is what
+    is above the lower one; the rest is *good*. anomalib's label is True for a defect, and a mask is empty where it is
+    False. With a single image there is no defect, and the label is True for *look*.
+
+    Without validation images a model calls :meth:`fit_normal`. A validation by normal images alone is taken as images
+    that were kept apart; one with anomalous images fits the threshold as upstream does.
+
+    Args:
+        false_alarm_rate (float | None): Part of the good images that may be called a defect, on average over supports.
+            Defaults to ``None``: the lowest that the number k of normal images can have, ``1 / (k + 1)``.
+        image_headroom (float): Where scores have no highest value, the widths of the normal scores' range that are
+            shown above it. Defaults to ``9.0``.
         pixel_headroom (float): The same of the anomaly maps. Defaults to ``1.0``.
         **kwargs: Arguments of anomalib's ``PostProcessor``.
 
+    Attributes:
+        rule (Rule | None): What the threshold is from. ``None`` if it was fitted as upstream does.
+        levels (torch.Tensor): Raw scores that an image must be above to beat each normal image, ascending, ``(k,)``.
+
     Raises:
-        ValueError: If a headroom is below 0.
+        ValueError: If a headroom is below 0, or the rate not between 0 and 1.
     """
 
-    def __init__(self, image_headroom: float = 9.0, pixel_headroom: float = 1.0, **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        false_alarm_rate: float | None = None,
+        image_headroom: float = 9.0,
+        pixel_headroom: float = 1.0,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
         super().__init__(**kwargs)
         for name, value in (("image_headroom", image_headroom), ("pixel_headroom", pixel_headroom)):
             if value < 0:
                 msg = f"`{name}` must not be below 0, got {value}."
                 raise ValueError(msg)
+        if false_alarm_rate is not None and not 0 < false_alarm_rate < 1:
+            msg = f"`false_alarm_rate` must be between 0 and 1, got {false_alarm_rate}."
+            raise ValueError(msg)
+        self.false_alarm_rate = false_alarm_rate
         self.image_headroom = image_headroom
         self.pixel_headroom = pixel_headroom
+        self.rule: Rule | None = None
+        self.register_buffer("levels", torch.zeros(0))
+        self.register_buffer("_look_threshold", torch.tensor(float("nan")))
+        self.levels: torch.Tensor
+        self._look_threshold: torch.Tensor
+        self._validation: list[tuple[InferenceBatch, torch.Tensor]] = []
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        return (*super()._checkpoint_config_keys, "image_headroom", "pixel_headroom")
+        return (*super()._checkpoint_config_keys, "false_alarm_rate", "image_headroom", "pixel_headroom", "rule")
+
+    def checkpoint_config(self) -> dict[str, Any]:
+        """Return the settings to keep in a checkpoint, which holds plain values alone."""
+        return super().checkpoint_config() | {"rule": None if self.rule is None else self.rule.value}
+
+    def load_checkpoint_config(self, config: dict[str, Any]) -> None:
+        """Take the settings of a checkpoint."""
+        super().load_checkpoint_config(config)
+        self.rule = None if self.rule is None else Rule(self.rule)
 
     @torch.no_grad()
-    def fit_normal(self, batches: Iterable[InferenceBatch]) -> None:
+    def fit_normal(self, normal: NormalScores) -> None:
         """Take thresholds and ranges from scores of normal images.
 
         Args:
-            batches (Iterable[InferenceBatch]): Raw scores, shape ``(B,)``, and anomaly maps, shape ``(B, 1, H, W)``, if
-                there are any.
-        """
-        limits: dict[str, list[torch.Tensor]] = {"image": [], "pixel": []}
-        for batch in batches:
-            for level, values in (("image", batch.pred_score), ("pixel", batch.anomaly_map)):
-                if values is not None:
-                    limits[level].append(torch.stack(values.aminmax()))
-        for level, found in limits.items():
-            if found:
-                lowest, highest = (end(torch.stack(found)) for end in (torch.amin, torch.amax))
-                self._set(level, lowest, highest)
+            normal (NormalScores): Scores of normal images.
 
-    def _set(self, level: str, lowest: torch.Tensor, highest: torch.Tensor) -> None:
-        width = highest - lowest if highest > lowest else highest.abs()  # of a single score: the score itself
+        Raises:
+            ValueError: If ``false_alarm_rate`` is lower than that many images can have.
+        """
+        scores, limits = [], []
+        for batch in normal.batches:
+            if batch.pred_score is not None:
+                scores.append(batch.pred_score.flatten().float())
+            if batch.anomaly_map is not None:
+                maps = batch.anomaly_map.flatten(1).float()
+                limits.append(torch.stack([maps.amin(1), maps.amax(1)]))
+        self.rule = normal.rule
+        self.levels = torch.cat(scores).sort().values.to(self.levels.device)
+        rank = self.rank
+        if self.rule is Rule.VIEWS:
+            self.levels = self.levels[-1:]  # views of one image are one image
+        self._look_threshold.copy_(self._at_rank(self.levels, LOOK_RANKS * rank))
+        self._set("image", self.levels, rank, normal.top)
+        if limits:
+            lowest, highest = torch.cat(limits, dim=1)
+            self._set("pixel", highest.sort().values, rank, lowest=lowest.amin())
+        level = logging.WARNING if self.rule in {Rule.VIEWS, Rule.SEEN} else logging.INFO
+        logger.log(level, self.describe())
+
+    @property
+    def rank(self) -> int:
+        """The m of the rule: a defect beats all normal images but m - 1."""
+        if self.rule is None or self.rule is Rule.VIEWS:
+            return 1
+        return self.rule.rank(self.false_alarm_rate, len(self.levels))
+
+    @staticmethod
+    def _at_rank(ascending: torch.Tensor, rank: int) -> torch.Tensor:
+        """Return the m-th highest value, the lowest if there are fewer."""
+        return ascending[max(0, len(ascending) - rank)]
+
+    def _set(
+        self,
+        level: str,
+        ascending: torch.Tensor,
+        rank: int,
+        top: float | None = None,
+        lowest: torch.Tensor | None = None,
+    ) -> None:
+        threshold, highest = self._at_rank(ascending, rank), ascending[-1]
+        lowest = ascending[0] if lowest is None else lowest
+        if top is None:
+            width = highest - lowest if highest > lowest else highest.abs()  # of a single score: the score itself
+            end = highest + getattr(self, f"{level}_headroom") * width
+        else:
+            end = torch.as_tensor(top)
+            lowest = 2 * threshold - end  # the threshold is shown as 0.5, and the highest score as 1
         if self.enable_thresholding:
-            getattr(self, f"_{level}_threshold").copy_(highest)
+            getattr(self, f"_{level}_threshold").copy_(threshold)
         if self.enable_normalization:
             getattr(self, f"{level}_min").copy_(lowest)
-            getattr(self, f"{level}_max").copy_(highest + getattr(self, f"{level}_headroom") * width)
+            getattr(self, f"{level}_max").copy_(end)
+
+    @property
+    def look_threshold(self) -> torch.Tensor:
+        """Raw score above which an image is to be looked at. NaN if the threshold was fitted as upstream does."""
+        return self._look_threshold
+
+    @property
+    def promised_rate(self) -> float | None:
+        """Highest mean rate of good images that are called a defect. ``None`` if nothing is promised."""
+        return None if self.rule is None else self.rule.promised_rate(self.rank, len(self.levels))
+
+    def p_value(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return the rank p-value of each score: how many of k normal images and itself it does not beat.
+
+        Args:
+            scores (torch.Tensor): Scores as :meth:`forward` returns them, shape ``(B,)``.
+
+        Returns:
+            torch.Tensor: ``(1 + number of normal images not beaten) / (k + 1)``, shape ``(B,)``. NaN without normal
+            images, or if there is a single one, which is beaten by all.
+        """
+        if self.rule in {None, Rule.VIEWS, Rule.SEEN}:
+            return torch.full_like(scores, float("nan"))
+        levels = self._shown(self.levels)
+        return torch.as_tensor(p_values(scores.double().cpu().numpy(), levels.double().cpu().numpy()))
+
+    def verdicts(self, scores: torch.Tensor) -> list[str]:
+        """Return ``"good"``, ``"look"`` or ``"defect"`` for each score, shape ``(B,)``, of :meth:`forward`."""
+        look = self._shown(self._look_threshold)
+        defect = self.normalized_image_threshold if self.enable_normalization else self.image_threshold
+        above = [(scores > float(line)).cpu().int() for line in (look, defect)]
+        highest = 1 if self.rule is Rule.VIEWS else 2
+        return [VERDICTS[min(count, highest)] for count in np.add(*above).tolist()]
+
+    def _shown(self, raw: torch.Tensor) -> torch.Tensor:
+        """Return raw scores as :meth:`forward` shows them."""
+        if not self.enable_normalization:
+            return raw
+        return self._normalize(raw, self.image_min, self.image_max, self.image_threshold)
+
+    def forward(self, predictions: InferenceBatch) -> InferenceBatch:
+        """Return scores between 0 and 1, labels, and masks that are empty where the label is False."""
+        result = super().forward(predictions)
+        if result.pred_mask is None or result.pred_label is None:
+            return result
+        return result._replace(pred_mask=_within(result.pred_mask, result.pred_label))
+
+    def threshold_batch(self, batch: Batch) -> None:
+        """Set labels, and masks that are empty where the label is False."""
+        super().threshold_batch(batch)
+        if batch.pred_mask is not None and batch.pred_label is not None and batch.pred_label.dtype == torch.bool:
+            batch.pred_mask = _within(batch.pred_mask, batch.pred_label)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Batch,
+        *args: Any,  # noqa: ANN401
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Post-process a batch, and explain its labels by verdicts and p-values."""
+        super().on_predict_batch_end(trainer, pl_module, outputs, *args, **kwargs)
+        if self.rule is not None and isinstance(outputs, ImageBatch) and outputs.pred_score is not None:
+            verdicts = self.verdicts(outputs.pred_score)
+            p_values = self.p_value(outputs.pred_score).tolist()
+            outputs.explanation = [  # type: ignore[assignment]
+                verdict if np.isnan(p) else f"{verdict}, p = {p:.2g}"
+                for verdict, p in zip(verdicts, p_values, strict=True)
+            ]
+
+    def on_validation_batch_end(  # type: ignore[override]
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Batch,
+        *args: Any,  # noqa: ANN401
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Update upstream's metrics, and keep the scores of normal images."""
+        super().on_validation_batch_end(trainer, pl_module, outputs, *args, **kwargs)
+        if trainer.world_size == 1 and outputs.gt_label is not None and outputs.pred_score is not None:
+            limits = None
+            if outputs.anomaly_map is not None:
+                maps = outputs.anomaly_map.flatten(1)
+                limits = torch.stack([maps.amin(1), maps.amax(1)], dim=1)[:, None, None]  # (B, 1, 1, 2)
+            self._validation.append((InferenceBatch(outputs.pred_score, None, limits), outputs.gt_label.bool()))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fit the threshold as upstream does, or to normal images if there are no others."""
+        batches, self._validation = self._validation, []
+        super().on_validation_epoch_end(trainer, pl_module)
+        self.rule = None
+        anomalous = sum(int(labels.sum()) for _, labels in batches)
+        if batches and anomalous == 0:
+            self.fit_normal(NormalScores(Rule.APART, [batch for batch, _ in batches]))
+        elif 0 < anomalous < MIN_DEFECTS and self.enable_thresholding:
+            logger.warning(
+                "The threshold is from %d anomalous validation images: it is the score of one of them. Give %d or "
+                "more, or take it from the good pictures: `FewShot(validation='support')`.",
+                anomalous,
+                MIN_DEFECTS,
+            )
+
+    def describe(self) -> str:
+        """Say in words what the threshold is from, and what it promises."""
+        if self.rule is None:
+            return "The threshold was fitted to validation images, and promises no rate of false alarms."
+        count, rank = len(self.levels), self.rank
+        rate = self.promised_rate
+        words = {
+            Rule.HELD_OUT: f"{count} good pictures, each held out of the fit that it is compared by",
+            Rule.FOLDS: f"{count} good pictures, held out in 32 parts",
+            Rule.APART: f"{count} good pictures that were kept apart",
+            Rule.ONE_FIT: f"{count} good pictures, each held out in turn",
+            Rule.VIEWS: "views of a single good picture",
+            Rule.SEEN: f"{count} good pictures that the model was trained on",
+        }
+        text = f"The threshold is from {words[self.rule]}. "
+        if self.rule is Rule.VIEWS:
+            return text + (
+                "It promises nothing, and nothing is called a defect: rank pictures by their scores, and look at what "
+                "is above it. Give two good pictures or more."
+            )
+        if self.rule is Rule.SEEN:
+            return text + (
+                "It promises nothing: most new good pictures are above it. Give pictures to validate by: "
+                "`FewShot(validation='source')`."
+            )
+        if rate is None:
+            return text + (
+                f"Good pictures of the same kind are above it about {rank} times in {count + 1}, but no rate is "
+                "promised."
+            )
+        text += f"Of new good pictures it calls {rate:.2g} or less a defect, on average over choices of these ones"
+        if self.rule is Rule.APART:
+            return f"{text}, and with these, at 95 % confidence, {rate_bound(rank, count):.2g} or less."
+        return f"{text}. For 0.05 it takes {needed(0.05)} of them." if rate > 0.05 else f"{text}."
+
+    def metadata(self) -> dict[str, Any]:
+        """Return what a deployment has to know, with the names of anomalib's plan for ``metadata.json``."""
+        values: dict[str, Any] = {
+            "image_sensitivity": self.image_sensitivity,
+            "pixel_sensitivity": self.pixel_sensitivity,
+            "image_threshold": float(self.image_threshold),
+            "pixel_threshold": float(self.pixel_threshold),
+            "description": self.describe(),
+        }
+        if self.rule is not None:
+            levels = self._shown(self.levels).tolist()
+            p = p_values(np.asarray(levels), np.asarray(levels)).tolist()
+            values |= {
+                "rule": self.rule.value,
+                "num_normal": len(levels),
+                "promised_false_alarm_rate": self.promised_rate,
+                "false_alarm_rate_bound": rate_bound(self.rank, len(levels)) if self.rule is Rule.APART else None,
+                "look_score": float(self._shown(self._look_threshold)),
+                "defect_score": float(self.normalized_image_threshold),
+                "p_values": [{"score_up_to": level, "p": value} for level, value in zip(levels, p, strict=True)],
+            }
+        return values
+
+
+def _within(masks: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return masks, ``(B, ...)``, that are False where the label, ``(B,)``, is."""
+    return masks & labels.view(-1, *[1] * (masks.ndim - 1))

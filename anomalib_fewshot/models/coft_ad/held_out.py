@@ -1,10 +1,12 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Held-out normal images, and anomalies synthesised from them, as Gaussians fitted without them see them."""
+"""The support in parts that can be held out: their features, and how Gaussians fitted without them see these."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from itertools import repeat
+from operator import add
 from typing import NamedTuple
 
 import torch
@@ -13,35 +15,51 @@ from torch.nn import functional as F  # noqa: N812
 from anomalib_fewshot.models.components import Moments, seeded_generator
 
 from .density import FEATURE_GROUPS
-from .gaussian import Gaussian, symmetric_whitening
+from .gaussian import symmetric_whitening
 
 Features = Callable[[torch.Tensor], tuple[torch.Tensor, list[torch.Tensor]]]  # as CoftADModel.features
 Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 Synthesize = Callable[[torch.Tensor, torch.Generator], tuple[torch.Tensor, torch.Tensor]]
 
-MAX_FOLDS = 8  # parts of the images that are held out in turn
+MAX_FOLDS = 32  # parts of the support: single images, unless there are more
+MAX_TURNS = 8  # in which they are held out for the fine-tuning
 MAX_HELD_OUT = 64  # images that are held out; of more, the first
-VIEWS_OF_SINGLE = 8  # held-out views of a single image; of others, the image and one view
+VIEWS_OF_SINGLE = 8  # views of a single image that are held out; of others one
 ANOMALOUS_PIXELS = 2  # times a cell's side in pixels: a cell with more changed pixels, or half of its own, is anomalous
 
 
-class HeldOut(NamedTuple):
-    """Features of M views of held-out images, whitened by Gaussians fitted without them.
+class Fold(NamedTuple):
+    """Features of a part of the support that is held out as a whole: of an image, or of a 32nd of many.
 
     Args:
-        image_distances (torch.Tensor): Distances of the image embeddings, shape ``(M,)``.
-        normal (list[torch.Tensor]): Patches of each group of features, shape ``(M, h, w, D)``.
+        moments (list[Moments]): Moments of the image embeddings and of the patches of each group of features, over the
+            views that the Gaussians are fitted to.
+        embeddings (torch.Tensor): Embeddings of V views of M images, each image's first being itself, ``(M, V, E)``.
+        patches (list[torch.Tensor]): Patches of each group of the same, shape ``(M, V, h, w, D)``.
+        anomalous (list[torch.Tensor]): The N anomalous patches of anomalies synthesised from them, shape ``(N, D)``.
+    """
+
+    moments: list[Moments]
+    embeddings: torch.Tensor
+    patches: list[torch.Tensor]
+    anomalous: list[torch.Tensor]
+
+
+class HeldOut(NamedTuple):
+    """Patches as Gaussians see them that were fitted without their images.
+
+    Args:
+        normal (list[torch.Tensor]): Whitened patches of each group of features, of M views, shape ``(M, h, w, D)``.
         anomalous (list[torch.Tensor]): The N anomalous patches of synthesised anomalies, shape ``(N, D)``.
         is_single_image (bool): Whether there is one image: its views are no held-out images.
     """
 
-    image_distances: torch.Tensor
     normal: list[torch.Tensor]
     anomalous: list[torch.Tensor]
     is_single_image: bool
 
 
-def leave_one_out(
+def describe(
     features: Features,
     batches: Iterable[torch.Tensor],
     augment: Augment,
@@ -49,11 +67,8 @@ def leave_one_out(
     num_views: int,
     seed: int,
     synthesize: Synthesize | None = None,
-) -> tuple[list[Moments], HeldOut]:
-    """Compute the moments of all images, and hold out each image in turn: of more than eight, an eighth of them.
-
-    A held-out image and a view of it are whitened by Gaussians of the other images. A single image has no others: views
-    that its Gaussian was not fitted to are whitened.
+) -> list[Fold]:
+    """Compute all features of the support that a fit needs, whatever it holds out.
 
     Args:
         features (Features): Returns image embeddings, shape ``(B, E)``, and the patches of each group of features,
@@ -67,37 +82,93 @@ def leave_one_out(
             masks. Defaults to ``None``: no anomalies.
 
     Returns:
-        tuple[list[Moments], HeldOut]: Moments of the image embeddings and of the patches of each group, over all images
-        and views; and the held-out images.
+        list[Fold]: Each image; of more than 32, as many parts.
 
     Raises:
         ValueError: If there is no image.
     """
     density_rng, held_out_rng, anomaly_rng = (seeded_generator(seed, stream) for stream in (1, 2, 3))
-    folds: list[list[Moments]] = []
+    moments: list[list[Moments]] = []
     images: list[torch.Tensor] = []
     count = 0
     for batch in batches:
         views = [batch, *(augment(images, density_rng) for images in repeat(batch, num_views - 1))]
         for view in views:
-            _add_by_fold(folds, features(view), count)
+            _add_by_fold(moments, features(view), count)
         images += batch[: max(0, MAX_HELD_OUT - count)].unbind()
         count += len(batch)
     if count == 0:
         msg = "The support must have an image, got none."
         raise ValueError(msg)
-    total = [sum(parts[1:], parts[0]) for parts in zip(*folds, strict=True)]
-    parts = []
-    for number, image in enumerate(images):
-        own = folds[number % MAX_FOLDS]
-        others = total if count == 1 else [one - two for one, two in zip(total, own, strict=True)]
+    described = []
+    for image in images:
         views = augment(image.expand(VIEWS_OF_SINGLE if count == 1 else 1, -1, -1, -1), held_out_rng)
-        views = views if count == 1 else torch.cat([image[None], views])
-        anomalies = None if synthesize is None else synthesize(image, anomaly_rng)
-        parts.append(whiten_held_out(features, others, views, anomalies))
-    distances, *groups = zip(*parts, strict=True)
-    normal, anomalous = ([torch.cat(group) for group in zip(*of_all, strict=True)] for of_all in groups)
-    return total, HeldOut(torch.cat(distances), normal, anomalous, is_single_image=count == 1)
+        embeddings, patches = features(torch.cat([image[None], views]))
+        anomalous = [part[0, 0, :0] for part in patches]
+        if synthesize is not None:
+            anomalies, masks = synthesize(image, anomaly_rng)
+            cells = features(anomalies)[1]
+            anomalous = [part[anomalous_cells(masks, part.shape[1:3])] for part in cells]
+        described.append((embeddings, patches, anomalous))
+    folds = []
+    for number, own in enumerate(moments):
+        all_embeddings, all_patches, all_anomalous = zip(*described[number::MAX_FOLDS], strict=True)
+        folds.append(
+            Fold(
+                own,
+                torch.stack(all_embeddings),
+                [torch.stack(parts) for parts in zip(*all_patches, strict=True)],
+                [torch.cat(parts) for parts in zip(*all_anomalous, strict=True)],
+            ),
+        )
+    return folds
+
+
+def hold_out(folds: Sequence[Fold]) -> tuple[list[Moments], HeldOut]:
+    """Whiten each part of the support by Gaussians of the others: of more than eight parts, eight times an eighth.
+
+    A single part has no others: its views are whitened by its own Gaussians, but not the images, which are fitted to.
+
+    Args:
+        folds (Sequence[Fold]): Parts of the support.
+
+    Returns:
+        tuple[list[Moments], HeldOut]: Moments of the image embeddings and of the patches of each group, over all parts;
+        and their patches.
+    """
+    total = _total(folds)
+    if len(folds) == 1:
+        (own,) = folds
+        whitened = [_whiten(total, [part[:, 1:] for part in own.patches], own.anomalous)]
+    else:
+        whitened = []
+        for turn in range(min(MAX_TURNS, len(folds))):
+            held_out = folds[turn::MAX_TURNS]
+            others = [one - two for one, two in zip(total, _total(held_out), strict=True)]
+            whitened += [_whiten(others, fold.patches, fold.anomalous) for fold in held_out]
+    normal, anomalous = (
+        [torch.cat(group) for group in zip(*parts, strict=True)] for parts in zip(*whitened, strict=True)
+    )
+    return total, HeldOut(normal, anomalous, is_single_image=len(folds) == 1)
+
+
+def _total(folds: Sequence[Fold]) -> list[Moments]:
+    return [reduce(add, parts) for parts in zip(*(fold.moments for fold in folds), strict=True)]
+
+
+def _whiten(
+    moments: list[Moments],
+    normal: list[torch.Tensor],
+    anomalous: list[torch.Tensor],
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Return patches of each group whitened by Gaussians: ``(M, V, h, w, D)`` -> ``(M V, h, w, D)``, and ``(N, D)``."""
+    gaussians = [
+        [part.to(patches.device) for part in symmetric_whitening(own, group.regularization)]
+        for group, own, patches in zip(FEATURE_GROUPS, moments[1:], normal, strict=True)
+    ]
+    normal = [part.flatten(0, 1) for part in normal]
+    white = ([(p - mean) @ w for p, (mean, w) in zip(parts, gaussians, strict=True)] for parts in (normal, anomalous))
+    return next(white), next(white)
 
 
 def _add_by_fold(folds: list[list[Moments]], features: tuple[torch.Tensor, list[torch.Tensor]], start: int) -> None:
@@ -110,40 +181,6 @@ def _add_by_fold(folds: list[list[Moments]], features: tuple[torch.Tensor, list[
             folds.append(own)
         else:
             folds[fold] = [one + two for one, two in zip(folds[fold], own, strict=True)]
-
-
-def whiten_held_out(
-    features: Features,
-    others: list[Moments],
-    views: torch.Tensor,
-    anomalies: tuple[torch.Tensor, torch.Tensor] | None,
-) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
-    """Whiten a held-out image by the Gaussians of the other images.
-
-    Args:
-        features (Features): See :func:`leave_one_out`.
-        others (list[Moments]): Moments of the other images.
-        views (torch.Tensor): Normalized views of the image, shape ``(M, 3, H, W)``.
-        anomalies (tuple[torch.Tensor, torch.Tensor] | None): Normalized anomalies synthesised from it, shape
-            ``(A, 3, H, W)``, and their masks, shape ``(A, H, W)``.
-
-    Returns:
-        tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]: The first three parts of :class:`HeldOut`.
-    """
-    embeddings, patches = features(views)
-    gaussians = [
-        [part.to(embeddings.device) for part in symmetric_whitening(moments, group.regularization)]
-        for group, moments in zip(FEATURE_GROUPS, others[1:], strict=True)
-    ]
-    normal = [(part - mean) @ whitening for part, (mean, whitening) in zip(patches, gaussians, strict=True)]
-    anomalous = [part.flatten(0, -2)[:0] for part in normal]
-    if anomalies is not None:
-        images, masks = anomalies
-        cells = [part[anomalous_cells(masks, part.shape[1:3])] for part in features(images)[1]]
-        anomalous = [(part - mean) @ whitening for part, (mean, whitening) in zip(cells, gaussians, strict=True)]
-    image_density = Gaussian(embeddings.shape[-1]).to(embeddings.device)
-    image_density.fit(others[0])
-    return image_density(embeddings), normal, anomalous
 
 
 def anomalous_cells(masks: torch.Tensor, grid: tuple[int, int] | torch.Size) -> torch.Tensor:

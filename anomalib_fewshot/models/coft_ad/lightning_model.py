@@ -7,7 +7,6 @@ Paper: https://arxiv.org/abs/2402.18998 (IEEE TIP 33, 2024). There is no public 
 description, and settings that the description does not give are this package's.
 """
 
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -33,16 +32,14 @@ from anomalib_fewshot.models.components import (
     seeded_generator,
     show_steps,
     std_of_l2_normalized,
-    warn_of_single_image,
 )
+from anomalib_fewshot.post_processing import NormalScores, Rule
 
 from .adaptation import adapt
 from .anomaly_synthesis import checked_kinds, synthesize_anomalies
-from .held_out import HeldOut, leave_one_out
+from .held_out import Fold, describe, hold_out
 from .loss import AdaptationLoss, CoftADLoss
 from .torch_model import CoftADModel
-
-logger = logging.getLogger(__name__)
 
 FINE_TUNINGS = ("adaptation", "backbone")
 MAPS_AT_ONCE = 8
@@ -185,14 +182,15 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         self.log("embedding_std", std_of_l2_normalized(torch.cat(embeddings).detach()), prog_bar=True)
         return loss
 
-    def fit(self) -> Iterator[InferenceBatch]:
-        """Adapt the metric, and fit the Gaussians to augmented views of the support.
+    def fit(self) -> NormalScores:
+        """Fit the Gaussians to augmented views of the support, and once more without each of its images.
 
         Returns:
-            Iterator[InferenceBatch]: Scores of the held-out images, which the adaptation has seen.
+            NormalScores: The images as those fits see them that know nothing of them. A single image has no others: its
+            views are scored.
         """
         num_steps = self.num_steps if self.fine_tuning == "adaptation" else 0
-        moments, held_out = leave_one_out(
+        folds = describe(
             self._features,
             self.support(),
             self._augment(),
@@ -200,21 +198,49 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
             seed=self.seed,
             synthesize=self._synthesize if num_steps > 0 else None,
         )
-        losses = adapt(
-            self.model.densities,
-            held_out,
-            self.adaptation_loss,
-            num_steps=num_steps,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            seed=self.seed,
-        )
-        shown = num_steps > 0 and self.trainer.progress_bar_callback is not None
-        loss = show_steps(losses, num_steps, "Adapting", shown=shown)
-        if num_steps > 0:
-            logger.info("Adapted the metric in %d steps, to a loss of %.3f.", num_steps, loss)
-        self.model.fit(moments, held_out)
-        return self._score_held_out(held_out)
+        self.model.hold_out(len(folds) if len(folds) > 1 else 0)
+        total = num_steps * (1 + (len(folds) if len(folds) > 2 else 0))  # a single image is not adapted to
+        shown = total > 0 and self.trainer.progress_bar_callback is not None
+        show_steps(self._fit_densities(folds, num_steps), total, "Adapting", shown=shown)
+        return self._held_out_scores(folds)
+
+    def _fit_densities(self, folds: list[Fold], num_steps: int) -> Iterator[float]:
+        """Fit the density of the support and those without each fold, and yield the loss of each step."""
+        others = [folds[:fold] + folds[fold + 1 :] for fold in range(len(self.model.held_out))]
+        for density, parts in zip([self.model.density, *self.model.held_out], [folds, *others], strict=True):
+            moments, held_out = hold_out(parts)
+            yield from adapt(
+                density.groups,
+                held_out,
+                self.adaptation_loss,
+                num_steps=num_steps,
+                learning_rate=self.learning_rate,
+                weight_decay=self.weight_decay,
+                seed=self.seed,
+            )
+            density.fit(moments, held_out)
+
+    def _held_out_scores(self, folds: list[Fold]) -> NormalScores:
+        if len(folds) == 1:
+            (own,) = folds
+            scores, maps = self.model.density(own.embeddings[0, 1:], [part[0, 1:] for part in own.patches])
+            return NormalScores(Rule.VIEWS, self._batches(scores, maps))
+        parts = [
+            density(fold.embeddings[:, 0], [part[:, 0] for part in fold.patches])
+            for density, fold in zip(self.model.held_out, folds, strict=True)
+        ]
+        scores, maps = (torch.cat(part) for part in zip(*parts, strict=True))
+        if self._trains_backbone:  # which has seen all images
+            self.model.hold_out(0)
+            return NormalScores(Rule.ONE_FIT, self._batches(scores, maps))
+        ranked = self.model.ranked_score
+        ranked.fit(scores, torch.cat([torch.full((len(s),), fold) for fold, (s, _) in enumerate(parts)]))
+        rule = Rule.HELD_OUT if len(folds) == len(scores) else Rule.FOLDS
+        return NormalScores(rule, self._batches(ranked.levels, maps), top=1.0)
+
+    def _batches(self, scores: torch.Tensor, maps: torch.Tensor) -> Iterator[InferenceBatch]:
+        for some, own in zip(scores.split(MAPS_AT_ONCE), maps.split(MAPS_AT_ONCE), strict=True):
+            yield InferenceBatch(some, anomaly_map=self.model.upsample(own, self.model.image_size))
 
     def _augment(self) -> SupportAugmentation:
         """Return the augmentation in the normalization of the pre-processor, which a checkpoint may have replaced."""
@@ -230,13 +256,6 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         image = (image * std + mean).clamp(0, 1)
         images, masks = synthesize_anomalies(image[None], rng, self.num_anomalies, self.anomaly_kinds)
         return (images - mean) / std, masks
-
-    def _score_held_out(self, held_out: HeldOut) -> Iterator[InferenceBatch]:
-        """Yield the scores of the held-out images."""
-        if held_out.is_single_image:
-            warn_of_single_image()
-        for rows in torch.arange(len(held_out.image_distances)).split(MAPS_AT_ONCE):
-            yield self.model.score_held_out(held_out, rows)
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:

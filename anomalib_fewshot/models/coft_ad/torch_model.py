@@ -4,21 +4,21 @@
 """PyTorch model of CoftAD."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_fewshot.models.components import Backbone, Moments, upsample_smoothly
+from anomalib_fewshot.models.components import Backbone, RankedScore, upsample_smoothly
 
-from .density import FEATURE_GROUPS, FeatureGaussian, on_one_grid
-from .gaussian import Gaussian
-from .held_out import HeldOut
+from .density import FEATURE_GROUPS, on_one_grid
+from .support_density import SupportDensity
 
 IMAGE_SCORES = ("embedding", "map")
-TOP_FRACTION = 0.01  # of the patches, whose mean is the image's score
 
 
 class CoftADModel(nn.Module):
@@ -56,16 +56,24 @@ class CoftADModel(nn.Module):
         if image_score not in IMAGE_SCORES:
             msg = f"`image_score` must be one of {IMAGE_SCORES}, got {image_score!r}."
             raise ValueError(msg)
-        self.image_score = image_score
         self.image_size = image_size
         self.backbone = Backbone(backbone, layers, pre_trained, weights, image_size)
         channels = self.backbone.channels
         # Layer norms: a batch of a few images makes poor batch statistics, and a batch of one none at all.
         self.projection_head = _mlp(channels[-1], hidden_dim, hidden_dim)
         self.prediction_head = _mlp(hidden_dim, hidden_dim // 4, hidden_dim)
-        self.image_density = Gaussian(channels[-1])
         shallow = sum(channels[layer] for layer in self.backbone.layers)
-        self.densities = nn.ModuleList(FeatureGaussian(g, channels[-1] if g.deep else shallow) for g in FEATURE_GROUPS)
+        dims = [channels[-1] if group.deep else shallow for group in FEATURE_GROUPS]
+        self._density = partial(SupportDensity, channels[-1], dims, image_score)
+        self.density = self._density()
+        self.held_out = nn.ModuleList()  # of the support without each of its folds
+        self.ranked_score = RankedScore()
+
+    def hold_out(self, count: int) -> None:
+        """Make room for the densities of the support without each of its folds."""
+        device = self.density.image.mean.device
+        self.held_out = nn.ModuleList(self._density().to(device) for _ in range(count))
+        self.ranked_score = RankedScore().to(device)
 
     def image_embedding(self, images: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of normalized images: ``(B, 3, H, W)`` -> ``(B, E)``."""
@@ -89,27 +97,7 @@ class CoftADModel(nn.Module):
         maps = [part.float() for part in self.backbone(images)]  # a difference of near numbers comes next
         image = F.normalize(maps[-1].mean((-2, -1)), dim=-1)
         shallow = on_one_grid([maps[layer] for layer in self.backbone.layers])
-        return image, [d.group.patches(maps[-1:] if d.group.deep else shallow) for d in self.densities]
-
-    def fit(self, moments: Sequence[Moments], held_out: HeldOut) -> None:
-        """Fit the Gaussians to moments, and their scales to held-out images, both of :func:`leave_one_out`."""
-        self.image_density.fit(moments[0])
-        for density, own, normal in zip(self.densities, moments[1:], held_out.normal, strict=True):
-            density.fit(own)
-            density.fit_scale(density.whitened_distance(normal))
-
-    def combine(self, distances: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the map of all groups.
-
-        Args:
-            distances (Sequence[torch.Tensor]): Distances of each group, shape ``(B, h, w)`` on a grid of its own.
-
-        Returns:
-            torch.Tensor: Weighted sum of the standardized distances on the grid of the first, shape ``(B, h, w)``.
-        """
-        pairs = zip(self.densities, distances, strict=True)
-        parts = [density.group.weight * density.standardize(part)[:, None] for density, part in pairs]
-        return torch.cat(on_one_grid(parts), dim=1).sum(1)
+        return image, [group.patches(maps[-1:] if group.deep else shallow) for group in FEATURE_GROUPS]
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
         """Score images.
@@ -120,40 +108,24 @@ class CoftADModel(nn.Module):
         Returns:
             InferenceBatch: Scores, shape ``(B,)``, and anomaly maps, shape ``(B, 1, H, W)``.
         """
-        image, patches = self.features(images)
+        features = self.features(images)
         with torch.autocast(images.device.type, enabled=False):
-            distances = [density(part) for density, part in zip(self.densities, patches, strict=True)]
-            return self.score(self.image_density(image), distances, images.shape[-2:])
+            scores, maps = self.density(*features)
+            if len(self.held_out) > 0:
+                by_fold = torch.stack([density(*features)[0] for density in self.held_out])  # (F, B)
+                scores = self.ranked_score(scores, by_fold)
+            return InferenceBatch(pred_score=scores, anomaly_map=self.upsample(maps, images.shape[-2:]))
 
-    def score_held_out(self, held_out: HeldOut, rows: torch.Tensor) -> InferenceBatch:
-        """Score some of the held-out images as :meth:`forward` does, by Gaussians fitted without them."""
-        pairs = zip(self.densities, held_out.normal, strict=True)
-        distances = [density.whitened_distance(normal[rows]) for density, normal in pairs]
-        return self.score(held_out.image_distances[rows], distances, self.image_size)
+    @staticmethod
+    def upsample(maps: torch.Tensor, size: tuple[int, int] | torch.Size) -> torch.Tensor:
+        """Return maps in the size of the images: ``(B, h, w)`` -> ``(B, 1, H, W)``."""
+        return upsample_smoothly(maps, size)[:, None]
 
-    def score(
-        self,
-        image_distance: torch.Tensor,
-        distances: Sequence[torch.Tensor],
-        size: tuple[int, int] | torch.Size,
-    ) -> InferenceBatch:
-        """Score images by the distances of their features.
-
-        Args:
-            image_distance (torch.Tensor): Distances of the image embeddings, shape ``(B,)``.
-            distances (Sequence[torch.Tensor]): Distances of the patches of each group, shape ``(B, h, w)``.
-            size (tuple[int, int]): Height and width of the images.
-
-        Returns:
-            InferenceBatch: As :meth:`forward`.
-        """
-        patches = self.combine(distances)
-        count = max(1, round(TOP_FRACTION * patches[0].numel()))
-        highest = patches.flatten(1).topk(count, dim=-1).values.mean(-1)  # (B, h, w) -> (B,)
-        return InferenceBatch(
-            pred_score=image_distance if self.image_score == "embedding" else highest,
-            anomaly_map=upsample_smoothly(patches, size)[:, None],
-        )
+    def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args: Any) -> None:  # noqa: ANN401
+        """Make room for as many densities as a checkpoint has."""
+        key = f"{prefix}held_out."
+        self.hold_out(len({name.removeprefix(key).split(".")[0] for name in state_dict if name.startswith(key)}))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _mlp(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:

@@ -8,8 +8,9 @@ from .backbone import Backbone
 from .backbone_mixin import BackboneMixin
 from .checks import check_at_least, height_and_width
 from .collapse import std_of_l2_normalized
-from .fitted import FittedMixin, warn_of_single_image
+from .fitted import FittedMixin
 from .moments import Moments, in_double_precision
+from .ranked_score import RankedScore
 from .seeding import seeded, seeded_generator
 from .smooth_upsampling import upsample_smoothly
 from .stages import backbone_stages
@@ -27,6 +28,7 @@ __all__ = [
     "DiscriminatorStats",
     "FittedMixin",
     "Moments",
+    "RankedScore",
     "StepProgress",
     "SupportAugmentation",
     "backbone_stages",
@@ -42,5 +44,4 @@ __all__ = [
     "show_steps",
     "std_of_l2_normalized",
     "upsample_smoothly",
-    "warn_of_single_image",
 ]

@@ -5,13 +5,13 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from anomalib import LearningType
-from anomalib.data import Batch, InferenceBatch
+from anomalib.data import Batch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 
 from anomalib_fewshot.data.support import support_dataloader
 from anomalib_fewshot.metrics import CategoryEvaluator
-from anomalib_fewshot.post_processing import SupportPostProcessor
+from anomalib_fewshot.post_processing import NormalScores, SupportPostProcessor
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +47,12 @@ class FittedMixin(LightningModule):
         self.is_fitted: torch.Tensor
 
     @abstractmethod
-    def fit(self) -> Iterable[InferenceBatch]:
+    def fit(self) -> NormalScores:
         """Fit the model to the support.
 
         Returns:
-            Iterable[InferenceBatch]: Scores of normal images, held out of the fit as far as that is possible. They are
-            computed as they are taken, and only a fit without validation images takes them.
+            NormalScores: Scores of normal images, held out of the fit as far as that is possible. They are computed as
+            they are taken, and only a fit without validation images takes them.
         """
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -179,9 +179,9 @@ class FittedMixin(LightningModule):
     def _fit(self, *, has_validation: bool) -> None:
         training = self.model.training
         self.model.eval()
-        scores = self.fit()
+        normal = self.fit()
         if not has_validation and isinstance(self.post_processor, SupportPostProcessor):
-            self.post_processor.fit_normal(scores)
+            self.post_processor.fit_normal(normal)
         elif not has_validation and self.post_processor is not None:
             logger.warning(
                 "There is no threshold: without validation images it takes a post-processor that can be fitted to "
@@ -206,11 +206,3 @@ def _is_same(name: str, given: Mapping[str, Any], saved: Mapping[str, Any]) -> b
     if name == "image_size":
         one, two = ((value, value) if isinstance(value, int) else value for value in (one, two))
     return one == two
-
-
-def warn_of_single_image() -> None:
-    """Warn of a threshold that comes from views of one image."""
-    logger.warning(
-        "The threshold is the highest score of views of a single picture: expect most new pictures above it. Give two "
-        "pictures or more, or pictures to validate by.",
-    )

@@ -3,7 +3,6 @@
 
 """PlainStatistic: one number of an image, as a control for what a data set gives away without being understood."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from torchvision.transforms.v2 import Resize
 
 from anomalib_fewshot.metrics import CategoryEvaluator
 from anomalib_fewshot.models.components import FittedMixin
+from anomalib_fewshot.post_processing import NormalScores, Rule
 
 from .torch_model import PlainStatisticModel
 
@@ -88,14 +88,14 @@ class PlainStatistic(FittedMixin, AnomalibModule):
         del batch, batch_idx
         return self.zero_loss()
 
-    def fit(self) -> Iterator[InferenceBatch]:
+    def fit(self) -> NormalScores:
         """Fit the mean to the support.
 
         Returns:
-            Iterator[InferenceBatch]: Scores of each image by the mean of the others.
+            NormalScores: Scores of each image by the mean of the others.
         """
         held_out = self.model.fit(torch.cat([self.model.values(images) for images in self.support()]))
-        return iter([InferenceBatch(pred_score=held_out)])
+        return NormalScores(Rule.ONE_FIT if len(held_out) > 1 else Rule.VIEWS, [InferenceBatch(pred_score=held_out)])
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:

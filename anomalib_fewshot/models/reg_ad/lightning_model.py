@@ -35,8 +35,8 @@ from anomalib_fewshot.models.components import (
     seeded,
     seeded_generator,
     std_of_l2_normalized,
-    warn_of_single_image,
 )
+from anomalib_fewshot.post_processing import NormalScores, Rule
 
 from .density import PositionGaussian
 from .loss import RegADLoss
@@ -223,18 +223,18 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
             self.log_dict({"discriminator_loss": stats.loss, "discriminator_accuracy": stats.accuracy})
         return loss + adversarial_loss
 
-    def fit(self) -> Iterator[InferenceBatch]:
+    def fit(self) -> NormalScores:
         """Fit the density to the support.
 
         Returns:
-            Iterator[InferenceBatch]: Scores of the support, each image held out in turn, of more than eight an eighth
-            of them. A single image has no others: its views are scored by its own density, which is too kind.
+            NormalScores: Scores of the support, each image held out in turn, of more than eight an eighth of them. A
+            single image has no others: its views are scored by its own density, which is too kind.
         """
         self._share_batch_statistics()
         support = torch.cat([*self.support()])
         self._fit_density(self.model.density, support)
         self.fitted_support = _digest(self._datamodule)
-        return self._score_held_out(support)
+        return NormalScores(Rule.VIEWS if len(support) == 1 else Rule.ONE_FIT, self._score_held_out(support))
 
     def _fit_density(self, density: PositionGaussian, support: torch.Tensor) -> None:
         count = len(support) * (NUM_FIXED_VIEWS if self.augment_support else 1)
@@ -248,7 +248,6 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
 
     def _score_held_out(self, support: torch.Tensor) -> Iterator[InferenceBatch]:
         if len(support) == 1:
-            warn_of_single_image()
             for view in fixed_views(support, *self._normalization):
                 yield self._score(view, self.model.density)
             return

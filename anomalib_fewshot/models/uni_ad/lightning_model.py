@@ -41,6 +41,7 @@ from anomalib_fewshot.models.components import (
     seeded,
     seeded_generator,
 )
+from anomalib_fewshot.post_processing import NormalScores, Rule
 
 from .tokens import TokenCache
 from .torch_model import UniADModel, adversarial_channels, adversarial_pair
@@ -266,12 +267,11 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
             self.log_dict({"discriminator_loss": stats.loss, "discriminator_accuracy": stats.accuracy})
         return loss + adversarial_loss
 
-    def fit(self) -> Iterator[InferenceBatch]:
-        """Yield the scores of the support: after the training there is nothing to fit."""
-        logger.warning(
-            "The threshold is the highest score of the training images, which the model has seen: expect most new ones "
-            "above it. Give pictures to validate by.",
-        )
+    def fit(self) -> NormalScores:
+        """Return the scores of the support, which the training has seen: there is nothing to fit after it."""
+        return NormalScores(Rule.SEEN if self.num_steps > 0 else Rule.ONE_FIT, self._score_support())
+
+    def _score_support(self) -> Iterator[InferenceBatch]:
         for images in self.support():
             with self.trainer.precision_plugin.forward_context():  # as the test images
                 yield self.model(images)

@@ -20,21 +20,22 @@ from anomalib_fewshot import CoftAD, FewShot
 from anomalib_fewshot.models.coft_ad import held_out as held_out_module
 from anomalib_fewshot.models.coft_ad import lightning_model
 from anomalib_fewshot.models.coft_ad.adaptation import adapt
-from anomalib_fewshot.models.coft_ad.held_out import HeldOut, anomalous_cells, leave_one_out
+from anomalib_fewshot.models.coft_ad.held_out import HeldOut, anomalous_cells, describe, hold_out
 from anomalib_fewshot.models.coft_ad.loss import AdaptationLoss
 from anomalib_fewshot.models.coft_ad.torch_model import CoftADModel
 from anomalib_fewshot.models.components import Moments, SupportAugmentation, seeded
+from anomalib_fewshot.post_processing import Rule
 
 
 def small(**arguments) -> CoftAD:
-    settings = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "num_steps": 2, "num_views": 2}
+    settings = {"backbone": "test_efficientnet", "pre_trained": False, "image_size": 64, "num_steps": 2, "num_views": 2}
     return CoftAD(**settings | {"num_anomalies": 1} | arguments, visualizer=False)
 
 
 def torch_model(
     image_score: str = "map",
     image_size: tuple[int, int] = (64, 96),
-    name: str = "resnet10t",
+    name: str = "test_efficientnet",
 ) -> CoftADModel:
     with seeded(0):
         return CoftADModel(
@@ -51,8 +52,8 @@ def torch_model(
 def fit(model: CoftADModel, support: torch.Tensor) -> None:
     """Fit the densities to images, and their scales to the same images."""
     image, patches = model.features(support)
-    model.image_density.fit(Moments.of(image))
-    for density, part in zip(model.densities, patches, strict=True):
+    model.density.image.fit(Moments.of(image))
+    for density, part in zip(model.density.groups, patches, strict=True):
         density.fit(Moments.of(part))
         density.fit_scale(density(part))
 
@@ -69,8 +70,12 @@ def train(model: CoftAD, root: Path, results: Path, category: str = "bolt", k_sh
 
 
 def scores(model: CoftAD, size: int = 64) -> torch.Tensor:
+    return scores_of(model, images(4, (size, size)))
+
+
+def scores_of(model: CoftAD, batch: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        return model.eval().model(images(4, (size, size))).pred_score
+        return model.eval().model(batch).pred_score
 
 
 @pytest.mark.parametrize("image_score", ["embedding", "map"])
@@ -80,7 +85,7 @@ def test_shapes_and_scores(image_score: str) -> None:
     with torch.no_grad():
         result = model(images())
         image, patches = model.features(images())
-        distances = [density(part) for density, part in zip(model.densities, patches, strict=True)]
+        distances = [density(part) for density, part in zip(model.density.groups, patches, strict=True)]
     assert result.pred_score.shape == (3,)
     assert result.anomaly_map.shape == (3, 1, 64, 96)
     assert [part.shape[:3] for part in patches] == [(3, 8, 12), (3, 8, 12), (3, 2, 3)]
@@ -89,7 +94,7 @@ def test_shapes_and_scores(image_score: str) -> None:
     deep = F.interpolate(distances[2][:, None], (8, 12), mode="bilinear", align_corners=False)[:, 0]
     parts = zip((1.0, 1.0, 0.5), (distances[0], distances[1], deep), distances, strict=True)
     expected = sum(weight * (part - d.mean()) / d.std(correction=0) for weight, part, d in parts)
-    expected = {"embedding": model.image_density(image), "map": expected.flatten(1).max(1).values}  # 1 % of 96 is one
+    expected = {"embedding": model.density.image(image), "map": expected.flatten(1).max(1).values}  # 1 % of 96 is one
     torch.testing.assert_close(result.pred_score, expected[image_score], rtol=1e-3, atol=1e-3)
 
 
@@ -156,11 +161,11 @@ def test_another_seed_gives_other_scores(mvtec_root: Path, tmp_path: Path) -> No
 
 def test_training_takes_the_steps_asked_for_and_changes_the_backbone(mvtec_root: Path, tmp_path: Path) -> None:
     model = small(num_steps=3, fine_tuning="backbone")
-    before = model.model.backbone.features.conv1[0].weight.clone()
+    before = model.model.backbone.features.conv_stem.weight.clone()
     engine, _ = train(model, mvtec_root, tmp_path)
     assert engine.trainer.global_step == 3
-    assert not torch.equal(model.model.backbone.features.conv1[0].weight, before)
-    assert not any(density.metric_delta.any() for density in model.model.densities)
+    assert not torch.equal(model.model.backbone.features.conv_stem.weight, before)
+    assert not any(density.metric_delta.any() for density in model.model.density.groups)
     assert 0 < float(engine.trainer.callback_metrics["embedding_std"]) <= 1
 
 
@@ -176,7 +181,7 @@ def held_out_of(model: CoftADModel, support: torch.Tensor) -> tuple[list[Moments
 
     augment = SupportAugmentation("mild", [0.5] * 3, [0.5] * 3)
     with torch.no_grad():
-        return leave_one_out(model.features, [support], augment, num_views=2, seed=0, synthesize=synthesize)
+        return hold_out(describe(model.features, [support], augment, num_views=2, seed=0, synthesize=synthesize))
 
 
 SETTINGS = {"num_steps": 30, "learning_rate": 1e-2, "weight_decay": 0.0, "seed": 0}
@@ -187,15 +192,15 @@ def test_adaptation_moves_anomalies_away_from_normal_patches() -> None:
     model = torch_model(image_size=(64, 64))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     _, held_out = held_out_of(model, images(4, (64, 64)))
-    losses = list(adapt(model.densities, held_out, AdaptationLoss(1.0, 1.0, 1.0), **SETTINGS))
+    losses = list(adapt(model.density.groups, held_out, AdaptationLoss(1.0, 1.0, 1.0), **SETTINGS))
     assert len(losses) == 30
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
-    for density, normal, anomalous in zip(model.densities, held_out.normal, held_out.anomalous, strict=True):
+    for density, normal, anomalous in zip(model.density.groups, held_out.normal, held_out.anomalous, strict=True):
         plain = anomalous.norm(dim=-1).mean() / normal.norm(dim=-1).mean()
         adapted = density.whitened_distance(anomalous).mean() / density.whitened_distance(normal).mean()
         assert adapted > 1.1 * plain
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
-    assert changed == {f"densities.{group}.metric_delta" for group in range(3)}
+    assert changed == {f"density.groups.{group}.metric_delta" for group in range(3)}
 
 
 def test_adaptation_follows_the_seed_and_draws_other_patches_in_each_step() -> None:
@@ -203,7 +208,7 @@ def test_adaptation_follows_the_seed_and_draws_other_patches_in_each_step() -> N
     _, held_out = held_out_of(model, images(4, (64, 64)))
     still = AdaptationLoss(1.0, 1.0, 0.0)
     settings = SETTINGS | {"learning_rate": 0.0, "num_steps": 3}
-    runs = [list(adapt(model.densities, held_out, still, **settings | {"seed": seed})) for seed in (0, 0, 1)]
+    runs = [list(adapt(model.density.groups, held_out, still, **settings | {"seed": seed})) for seed in (0, 0, 1)]
     assert runs[0] == runs[1]
     assert len({*runs[0], *runs[2]}) == 6  # nothing moves: only the draws differ
 
@@ -213,60 +218,60 @@ def test_adaptation_leaves_a_single_image_and_a_group_without_anomalies_alone() 
     loss = AdaptationLoss(1.0, 1.0, 20.0)
     _, single = held_out_of(model, images(1, (64, 64)))
     assert single.is_single_image
-    assert list(adapt(model.densities, single, loss, **SETTINGS)) == []
-    assert not any(density.metric_delta.any() for density in model.densities)
+    assert list(adapt(model.density.groups, single, loss, **SETTINGS)) == []
+    assert not any(density.metric_delta.any() for density in model.density.groups)
     _, held_out = held_out_of(model, images(3, (64, 64)))
     held_out = held_out._replace(anomalous=[held_out.anomalous[0], held_out.anomalous[1][:0], held_out.anomalous[2]])
-    assert len(list(adapt(model.densities, held_out, loss, **SETTINGS))) == 30
-    assert [bool(density.metric_delta.any()) for density in model.densities] == [True, False, True]
+    assert len(list(adapt(model.density.groups, held_out, loss, **SETTINGS))) == 30
+    assert [bool(density.metric_delta.any()) for density in model.density.groups] == [True, False, True]
 
 
 def test_adaptation_starts_from_the_identity() -> None:
     model = torch_model(image_size=(64, 64))
     _, held_out = held_out_of(model, images(3, (64, 64)))
     loss = AdaptationLoss(1.0, 1.0, 20.0)
-    runs = [list(adapt(model.densities, held_out, loss, **SETTINGS)) for _ in range(2)]
+    runs = [list(adapt(model.density.groups, held_out, loss, **SETTINGS)) for _ in range(2)]
     assert runs[0] == runs[1]
-    list(adapt(model.densities, held_out, loss, **SETTINGS | {"num_steps": 0}))
-    assert not any(density.metric_delta.any() for density in model.densities)
+    list(adapt(model.density.groups, held_out, loss, **SETTINGS | {"num_steps": 0}))
+    assert not any(density.metric_delta.any() for density in model.density.groups)
 
 
 @pytest.mark.parametrize("count", [2, 3, 8, 11])
 def test_held_out_images_are_those_of_a_loop(count: int) -> None:
-    """Against a loop that fits Gaussians without each image's fold, the images themselves being the only views."""
+    """Against a loop that fits Gaussians without each eighth, the images themselves being the only views."""
     model, support = torch_model(image_size=(64, 64)), images(count, (64, 64))
     with torch.no_grad():
-        total, held_out = leave_one_out(
-            model.features,
-            support.split(4),
-            lambda batch, _: batch,
-            num_views=1,
-            seed=0,
-        )
+        folds = describe(model.features, support.split(4), lambda batch, _: batch, num_views=1, seed=0)
+        total, held_out = hold_out(folds)
         embeddings, patches = model.features(support)
         torch.testing.assert_close(total[0].mean.float(), embeddings.mean(0))
-        fold = torch.arange(count) % 8
-        for index in range(count):
-            others = fold != fold[index]
-            other = torch_model(image_size=(64, 64))
-            other.image_density.fit(Moments.of(embeddings[others]))
-            rows = slice(2 * index, 2 * index + 2)  # the image and its view, which is the image here
-            torch.testing.assert_close(
-                held_out.image_distances[rows],
-                other.image_density(embeddings[index]).expand(2),
-                rtol=1e-3,
-                atol=1e-3,
-            )
-            for group, density in enumerate(other.densities):
-                density.fit(Moments.of(patches[group][others]))
+        turn = torch.arange(count) % 8
+        order = sorted(range(count), key=lambda index: int(turn[index]))
+        for row, index in enumerate(order):
+            other = torch_model(image_size=(64, 64)).density
+            for group, density in enumerate(other.groups):
+                density.fit(Moments.of(patches[group][turn != turn[index]]))
                 distances = density(patches[group][index])
-                whitened = held_out.normal[group][rows].norm(dim=-1)
+                whitened = held_out.normal[group][2 * row : 2 * row + 2].norm(dim=-1)  # the image and its view
                 torch.testing.assert_close(whitened, distances.expand(2, -1, -1), rtol=1e-3, atol=1e-3)
     assert [len(part) for part in held_out.anomalous] == [0, 0, 0]
 
 
+def test_a_part_of_a_support_is_held_out_as_if_there_were_no_other_images() -> None:
+    """What is computed once serves every fit: that of some images is that of a support of these alone."""
+    model, support = torch_model(image_size=(64, 64)), images(4, (64, 64))
+    with torch.no_grad():
+        some, alone = (
+            describe(model.features, [part], lambda batch, _: batch, num_views=1, seed=0)
+            for part in (support, support[1:])
+        )
+    for one, two in zip(hold_out(some[1:])[1].normal, hold_out(alone)[1].normal, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+
+
 def test_of_many_images_some_are_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_out_module, "MAX_HELD_OUT", 3)
+    monkeypatch.setattr(held_out_module, "MAX_FOLDS", 3)
     model = torch_model(image_size=(64, 64))
     moments, held_out = held_out_of(model, images(10, (64, 64)))
     assert [len(part) for part in held_out.normal] == [6, 6, 6]  # each with a view
@@ -275,13 +280,13 @@ def test_of_many_images_some_are_held_out(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_no_image_is_refused() -> None:
     with pytest.raises(ValueError, match="must have an image, got none"):
-        leave_one_out(torch_model().features, [], lambda batch, _: batch, num_views=1, seed=0)
+        describe(torch_model().features, [], lambda batch, _: batch, num_views=1, seed=0)
 
 
 def test_adaptation_follows_from_positives_alone_too(mvtec_root: Path, tmp_path: Path) -> None:
     model = small(negative_weight=0.0, anchor_weight=0.0)
     train(model, mvtec_root, tmp_path)
-    assert all(density.metric_delta.any() for density in model.model.densities)
+    assert all(density.metric_delta.any() for density in model.model.density.groups)
 
 
 @pytest.mark.parametrize("k_shot", [1, 2, 4, 8])
@@ -290,7 +295,7 @@ def test_control_without_fine_tuning_is_paired(k_shot: int, mvtec_root: Path, tm
     models = [small(num_steps=steps) for steps in (0, 2)]
     for model in models:
         train(model, mvtec_root, tmp_path, k_shot=k_shot)
-    for control, method in zip(*(model.model.densities for model in models), strict=True):
+    for control, method in zip(*(model.model.density.groups for model in models), strict=True):
         torch.testing.assert_close(control.mean, method.mean, rtol=0, atol=0)
         identity = torch.eye(len(control.mean))
         torch.testing.assert_close(
@@ -336,7 +341,7 @@ def test_without_few_shot_all_images_are_the_support(fine_tuning: str, mvtec_roo
     assert scores(model).isfinite().all()
     if fine_tuning == "adaptation":
         train(other, mvtec_root, tmp_path, k_shot=10)
-        for one, two in zip(model.model.densities, other.model.densities, strict=True):
+        for one, two in zip(model.model.density.groups, other.model.density.groups, strict=True):
             torch.testing.assert_close(one.mean, two.mean)
 
 
@@ -400,43 +405,64 @@ def test_checkpoint_is_fitted_where_there_is_no_validation(
 
 
 @pytest.mark.parametrize("num_steps", [0, 3])
-def test_threshold_without_validation_is_the_highest_score_of_a_held_out_image(
+def test_an_image_is_compared_with_each_other_by_a_model_of_the_rest(
     num_steps: int,
     mvtec_root: Path,
     tmp_path: Path,
 ) -> None:
-    """Against a loop that holds each image out, with the image itself for its only view."""
-    model = small(num_steps=num_steps, num_views=1, augmentation="none", learning_rate=0.02, anchor_weight=0.0)
-    engine = Engine(default_root_dir=tmp_path, enable_progress_bar=False)
-    datamodule = FewShot(MVTecAD(mvtec_root, "bolt", val_split_mode="none", num_workers=0), k_shot=4)
-    engine.fit(model, datamodule=datamodule)
-    model.eval()
+    """Against models that were trained on supports without one image: the rule of jackknife+, in a loop."""
+    settings = {"num_steps": num_steps, "num_views": 1, "augmentation": "none", "num_anomalies": 2}
+    model = small(**settings)
+    _, datamodule = train(model, mvtec_root, tmp_path, k_shot=4)
+    plain, beaten = small(**settings).eval().model, torch.zeros(4)
+    names = sorted(datamodule.manifest.images)
     support = model.pre_processor.transform(next(iter(datamodule.support_dataloader())).image)
-    other = small(num_steps=0, num_views=1).eval().model
-    held_out, distances = [], [[], [], []]
-    with torch.no_grad():
-        for density, fitted in zip(other.densities, model.model.densities, strict=True):
-            assert bool(fitted.metric_delta.any()) is (num_steps > 0)
-            density.metric_delta.copy_(fitted.metric_delta)
-        for index in range(4):
-            fit(other, support[torch.arange(4) != index])
-            parts = other.densities, model.model.densities, other.features(support[index, None])[1], distances
-            for density, fitted, rows, found in zip(*parts, strict=True):
-                found.append(density(rows))
-                density.distance_mean.copy_(fitted.distance_mean)
-                density.distance_std.copy_(fitted.distance_std)
-            held_out.append(other(support[index, None]).pred_score)
-        fitted = model.model(support).pred_score
-    for density, found in zip(model.model.densities, distances, strict=True):
-        expected = torch.stack(found)
-        torch.testing.assert_close(density.distance_mean, expected.mean(), rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(density.distance_std, expected.std(correction=0), rtol=1e-3, atol=1e-3)
-    threshold, held_out = model.post_processor.image_threshold, torch.cat(held_out)
-    torch.testing.assert_close(threshold, held_out.max(), rtol=1e-3, atol=1e-3)
-    assert threshold > fitted.max()
-    lowest, highest = model.post_processor.image_min, model.post_processor.image_max
-    torch.testing.assert_close(lowest, held_out.min(), rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(highest, threshold + 9 * (threshold - lowest))
+    new = images(4, (64, 64))
+    new = torch.stack([support[0] * w + new[0] * (1 - w) for w in (0.99, 0.95, 0.8, 0.0)])  # from normal to noise
+    for index in range(4):
+        other = small(**settings)
+        others = FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0), support=names[:index] + names[index + 1 :])
+        Engine(default_root_dir=tmp_path, enable_progress_bar=False).fit(other, datamodule=others)
+        plain.density.load_state_dict(other.model.density.state_dict())  # without a rank
+        with torch.no_grad():
+            beaten += plain(new).pred_score > plain(support[index, None]).pred_score
+            held_out = model.model.held_out[index](*model.model.features(new))[0]
+            if num_steps == 0:  # the anomalies of an image follow from its number
+                torch.testing.assert_close(held_out, plain(new).pred_score, rtol=1e-3, atol=1e-3)
+    ranked = scores_of(model, new)
+    if num_steps == 0:
+        assert ((ranked * 8).floor().clamp_max(4) == beaten).all()
+    assert ranked[3] > 0.5 >= ranked[0]
+    result = model.post_processor.eval()(model.model(new))
+    assert result.pred_label.tolist() == (ranked > 0.5).tolist()
+    torch.testing.assert_close(result.pred_score, ranked)
+
+
+def test_single_image_has_no_rank_and_a_backbone_that_saw_all_images_neither(mvtec_root: Path, tmp_path: Path) -> None:
+    for k_shot, fine_tuning, rule in ((1, "adaptation", Rule.VIEWS), (3, "backbone", Rule.ONE_FIT)):
+        model = small(fine_tuning=fine_tuning)
+        train(model, mvtec_root, tmp_path, k_shot=k_shot)
+        assert model.post_processor.rule is rule
+        assert len(model.model.held_out) == 0
+        features = model.eval().model.features(images(2, (64, 64)))
+        torch.testing.assert_close(scores_of(model, images(2, (64, 64))), model.model.density(*features)[0])
+    model = small(fine_tuning="backbone", num_steps=0)
+    train(model, mvtec_root, tmp_path, k_shot=3)
+    assert model.post_processor.rule is Rule.HELD_OUT
+
+
+def test_more_than_32_images_are_held_out_in_as_many_parts(
+    mvtec_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(held_out_module, "MAX_FOLDS", 3)
+    model = small(num_steps=0)
+    train(model, mvtec_root, tmp_path, k_shot=7)
+    assert len(model.model.held_out) == 3
+    assert model.model.ranked_score.fold.tolist() == [0, 0, 0, 1, 1, 2, 2]
+    assert model.post_processor.rule is Rule.FOLDS
+    assert len(model.post_processor.levels) == 7
 
 
 @pytest.mark.parametrize("num_steps", [0, 2])
@@ -553,7 +579,7 @@ def test_densities_are_of_embeddings_as_the_test_images_have_them(mvtec_root: Pa
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         mean = model.eval().model.features(images)[1][0].mean((0, 1, 2))
         assert model.model(images).anomaly_map.dtype == torch.float32
-    torch.testing.assert_close(model.model.densities[0].mean, mean)
+    torch.testing.assert_close(model.model.density.groups[0].mean, mean)
     with torch.no_grad():
         exact = model.model.features(images)[1][0].mean((0, 1, 2))
     assert not torch.allclose(exact, mean, rtol=1e-5)
@@ -573,11 +599,11 @@ def test_single_picture_without_validation_is_warned_of(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     for k_shot in (2, 1):
-        assert "views of a single picture" not in caplog.text
+        assert "views of a single good picture" not in caplog.text
         engine = Engine(default_root_dir=tmp_path, enable_progress_bar=False)
         source = MVTecAD(mvtec_root, "bolt", val_split_mode="none", num_workers=0)
         engine.fit(small(num_steps=0), datamodule=FewShot(source, k_shot=k_shot))
-    assert "expect most new pictures above it. Give two pictures or more" in caplog.text
+    assert "nothing is called a defect: rank pictures by their scores" in caplog.text
     assert "does not contain any anomalous images" not in caplog.text  # there is no validation set
 
 

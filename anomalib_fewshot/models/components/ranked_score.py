@@ -1,0 +1,67 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Score of an image by how many held-out images it beats."""
+
+import torch
+from anomalib.models.components.base import DynamicBufferMixin
+
+
+class RankedScore(DynamicBufferMixin):
+    r"""Order images by the number of held-out images that they beat, and then by a score.
+
+    A new image beats the held-out image i if its score by the fit without i is the higher one of the two. Of k images
+    that are exchangeable with a new one, it beats all with a probability of at most 1 / (k + 1): whatever the fit and
+    the score, so that this is a threshold. With the number b of images that are beaten, the score s of the fit to all
+    images, and their mean held-out score c,
+
+    .. math:: r = \frac{b + f}{2k} \text{ for } b < k, \quad r = \frac{1 + f}{2} \text{ for } b = k, \quad
+        f = \frac{1}{2} + \frac{z}{2 (1 + |z|)}, \quad z = \frac{s - c}{|c|},
+
+    which is between 0 and 1, and above 0.5 if all are beaten. Without held-out images the score stays as it is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("held_out_scores", torch.zeros(0))  # (k,)
+        self.register_buffer("fold", torch.zeros(0, dtype=torch.long))  # (k,)
+        self.register_buffer("center", torch.ones(()))
+        self.held_out_scores: torch.Tensor
+        self.fold: torch.Tensor
+        self.center: torch.Tensor
+
+    @torch.no_grad()
+    def fit(self, held_out_scores: torch.Tensor, fold: torch.Tensor) -> None:
+        """Take the scores of the held-out images.
+
+        Args:
+            held_out_scores (torch.Tensor): Score of each image by the fit without it, shape ``(k,)``.
+            fold (torch.Tensor): Which of the F fits that is, shape ``(k,)``.
+        """
+        self.center.copy_(held_out_scores.mean())
+        self.held_out_scores = held_out_scores
+        self.fold = fold.to(held_out_scores.device)
+
+    @property
+    def levels(self) -> torch.Tensor:
+        """Ranked scores that an image must be above to beat 1, 2, ... k images, shape ``(k,)``."""
+        count = len(self.held_out_scores)
+        return torch.arange(1, count + 1, device=self.center.device) / (2 * max(count, 1))
+
+    def forward(self, scores: torch.Tensor, by_fold: torch.Tensor) -> torch.Tensor:
+        """Rank scores.
+
+        Args:
+            scores (torch.Tensor): Scores of images by the fit to all, shape ``(B,)``.
+            by_fold (torch.Tensor): Their scores by the fit without each fold, shape ``(F, B)``.
+
+        Returns:
+            torch.Tensor: Ranked scores r, shape ``(B,)``.
+        """
+        count = len(self.held_out_scores)
+        if count == 0:
+            return scores
+        z = (scores - self.center) / self.center.abs().clamp_min(1e-6)
+        within = 0.5 + 0.5 * z / (1 + z.abs())
+        beaten = (by_fold[self.fold] > self.held_out_scores[:, None]).sum(0)
+        return torch.where(beaten == count, 0.5 + 0.5 * within, (beaten + within) / (2 * count))

@@ -1,0 +1,83 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Thresholds from the support for anomalib's own models that do not train."""
+
+import logging
+from collections.abc import Iterator
+from copy import deepcopy
+
+import torch
+from anomalib.data import InferenceBatch
+from anomalib.models.components import MemoryBankMixin
+from anomalib.post_processing import PostProcessor
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from .rule import Rule
+from .support_post_processor import NormalScores, SupportPostProcessor
+
+logger = logging.getLogger(__name__)
+
+MAX_FITS = 32  # of the support without a part of it: without single images, unless there are more
+
+
+class SupportThreshold(Callback):
+    """Set the thresholds of a memory-bank model by its own fits to all but one of the support's images.
+
+    ``Patchcore``, ``Padim`` and others learn in one pass over the images: they are fitted once more without each image,
+    which the fit then scores. The highest such score is the threshold, for which no rate of false alarms is promised,
+    see :class:`Rule`. A single image has no others: there is no threshold.
+    """
+
+    @classmethod
+    def serves(cls, trainer: Trainer) -> bool:
+        """Return whether thresholds of a trainer's model come from the support, and see to it that they do.
+
+        They do if the model is fitted in one call. Those of this package set them by themselves; a memory bank of
+        anomalib's gets this callback, before its checkpoints are written.
+        """
+        model, callbacks = trainer.lightning_module, trainer.callbacks  # type: ignore[attr-defined]
+        if isinstance(model, MemoryBankMixin) and not any(isinstance(callback, cls) for callback in callbacks):
+            callbacks.insert(0, cls())
+        return hasattr(model, "fit")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the model as it is before it has seen an image."""
+        del trainer
+        self._empty: nn.Module = deepcopy(pl_module.model)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Set the thresholds, before the model itself is fitted and a checkpoint is written."""
+        post_processor = pl_module.post_processor
+        if not isinstance(post_processor, PostProcessor):
+            return
+        loader = trainer.datamodule.support_dataloader()  # type: ignore[attr-defined]
+        transform = getattr(pl_module.pre_processor, "transform", None) or nn.Identity()
+        images = torch.cat([transform(batch.image.to(pl_module.device)) for batch in loader])
+        if len(images) == 1:
+            logger.warning(
+                "There is no threshold: a single picture has no others to compare it with. Give two or more.",
+            )
+            return
+        own = post_processor if isinstance(post_processor, SupportPostProcessor) else SupportPostProcessor()
+        own.fit_normal(NormalScores(Rule.ONE_FIT, self._scores(pl_module, images)))
+        if own is not post_processor:
+            for name, value in own.named_buffers():
+                if hasattr(post_processor, name):
+                    getattr(post_processor, name).copy_(value)
+
+    @torch.no_grad()
+    def _scores(self, pl_module: LightningModule, images: torch.Tensor) -> Iterator[InferenceBatch]:
+        """Yield the scores of images by the model fitted to the others, as many as there are."""
+        whole, fold = pl_module.model, torch.arange(len(images)) % MAX_FITS
+        batch_size = pl_module.trainer.datamodule.train_batch_size  # type: ignore[attr-defined]
+        try:
+            for held_out in range(int(fold.max()) + 1):
+                pl_module.model = deepcopy(self._empty).train()
+                for batch in images[fold != held_out].split(batch_size):
+                    pl_module.model(batch)
+                pl_module.fit()
+                yield pl_module.model.eval()(images[fold == held_out])
+        finally:
+            pl_module.model = whole

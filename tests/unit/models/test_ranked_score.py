@@ -1,0 +1,58 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Ranked scores against a loop."""
+
+import pytest
+import torch
+
+from anomalib_fewshot.models.components import RankedScore
+
+
+def fitted(count: int, folds: int | None = None) -> tuple[RankedScore, torch.Tensor]:
+    rng = torch.Generator().manual_seed(count)
+    ranked, held_out = RankedScore(), 2 + torch.rand(count, generator=rng)
+    ranked.fit(held_out, torch.arange(count) % (folds or count))
+    return ranked, held_out
+
+
+@pytest.mark.parametrize(("count", "folds"), [(2, None), (4, None), (8, None), (40, 32)])
+def test_rank_is_the_number_of_held_out_images_that_are_beaten(count: int, folds: int | None) -> None:
+    ranked, held_out = fitted(count, folds)
+    rng = torch.Generator().manual_seed(0)
+    scores, by_fold = 4 * torch.rand(50, generator=rng), 4 * torch.rand(folds or count, 50, generator=rng)
+    by_fold[:, 0], by_fold[:, 1] = 0, 9
+    result = ranked(scores, by_fold)
+    for image in range(50):
+        beaten = sum(bool(by_fold[i % (folds or count), image] > held_out[i]) for i in range(count))
+        assert (ranked.levels < result[image]).sum() == beaten
+        assert (result[image] > 0.5) == (beaten == count)
+    assert 0 < result[0] < 0.5 / count  # beats none
+    assert 0.5 < result[1] < 1  # beats all
+    torch.testing.assert_close(ranked.levels, torch.arange(1, count + 1) / (2 * count))
+
+
+def test_among_equal_ranks_the_score_decides() -> None:
+    ranked, held_out = fitted(4)
+    scores = torch.tensor([-1e4, 0.0, float(held_out.mean()), 30.0, 1e4])
+    for by_fold, middle in ((0.0, 0.5 / 8), (9.0, 0.75)):
+        result = ranked(scores, torch.full((4, 5), by_fold))
+        assert (result.diff() > 0).all()
+        torch.testing.assert_close(float(result[2]), middle)  # the mean of the held-out scores is in the middle
+
+
+def test_without_held_out_images_the_score_stays() -> None:
+    scores = torch.tensor([-1.0, 3.0])
+    torch.testing.assert_close(RankedScore()(scores, torch.zeros(0, 2)), scores)
+
+
+def test_a_tie_does_not_beat() -> None:
+    ranked, held_out = fitted(3)
+    result = ranked(torch.ones(1), held_out[:, None])
+    assert result < 0.5 / 3
+
+
+def test_a_checkpoint_may_have_another_number_of_images() -> None:
+    ranked, other = fitted(5)[0], RankedScore()
+    other.load_state_dict(ranked.state_dict())
+    torch.testing.assert_close(other.levels, ranked.levels)

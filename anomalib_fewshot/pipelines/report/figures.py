@@ -80,7 +80,13 @@ def swatch(style: Style, name: str) -> str:
         return _svg(figure, name, "")
 
 
-def curves(summary: pd.DataFrame, styles: Mapping[str, Style], label: str, name: str) -> str:
+def curves(
+    summary: pd.DataFrame,
+    styles: Mapping[str, Style],
+    label: str,
+    name: str,
+    line: Mapping[float, float] | None = None,
+) -> str:
     """Draw the macro mean of a metric over k, with its intervals; methods are set apart sideways.
 
     Args:
@@ -88,6 +94,7 @@ def curves(summary: pd.DataFrame, styles: Mapping[str, Style], label: str, name:
         styles (Mapping[str, Style]): Style of each method.
         label (str): Name of the metric.
         name (str): Name of the figure, unique on the page.
+        line (Mapping[float, float] | None): Values over k that are drawn as a dashed line. Defaults to ``None``.
     """
     numbers = sorted(summary["k_shot"].unique())
     ticks = [format_k(k) for k in numbers]  # at one distance: of all images it is not said how many there are
@@ -101,6 +108,8 @@ def curves(summary: pd.DataFrame, styles: Mapping[str, Style], label: str, name:
             color = styles[method].color
             axes.vlines(x, points["low"], points["high"], color=color, linewidth=1.2, alpha=0.65)
             axes.plot(x, points["mean"], color=color, marker=styles[method].marker)
+        if line is not None:
+            axes.plot([line.get(k, np.nan) for k in numbers], color=INK, linestyle="--", linewidth=1, alpha=0.6)
         axes.set_xticks(range(len(ticks)), labels=ticks)
         axes.set_xlim(-0.5, len(ticks) - 0.5)
         axes.set_xlabel("k, number of normal images")

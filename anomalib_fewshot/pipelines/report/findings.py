@@ -24,6 +24,13 @@ READING = [
         ),
     ),
     (
+        "False alarms and recall",
+        (
+            "The parts of the normal and of the anomalous test images that are above the model's threshold. A rate that "
+            "is promised holds on average over supports of exchangeable images: single runs are above and below it."
+        ),
+    ),
+    (
         "k and seed",
         (
             "k is the number of normal images in the support; a seed names one choice of them. All methods get the "

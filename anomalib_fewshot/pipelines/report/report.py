@@ -217,8 +217,11 @@ def _section(
         ],
         means=[tables.mean_table(summaries[metric], methods, tables.METRICS[metric].label) for metric in shown],
         curves=[
-            figures.curves(summaries[metric], styles, tables.METRICS[metric].label, f"{name}-{metric}")
-            for metric in shown
+            *(
+                figures.curves(summaries[metric], styles, tables.METRICS[metric].label, f"{name}-{metric}")
+                for metric in shown
+            ),
+            *_verdict_curves(summaries, styles, name),
         ],
         differences=tables.difference_table(compared, baseline) if len(compared) else None,
         forests=[
@@ -239,6 +242,18 @@ def _section(
         examples=examples,
         measures=tables.measure_table(summaries, rows, methods) if shown else None,
     )
+
+
+def _verdict_curves(
+    summaries: Mapping[str, pd.DataFrame],
+    styles: Mapping[str, figures.Style],
+    name: str,
+) -> Iterator[str]:
+    """Draw false alarms, with the rate that was promised, and recall, if thresholds promise anything."""
+    promised = summaries["promised_rate"].groupby("k_shot")["mean"].max().dropna()
+    for metric, line in (("false_alarms", promised), ("recall", None)) if len(promised) else ():
+        label = tables.METRICS[metric].label + (", dashed: promised" if line is not None else "")
+        yield figures.curves(summaries[metric], styles, label, f"{name}-{metric}", line)
 
 
 def _limits(differences: pd.DataFrame) -> tuple[float, float]:

@@ -61,6 +61,21 @@ class Row:
     image_AUROC: float = column("accuracy", "Area under the ROC curve of image scores.", label="image AUROC")
     image_AUPR: float = column("accuracy", "Area under the precision-recall curve of image scores.", label="image AUPR")
     image_F1Score: float = column("accuracy", "F1 score of images at the model's threshold.", label="image F1")
+    false_alarms: float = column(
+        "accuracy",
+        "Part of the normal test images that are above the model's threshold.",
+        label="false alarms",
+    )
+    recall: float = column(
+        "accuracy",
+        "Part of the anomalous test images that are above the model's threshold.",
+        label="recall",
+    )
+    promised_rate: float = column(
+        "accuracy",
+        "Rate of false alarms that the threshold promises on average over supports; empty if it promises none.",
+        label="promised rate",
+    )
     pixel_AUROC: float = column("accuracy", "Area under the ROC curve of all pixels.", label="pixel AUROC")
     pixel_AUPRO: float = column(
         "accuracy",

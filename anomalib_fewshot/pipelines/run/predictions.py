@@ -84,11 +84,11 @@ def accuracy(predictions: Predictions, threshold: float) -> dict[str, float]:
 
     Args:
         predictions (Predictions): Raw predictions of a test.
-        threshold (float): Score above which an image counts as anomalous, for the F1 score. NaN if there is none.
+        threshold (float): Score above which an image counts as anomalous. NaN if there is none.
 
     Returns:
-        dict[str, float]: ``image_AUROC``, ``image_AUPR`` and ``image_F1Score``; with masks and maps also
-        ``pixel_AUROC`` and ``pixel_AUPRO``. What is not defined is NaN.
+        dict[str, float]: ``image_AUROC``, ``image_AUPR``; ``image_F1Score``, ``false_alarms`` and ``recall`` at the
+        threshold; with masks and maps also ``pixel_AUROC`` and ``pixel_AUPRO``. What is not defined is NaN.
 
     Raises:
         ValueError: If a score is not finite, or if the test images are all normal or all anomalous.
@@ -103,7 +103,13 @@ def accuracy(predictions: Predictions, threshold: float) -> dict[str, float]:
     fields = ["pred_score", "gt_label"]
     figures = {f"image_{type(m).__name__}": _compute(m, images) for m in (AUROC(fields=fields), AUPR(fields=fields))}
     f1_score = _compute(F1Score(fields=["pred_label", "gt_label"]), images)
-    figures["image_F1Score"] = float("nan") if np.isnan(threshold) else f1_score
+    above = (predictions.scores > threshold).double()
+    at_threshold = {
+        "image_F1Score": f1_score,
+        "false_alarms": float(above[~predictions.labels].mean()),
+        "recall": float(above[predictions.labels].mean()),
+    }
+    figures |= dict.fromkeys(at_threshold, float("nan")) if np.isnan(threshold) else at_threshold
     figures |= {"pixel_AUROC": float("nan"), "pixel_AUPRO": float("nan")}
     if predictions.maps is not None and predictions.masks is not None and predictions.masks.any():
         images.anomaly_map, images.gt_mask = _to_unit(predictions.maps)[:, None], predictions.masks

@@ -209,6 +209,7 @@ def _add_category(
             category=category,
             **figures,
             threshold=_threshold_source(threshold, part),
+            promised_rate=_promised_rate(model),
             support=part.manifest.digest,
             test_normal=int((~predictions.labels).sum()),
             test_anomalous=int(predictions.labels.sum()),
@@ -243,6 +244,11 @@ def _image_size(augmentations: object) -> str:
 def _threshold(model: AnomalibModule) -> float:
     threshold = getattr(model.post_processor, "image_threshold", None)
     return float("nan") if threshold is None else float(threshold)
+
+
+def _promised_rate(model: AnomalibModule) -> float:
+    rate = getattr(model.post_processor, "promised_rate", None)
+    return float("nan") if rate is None else rate
 
 
 def _threshold_source(threshold: float, datamodule: FewShot) -> str:

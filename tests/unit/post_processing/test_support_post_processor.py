@@ -1,19 +1,33 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Thresholds and ranges of normal scores alone, in closed form."""
+"""Thresholds, ranges and verdicts of normal scores alone, in closed form."""
+
+import json
+import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
-from anomalib.data import InferenceBatch
+from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.post_processing import PostProcessor
 
 from anomalib_fewshot import SupportPostProcessor
+from anomalib_fewshot.post_processing import NormalScores, Rule
 
 BATCHES = [
     InferenceBatch(pred_score=torch.tensor([1.0, 3.0]), anomaly_map=torch.tensor([0.0, 4.0]).view(2, 1, 1, 1)),
     InferenceBatch(pred_score=torch.tensor([2.0]), anomaly_map=torch.tensor([-1.0]).view(1, 1, 1, 1)),
 ]
+RANKED = [InferenceBatch(pred_score=torch.arange(1, 5) / 8)]  # of four held-out images
+
+
+def fitted(
+    rule: Rule = Rule.ONE_FIT, batches: list = BATCHES, top: float | None = None, **arguments,
+) -> SupportPostProcessor:
+    post_processor = SupportPostProcessor(**arguments)
+    post_processor.fit_normal(NormalScores(rule, iter(batches), top))
+    return post_processor
 
 
 def limits(post_processor: PostProcessor, level: str) -> list[float]:
@@ -22,46 +36,177 @@ def limits(post_processor: PostProcessor, level: str) -> list[float]:
 
 
 def test_threshold_is_the_highest_score_and_the_range_is_wider() -> None:
-    post_processor = SupportPostProcessor()
-    post_processor.fit_normal(iter(BATCHES))
+    post_processor = fitted()
     assert limits(post_processor, "image") == [3, 1, 3 + 9 * 2]
     assert limits(post_processor, "pixel") == [4, -1, 4 + 1 * 5]
 
 
 def test_highest_normal_score_is_on_the_threshold_and_another_above_it() -> None:
-    post_processor = SupportPostProcessor()
-    post_processor.fit_normal(BATCHES)
     raw = InferenceBatch(pred_score=torch.tensor([3.0, 3.1, 12.0, 13.0]), anomaly_map=torch.zeros(4, 1, 2, 2))
-    result = post_processor(raw)
+    result = fitted()(raw)
     assert result.pred_label.tolist() == [False, True, True, True]
     torch.testing.assert_close(result.pred_score, torch.tensor([0.5, 0.505, 0.95, 1.0]))
 
 
+def test_a_rate_moves_both_lines() -> None:
+    scores = [InferenceBatch(pred_score=torch.arange(1.0, 10.0))]  # nine of them
+    assert fitted(batches=scores).image_threshold == 9
+    for rule, rank in ((Rule.APART, 3), (Rule.HELD_OUT, 2)):  # 3 / 10, (2 * 2 - 1) / 10
+        post_processor = fitted(rule, scores, false_alarm_rate=0.3)
+        assert post_processor.image_threshold == 10 - rank
+        assert post_processor.look_threshold == 10 - 2 * rank
+        assert post_processor.promised_rate == pytest.approx(0.3)
+    with pytest.raises(ValueError, match=r"must be at least 0.1 with 9 normal images, got 0.05. Give 19 images"):
+        fitted(batches=scores, false_alarm_rate=0.05)
+
+
+def test_verdicts_and_p_values_of_ranked_scores() -> None:
+    """Of four images: above all is a defect, above three is to be looked at, and the p-value is that of the rank."""
+    post_processor = fitted(Rule.HELD_OUT, RANKED, top=1.0)
+    raw = torch.tensor([0.01, 0.2, 0.3, 0.4, 0.6, 1.0])
+    shown = post_processor(InferenceBatch(pred_score=raw)).pred_score
+    torch.testing.assert_close(shown, raw)  # they are shown as they are
+    assert post_processor.verdicts(shown) == ["good", "good", "good", "look", "defect", "defect"]
+    torch.testing.assert_close(post_processor.p_value(shown), torch.tensor([1.0, 0.8, 0.6, 0.4, 0.2, 0.2]).double())
+    higher = fitted(Rule.HELD_OUT, RANKED, top=1.0, false_alarm_rate=0.7)
+    shown = higher(InferenceBatch(pred_score=raw)).pred_score
+    assert higher.verdicts(shown) == ["good", "look", "look", "defect", "defect", "defect"]
+    assert 0 <= shown.min() < shown.max() == 1  # the line is at 0.5 and nothing above it is cut off
+    torch.testing.assert_close(higher.p_value(shown), post_processor.p_value(raw))
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+def test_verdicts_are_those_of_the_labels(normalized: bool) -> None:
+    post_processor = fitted(enable_normalization=normalized)
+    result = post_processor(InferenceBatch(torch.tensor([0.5, 2.5, 3.5]), None, torch.zeros(3, 1, 1, 1)))
+    assert post_processor.verdicts(result.pred_score) == ["good", "look", "defect"]
+    if normalized:  # upstream compares raw scores with the line of normalized ones
+        assert result.pred_label.tolist() == [False, False, True]
+
+
+def test_a_single_picture_has_no_defect_and_no_p_value() -> None:
+    post_processor = fitted(Rule.VIEWS)
+    assert post_processor.levels.tolist() == [3]  # views are one picture
+    result = post_processor(InferenceBatch(pred_score=torch.tensor([2.9, 99.0])))
+    assert post_processor.verdicts(result.pred_score) == ["good", "look"]
+    assert post_processor.p_value(result.pred_score).isnan().all()
+    assert result.pred_label.tolist() == [False, True]
+    assert post_processor.promised_rate is None
+
+
+def test_a_picture_that_is_called_good_has_no_mask() -> None:
+    post_processor = fitted()
+    maps = torch.full((2, 1, 2, 2), 9.0)
+    result = post_processor(InferenceBatch(torch.tensor([2.0, 4.0]), None, maps))
+    assert result.pred_mask.flatten(1).all(1).tolist() == [False, True]
+    batch = ImageBatch(image=torch.zeros(2, 3, 2, 2), pred_score=torch.tensor([2.0, 4.0]), anomaly_map=maps[:, 0])
+    post_processor.post_process_batch(batch)
+    assert batch.pred_mask.flatten(1).any(1).tolist() == [False, True]
+
+
+def test_predictions_are_explained() -> None:
+    batch = ImageBatch(image=torch.zeros(3, 3, 2, 2), pred_score=torch.tensor([0.01, 0.4, 0.9]))
+    fitted(Rule.HELD_OUT, RANKED, top=1.0).on_predict_batch_end(None, None, batch)
+    assert batch.explanation == ["good, p = 1", "look, p = 0.4", "defect, p = 0.2"]
+
+
 def test_a_single_score_has_a_range_too() -> None:
-    post_processor = SupportPostProcessor(image_headroom=2.0)
-    post_processor.fit_normal([InferenceBatch(pred_score=torch.tensor([-4.0]))])
+    post_processor = fitted(batches=[InferenceBatch(pred_score=torch.tensor([-4.0]))], image_headroom=2.0)
     assert limits(post_processor, "image") == [-4, -4, -4 + 2 * 4]
     assert all(value != value for value in limits(post_processor, "pixel"))  # noqa: PLR0124  nan: there are no maps
 
 
 def test_what_is_switched_off_is_not_fitted() -> None:
-    post_processor = SupportPostProcessor(enable_thresholding=False)
-    post_processor.fit_normal(BATCHES)
+    post_processor = fitted(enable_thresholding=False)
     assert post_processor.image_threshold.isnan()
     assert post_processor.image_min == 1
-    post_processor = SupportPostProcessor(enable_normalization=False)
-    post_processor.fit_normal(BATCHES)
+    post_processor = fitted(enable_normalization=False)
     assert post_processor.image_threshold == 3
     assert post_processor.image_min.isnan()
 
 
+def validate(post_processor: SupportPostProcessor, scores: list[float], labels: list[bool]) -> None:
+    trainer = SimpleNamespace(world_size=1)
+    for score, label in zip(scores, labels, strict=True):
+        batch = ImageBatch(
+            image=torch.zeros(1, 3, 2, 2),
+            pred_score=torch.tensor([score]),
+            anomaly_map=torch.full((1, 2, 2), score / 2),
+            gt_label=torch.tensor([label]),
+        )
+        post_processor.on_validation_batch_end(trainer, None, batch)
+    post_processor.on_validation_epoch_end(trainer, None)
+
+
+def test_validation_by_normal_images_is_of_images_kept_apart(caplog: pytest.LogCaptureFixture) -> None:
+    post_processor = SupportPostProcessor(false_alarm_rate=0.4)
+    caplog.set_level(logging.INFO)
+    validate(post_processor, [1.0, 4.0, 2.0, 3.0], [False] * 4)
+    assert post_processor.rule is Rule.APART
+    assert post_processor.image_threshold == 3  # the second highest: 2 of 5
+    assert 2 * post_processor.pixel_threshold == 3
+    assert "4 good pictures that were kept apart" in caplog.text
+    assert "0.4 or less a defect, on average" in caplog.text
+    assert "at 95 % confidence, 0.75 or less" in caplog.text  # beta.ppf(0.95, 2, 3)
+
+
+def test_validation_with_few_defects_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    post_processor = fitted(Rule.HELD_OUT, RANKED, top=1.0)
+    validate(post_processor, [1.0, 2.0, 3.0, 9.0], [False, False, False, True])
+    assert post_processor.rule is None
+    assert post_processor.image_threshold == 9  # upstream's: the defect's own score
+    assert "The threshold is from 1 anomalous validation images" in caplog.text
+    caplog.clear()
+    validate(post_processor, [*range(20)], [index >= 10 for index in range(20)])
+    assert "anomalous validation images" not in caplog.text
+
+
 def test_settings_survive_a_checkpoint() -> None:
     settings = {"image_headroom": 2.0, "pixel_headroom": 0.5, "image_sensitivity": 0.7, "enable_normalization": False}
-    loaded = SupportPostProcessor()
-    loaded.load_checkpoint_config(SupportPostProcessor(**settings).checkpoint_config())
+    settings["false_alarm_rate"] = 0.5
+    post_processor, loaded = fitted(**settings), SupportPostProcessor()
+    config = post_processor.checkpoint_config()
+    assert json.loads(json.dumps(config)) == config  # plain values
+    loaded.load_checkpoint_config(config)
+    loaded.load_state_dict(post_processor.state_dict())
     assert {name: getattr(loaded, name) for name in settings} == settings
+    assert loaded.describe() == post_processor.describe()
+    assert loaded.levels.tolist() == [1, 2, 3]
 
 
-def test_wrong_arguments() -> None:
-    with pytest.raises(ValueError, match="`image_headroom` must not be below 0, got -1"):
-        SupportPostProcessor(image_headroom=-1.0)
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (Rule.HELD_OUT, "calls 0.25 or less a defect, on average over choices of these ones. For 0.05 it takes 19"),
+        (Rule.FOLDS, "held out in 32 parts"),
+        (Rule.APART, "and with these, at 95 % confidence, 0.63 or less"),
+        (Rule.ONE_FIT, "above it about 1 times in 4, but no rate is promised"),
+        (Rule.VIEWS, "promises nothing, and nothing is called a defect"),
+        (Rule.SEEN, "most new good pictures are above it"),
+    ],
+)
+def test_words(rule: Rule, words: str) -> None:
+    assert words in fitted(rule).describe()
+
+
+def test_side_file_is_json() -> None:
+    assert SupportPostProcessor().metadata()["description"].endswith("promises no rate of false alarms.")
+    values = fitted(Rule.HELD_OUT, RANKED, top=1.0).metadata()
+    assert json.loads(json.dumps(values)) == values
+    assert (values["rule"], values["num_normal"], values["promised_false_alarm_rate"]) == ("held-out", 4, 0.2)
+    assert (values["look_score"], values["defect_score"]) == (0.375, 0.5)
+    table = [(row["score_up_to"], row["p"]) for row in values["p_values"]]
+    assert table == [(0.125, 1.0), (0.25, 0.8), (0.375, pytest.approx(0.6)), (0.5, 0.4)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_headroom": -1.0}, "`image_headroom` must not be below 0, got -1"),
+        ({"false_alarm_rate": 0.0}, "`false_alarm_rate` must be between 0 and 1, got 0"),
+        ({"false_alarm_rate": 5.0}, "`false_alarm_rate` must be between 0 and 1, got 5"),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SupportPostProcessor(**arguments)

@@ -34,13 +34,13 @@ class SupportThreshold(Callback):
     def serves(cls, trainer: Trainer) -> bool:
         """Return whether thresholds of a trainer's model come from the support, and see to it that they do.
 
-        They do if the model is fitted in one call. Those of this package set them by themselves; a memory bank of
-        anomalib's gets this callback, before its checkpoints are written.
+        They do if the model is fitted in one call, and can hold an image out of it. Those of this package set them by
+        themselves; a memory bank of anomalib's gets this callback, before its checkpoints are written.
         """
         model, callbacks = trainer.lightning_module, trainer.callbacks  # type: ignore[attr-defined]
         if isinstance(model, MemoryBankMixin) and not any(isinstance(callback, cls) for callback in callbacks):
             callbacks.insert(0, cls())
-        return hasattr(model, "fit")
+        return getattr(model, "holds_out", isinstance(model, MemoryBankMixin))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the model as it is before it has seen an image."""

@@ -6,13 +6,11 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from anomalib import LearningType
 from anomalib.data import Batch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
@@ -21,12 +19,14 @@ from anomalib_fewshot.data.support import support_dataloader
 from anomalib_fewshot.metrics import CategoryEvaluator
 from anomalib_fewshot.post_processing import NormalScores, SupportPostProcessor
 
+from .export import DescribedExportMixin
+
 logger = logging.getLogger(__name__)
 
 FROM_ELSEWHERE = {"pre_trained": False, "weights": None, "network": None}  # a checkpoint holds what they would load
 
 
-class FittedMixin(LightningModule):
+class FittedMixin(DescribedExportMixin):
     """Part of an anomalib model that is fitted to a support in one call, and refuses to score before.
 
     :meth:`fit` is called once, when the training is over: before the validation at its end or, without one, as the last
@@ -100,16 +100,6 @@ class FittedMixin(LightningModule):
             msg = f"{name} must be trained before it scores. Train it, or give a checkpoint of a finished training."
             raise RuntimeError(msg)
 
-    def to_torch(self, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401
-        """Export as anomalib does, but no model that cannot score."""
-        self.check_fitted()
-        return super().to_torch(*args, **kwargs)  # type: ignore[misc]
-
-    def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]  # noqa: ANN401
-        """Export as anomalib does, but no model that cannot score."""
-        self.check_fitted()
-        return super().to_onnx(*args, **kwargs)  # type: ignore[return-value]
-
     def support(self) -> Iterator[torch.Tensor]:
         """Yield the pre-processed images of the support, shape ``(B, 3, H, W)``, in a fixed order."""
         for batch in support_dataloader(self.trainer.datamodule):  # type: ignore[attr-defined]
@@ -164,6 +154,11 @@ class FittedMixin(LightningModule):
     def configure_evaluator() -> CategoryEvaluator:
         """Return anomalib's metrics, of each category by itself where there are several."""
         return CategoryEvaluator()
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether the scores that a fit returns are of images that were held out of it."""
+        return True
 
     @property
     def learning_type(self) -> LearningType:

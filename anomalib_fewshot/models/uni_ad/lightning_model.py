@@ -277,6 +277,11 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
                 yield self.model(images)
 
     @property
+    def holds_out(self) -> bool:
+        """A training has seen all images."""
+        return self.num_steps == 0
+
+    @property
     def trainer_arguments(self) -> dict[str, Any]:
         """Length of the training in optimiser steps, whatever the number of images, and one validation at its end."""
         arguments: dict[str, Any] = {

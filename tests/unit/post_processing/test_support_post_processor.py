@@ -23,7 +23,10 @@ RANKED = [InferenceBatch(pred_score=torch.arange(1, 5) / 8)]  # of four held-out
 
 
 def fitted(
-    rule: Rule = Rule.ONE_FIT, batches: list = BATCHES, top: float | None = None, **arguments,
+    rule: Rule = Rule.ONE_FIT,
+    batches: list = BATCHES,
+    top: float | None = None,
+    **arguments,
 ) -> SupportPostProcessor:
     post_processor = SupportPostProcessor(**arguments)
     post_processor.fit_normal(NormalScores(rule, iter(batches), top))

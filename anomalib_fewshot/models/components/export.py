@@ -1,0 +1,52 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Export of a model that can score, and what a deployment has to know about it."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule
+
+from anomalib_fewshot.atomic import write_atomically
+from anomalib_fewshot.post_processing import SupportPostProcessor
+
+
+class DescribedExportMixin(LightningModule):
+    """Part of an anomalib model that writes ``metadata.json`` beside its exports, and exports none that cannot score.
+
+    The names in the file are those of anomalib's plan for it, https://github.com/open-edge-platform/anomalib/pull/3570.
+    """
+
+    def check_fitted(self) -> None:
+        """Raise if the model cannot score."""
+        raise NotImplementedError
+
+    def to_torch(self, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401
+        """Export as anomalib does."""
+        self.check_fitted()
+        return self._describe(super().to_torch(*args, **kwargs))  # type: ignore[misc]
+
+    def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]  # noqa: ANN401
+        """Export as anomalib does."""
+        self.check_fitted()
+        return self._describe(super().to_onnx(*args, **kwargs))  # type: ignore[arg-type]
+
+    def to_openvino(self, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401
+        """Export as anomalib does."""
+        return self._describe(super().to_openvino(*args, **kwargs))  # type: ignore[misc]
+
+    def _describe(self, path: Path) -> Path:
+        post_processor = getattr(self, "post_processor", None)
+        values = {
+            "schema_version": "1.0",
+            "anomalib_version": version("anomalib"),
+            "anomalib_fewshot_version": version("anomalib-fewshot"),
+            "model": type(self).__name__,
+            "preprocess": {"image_size": self.hparams["image_size"], "input": "RGB from 0 to 1, of any size"},
+            "postprocess": post_processor.metadata() if isinstance(post_processor, SupportPostProcessor) else {},
+        }
+        write_atomically(path.with_name("metadata.json"), json.dumps(values, indent=2) + "\n")
+        return path

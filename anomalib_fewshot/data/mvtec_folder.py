@@ -11,7 +11,9 @@ from anomalib.data.utils import TestSplitMode, ValSplitMode
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import Transform
 
-from .few_shot import check_category
+from .few_shot import check_ascii, check_category
+from .layout_check import check_evaluator, check_kinds, check_layout
+from .picture_check import check_masks, report
 
 
 class MVTecFolder(Folder):
@@ -39,7 +41,8 @@ class MVTecFolder(Folder):
         seed (int | None): Seed of the splits. Defaults to ``None``.
 
     Raises:
-        ValueError: Not here but before the images are read, if a folder is missing or some of the masks are.
+        ValueError: Not here but before the images are read, if a folder is missing or some of the masks are, if good
+            pictures would be tested as defects, or if a mask cannot be meant.
 
     Example:
         >>> from anomalib_fewshot import FewShot
@@ -89,8 +92,16 @@ class MVTecFolder(Folder):
         """Say what is missing before any split is made."""
         self._find()
 
+    def setup(self, stage: str | None = None) -> None:
+        """Set up the datasets, and say whether the test images are of one kind alone."""
+        super().setup(stage)
+        if len(self.test_data):
+            report(check_kinds(self.test_data.samples.label_index, (Path(self.root) / self.category).resolve()))
+            check_evaluator(self, stage)
+
     def _setup(self, _stage: str | None = None) -> None:
         masks = self._find()
+        report(check_masks(masks))
         super()._setup(_stage)
         for data in (self.train_data, self.test_data):
             data.samples["mask_path"] = [masks.get(path, "") for path in data.samples.image_path]
@@ -103,6 +114,7 @@ class MVTecFolder(Folder):
             raise ValueError(msg)
         check_category(self)
         folder = Path(self.root) / self.category
+        report(check_layout(folder))
         normal = (folder / "train" / "good").resolve()
         if not _images(normal):
             msg = f"`category` must have images in train/good, got {folder}, which has none."
@@ -114,6 +126,8 @@ class MVTecFolder(Folder):
                 "With good images alone, set `val_split_mode` and `test_split_mode` to `none`."
             )
             raise ValueError(msg)
+        for path in (normal, *tested):
+            check_ascii(path.resolve())
         self.normal_dir = normal
         self.normal_test_dir = [path.resolve() for path in tested if path.name == "good"]
         self.abnormal_dir = [path.resolve() for path in tested if path.name != "good"]

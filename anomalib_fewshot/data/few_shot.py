@@ -82,6 +82,7 @@ class FewShot(AnomalibDataModule):
         self.support = support
         self.manifest: SupportManifest | None = None
         self.findings: list[Finding] = []  # what the check of the pictures has found, after ``setup``
+        self.is_tested = True  # else its test images are of no concern
         self.manifest_file: str | None = "support.json"  # beside the results
 
     @property
@@ -133,7 +134,8 @@ class FewShot(AnomalibDataModule):
             self._check_pictures([folder / path for path in support])
             seed = self.seed if self.support is None else None
             self.manifest = SupportManifest(self.name, self.category, len(support), seed, images)
-        check_evaluator(self, stage)
+        if self.is_tested:
+            check_evaluator(self, stage)
         self.normal_data = self.source.train_data.subsample(sorted(rows.values()))
         self.train_data = self.source.train_data.subsample([rows[path] for path in support])
         if self.manifest_file and self.trainer and self.trainer.is_global_zero and _is_training(self.trainer, stage):
@@ -189,18 +191,22 @@ class FewShot(AnomalibDataModule):
 
     def _check_pictures(self, support: list[Path]) -> None:
         """Decode the support, read the headers of the images to score, and refuse or warn of what is wrong."""
-        subsets = [getattr(self.source, name).samples for name in ("val_data", "test_data") if hasattr(self, name)]
+        names = ("val_data", "test_data") if self.is_tested else ()
+        subsets = [getattr(self, name).samples for name in names if hasattr(self, name)]
         scored = list(dict.fromkeys(Path(path) for samples in subsets for path in samples.image_path))
         pairs = [pair for samples in subsets for pair in zip(samples.image_path, samples.mask_path, strict=True)]
         masks = {image: mask for image, mask in pairs if isinstance(mask, str) and mask}
-        self.findings = [
+        known = getattr(self.source, "findings", [])
+        findings = [
+            *known,
             *check_pictures(support, scored, masks, decode=False),
             *check_left_out(dict.fromkeys(path.parent for path in [*support, *scored])),
         ]
-        if len(getattr(self, "test_data", ())):
-            folder = os.path.commonpath([path.parent for path in support + scored])
-            self.findings += check_kinds(self.test_data.samples.label_index, folder)
-        report(self.findings)
+        if "test_data" in names and hasattr(self, "test_data"):
+            folder = os.path.commonpath([path.parent for path in [*support, *scored]])
+            findings += check_kinds(self.test_data.samples.label_index, folder)
+        self.findings = list(dict.fromkeys(findings))
+        report(self.findings, known)
 
     def _choose(self, paths: list[str], folder: Path) -> list[str]:
         """Return the paths to keep: a choice, those that the user names, or those of a manifest."""
@@ -293,7 +299,7 @@ def check_ascii(path: str | Path) -> None:
     if names:
         msg = (
             f"Folders must have names of ASCII letters alone, got {names[0]!r} in {path}: anomalib refuses others. "
-            "Rename it."
+            "Rename the folder."
         )
         raise ValueError(msg)
 

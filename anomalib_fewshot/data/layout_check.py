@@ -36,7 +36,7 @@ def check_layout(category: str | Path) -> list[Finding]:
         if not any(map(_is_picture, folder.rglob("*"))):
             findings.append(Finding(folder, WARNING, "has no pictures, and is not tested. Add some, or remove it."))
     if tested and not (category / "test" / "good").is_dir():
-        message = "has no folder `good`. Add it, or a share of the training pictures, if it is one or more, is tested."
+        message = "has no folder `good`, so that few good pictures are tested, or none. Add it."
         findings.append(Finding(category / "test", WARNING, message))
     if loose := sum(map(_is_picture, (category / "test").glob("*"))):
         message = f"has {loose} pictures beside its folders, which are not tested. Move them to `good` or a defect."

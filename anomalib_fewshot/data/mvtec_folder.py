@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import Transform
 
 from .few_shot import check_ascii, check_category
 from .layout_check import check_evaluator, check_kinds, check_layout
-from .picture_check import check_masks, report
+from .picture_check import Finding, check_masks, report
 
 
 class MVTecFolder(Folder):
@@ -87,6 +87,7 @@ class MVTecFolder(Folder):
         )
         self.root: str | Path = root
         self.category = category
+        self.findings: list[Finding] = []  # what the check of the folders and masks has found
 
     def prepare_data(self) -> None:
         """Say what is missing before any split is made."""
@@ -96,16 +97,23 @@ class MVTecFolder(Folder):
         """Set up the datasets, and say whether the test images are of one kind alone."""
         super().setup(stage)
         if len(self.test_data):
-            report(check_kinds(self.test_data.samples.label_index, (Path(self.root) / self.category).resolve()))
-            check_evaluator(self, stage)
+            folder = (Path(self.root) / self.category).resolve()
+            self._report(check_kinds(self.test_data.samples.label_index, folder))
+            if self.trainer is not None and self.trainer.datamodule is self:
+                check_evaluator(self, stage)
 
     def _setup(self, _stage: str | None = None) -> None:
         masks = self._find()
-        report(check_masks(masks))
+        self._report(check_masks(masks))
         super()._setup(_stage)
         for data in (self.train_data, self.test_data):
             data.samples["mask_path"] = [masks.get(path, "") for path in data.samples.image_path]
             data.samples.attrs["task"] = "segmentation" if masks else "classification"
+
+    def _report(self, findings: list[Finding]) -> None:
+        """Refuse what is wrong and warn of it, once: there is a setup for each stage."""
+        report(findings, self.findings)
+        self.findings = [*dict.fromkeys([*self.findings, *findings])]
 
     def _find(self) -> dict[str, str]:
         """Find the folders of the category, and return the mask of each anomalous image if they have masks."""
@@ -114,7 +122,7 @@ class MVTecFolder(Folder):
             raise ValueError(msg)
         check_category(self)
         folder = Path(self.root) / self.category
-        report(check_layout(folder))
+        self._report(check_layout(folder))
         normal = (folder / "train" / "good").resolve()
         if not _images(normal):
             msg = f"`category` must have images in train/good, got {folder}, which has none."

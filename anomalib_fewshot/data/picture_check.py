@@ -10,7 +10,7 @@ ignored, and a file that is broken ends the run. All of it is found here, at onc
 import logging
 import struct
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -110,29 +110,28 @@ def check_left_out(folders: Iterable[Path]) -> list[Finding]:
     return [finding for folder in folders for finding in _sort_out(_files(folder.iterdir()))[1]]
 
 
-def report(findings: Sequence[Finding]) -> None:
-    """Log the warnings, each once in a process, and refuse the errors.
+def report(findings: Iterable[Finding], known: Collection[Finding] = ()) -> None:
+    """Log the warnings and refuse the errors.
+
+    Args:
+        findings (Iterable[Finding]): Findings of one check.
+        known (Collection[Finding]): Those that were logged before. Defaults to none.
 
     Raises:
         ValueError: If there is an error. It names them all.
     """
+    findings = [finding for finding in dict.fromkeys(findings) if finding not in known]
     errors = [str(finding) for finding in findings if finding.severity == ERROR]
     if errors:
         msg = f"Pictures must be such that anomalib reads them as they are meant, got {len(errors)} that are not:"
         raise ValueError("\n  ".join([msg, *_shortened(errors)]))
     for line in _shortened([str(finding) for finding in findings]):
-        _warn_once(line)
+        logger.warning(line)
 
 
 def _shortened(lines: list[str]) -> list[str]:
     more = [f"... and {len(lines) - NUM_SHOWN} more."] if len(lines) > NUM_SHOWN else []
     return [*lines[:NUM_SHOWN], *more]
-
-
-@lru_cache(maxsize=2**12)
-def _warn_once(line: str) -> None:
-    """Log a line: a datamodule is set up for each stage, and in a benchmark for each run."""
-    logger.warning(line)
 
 
 # Files
@@ -169,8 +168,8 @@ def _sort_out(files: Iterable[Path]) -> tuple[list[Path], list[Finding]]:
                 pictures.append(path)
         elif not path.name.startswith(".") and path.name.lower() not in NO_PICTURES:
             unknown[path.parent].append(path.name)
-    no_pictures = "are notes of macOS that anomalib takes for pictures. Delete them"
-    not_read = f"are left out: anomalib reads {', '.join(IMG_EXTENSIONS)}. Convert them if they are pictures"
+    no_pictures = "notes of macOS that anomalib would take for pictures. Delete them"
+    not_read = f"files left out: anomalib reads {', '.join(IMG_EXTENSIONS)}. Convert what is a picture"
     return pictures, [
         *(Finding(folder, ERROR, _count(names, no_pictures)) for folder, names in notes.items()),
         *(Finding(folder, WARNING, _count(names, not_read)) for folder, names in unknown.items()),
@@ -179,7 +178,7 @@ def _sort_out(files: Iterable[Path]) -> tuple[list[Path], list[Finding]]:
 
 def _count(names: list[str], what: str) -> str:
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"{len(names)} of its files {what}: {shown}."
+    return f"{len(names)} {what}: {shown}."
 
 
 # One picture
@@ -378,10 +377,13 @@ def _check_mask(path: Path, mask: Path) -> Iterator[Finding]:
         yield Finding(mask, ERROR, f"does not exist, as the mask of {path.name}. Add it.")
         return
     status = mask.stat()
-    size, fault, share = _read_mask(mask, status.st_mtime_ns, status.st_size)
-    (width, height), whole = size, _read(path, decode=False).size
+    (width, height), fault, share = _read_mask(mask, status.st_mtime_ns, status.st_size)
+    picture = _read(path, decode=False)
+    whole = picture.size
     if fault:
         yield Finding(mask, ERROR, fault)
+    elif picture.orientation != 1:
+        yield Finding(path, ERROR, _turned(picture.orientation))
     elif all(whole) and abs(width * whole[1] - height * whole[0]) > max(whole):  # a mask may be smaller, and rounded
         message = f"has {width} x {height} pixels, its picture {whole[0]} x {whole[1]}. Save it in its picture's shape."
         yield Finding(mask, ERROR, message)

@@ -27,5 +27,5 @@ class PredictCheck(Callback):
             dataset = getattr(loader, "dataset", None)
             if isinstance(dataset, PredictDataset):
                 files = dataset.image_filenames
-                folders = dict.fromkeys(path.parent for path in files)
+                folders = dict.fromkeys(path.parent for path in files) if len(files) > 1 else ()
                 report([*check_pictures((), files, decode=False), *check_left_out(folders)])

@@ -99,7 +99,7 @@ class MVTecFolder(Folder):
         if len(self.test_data):
             folder = (Path(self.root) / self.category).resolve()
             self._report(check_kinds(self.test_data.samples.label_index, folder))
-            if self.trainer is not None and self.trainer.datamodule is self:
+            if getattr(self.trainer, "datamodule", None) is self:  # not part of another, which looks itself
                 check_evaluator(self, stage)
 
     def _setup(self, _stage: str | None = None) -> None:

@@ -154,7 +154,7 @@ def _list_pictures(pictures: Pictures) -> tuple[list[Path], list[Finding]]:
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:
-    return sorted(path for path in paths if path.is_file())
+    return sorted(path for path in paths if path.is_file() or not path.exists())  # or a link to nothing
 
 
 def _sort_out(files: Iterable[Path]) -> tuple[list[Path], list[Finding]]:
@@ -200,7 +200,10 @@ class _Picture:
 
 
 def _read(path: Path, *, decode: bool) -> _Picture:
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError as error:
+        return _Picture(path, 0, f"cannot be read ({error.strerror}). Replace it, or remove it.")
     return _read_cached(path, status.st_mtime_ns, status.st_size, decode=decode)
 
 

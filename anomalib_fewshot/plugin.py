@@ -13,12 +13,16 @@ that anomalib shall know and whose value is the class::
 A name that anomalib already has is left alone.
 """
 
+import sys
 import warnings
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback
 
 # The module of anomalib that holds the names of each group.
 _HOSTS = {
@@ -46,6 +50,15 @@ def register(group: str | None = None) -> None:
         table, add = _lookup(name)
         for entry_point in entry_points(group=name):
             _register(entry_point, table, add)
+
+
+def make_callbacks() -> "list[Callback]":
+    """Return the callbacks that Lightning adds to every trainer, by an entry point: none where anomalib is not used."""
+    if "anomalib.engine" not in sys.modules:
+        return []
+    from anomalib_fewshot.callbacks import PredictCheck
+
+    return [PredictCheck()]
 
 
 def _lookup(group: str) -> tuple[dict[str, Any], Callable[[str, Any], None]]:

@@ -4,5 +4,6 @@
 """Callbacks for models of anomalib and others."""
 
 from .adversarial import AdversarialCallback
+from .predict_check import PredictCheck
 
-__all__ = ["AdversarialCallback"]
+__all__ = ["AdversarialCallback", "PredictCheck"]

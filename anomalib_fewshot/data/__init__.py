@@ -10,5 +10,6 @@ from .elpv import ELPV
 from .few_shot import FewShot
 from .multi_category import MultiCategory
 from .mvtec_folder import MVTecFolder
+from .picture_check import Finding, check_pictures
 
-__all__ = ["DAGM", "ELPV", "FewShot", "MVTecFolder", "MultiCategory"]
+__all__ = ["DAGM", "ELPV", "FewShot", "Finding", "MVTecFolder", "MultiCategory", "check_pictures"]

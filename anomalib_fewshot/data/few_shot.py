@@ -12,16 +12,17 @@ from typing import Any
 import torch
 from anomalib import LearningType
 from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageItem, get_datamodule
-from anomalib.data.utils import LabelName, read_image
+from anomalib.data.utils import LabelName
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
 from anomalib_fewshot.post_processing import SupportThreshold
 
+from .layout_check import check_evaluator, check_kinds
 from .manifest import SupportManifest, sha256
+from .picture_check import Finding, check_left_out, check_pictures, report
 from .sampling import choose_support, match_support
 from .support import ordered_dataloader
 
@@ -53,7 +54,8 @@ class FewShot(AnomalibDataModule):
         TypeError: If ``source`` is not a datamodule.
         ValueError: If ``k_shot`` is below 1, or there is no such ``validation``. During ``setup``, if there are fewer
             normal images than ``k_shot``, if ``support`` names an image that is not a normal training image or has
-            changed, or if one cannot be read.
+            changed, or if anomalib cannot read an image of the support or of a test, or would read it as something
+            else.
 
     Example:
         >>> from anomalib_fewshot import ELPV
@@ -92,6 +94,8 @@ class FewShot(AnomalibDataModule):
         self.support = support
         self.validation = validation
         self.manifest: SupportManifest | None = None
+        self.findings: list[Finding] = []  # what the check of the pictures has found, after ``setup``
+        self.is_tested = True  # else its test images are of no concern
         self.manifest_file: str | None = "support.json"  # beside the results
 
     @property
@@ -129,13 +133,9 @@ class FewShot(AnomalibDataModule):
         try:
             self.source.setup(stage)
         except ValueError as error:
-            if "non-printable" in str(error):  # anomalib's word for all but ASCII
-                msg = f"`source` must have ASCII paths alone: anomalib refuses others ({error}). Rename the folder."
-                raise ValueError(msg) from error
-            msg = (
-                f"`source` cannot make its splits ({error}). With good images alone, set its `val_split_mode` and "
-                "`test_split_mode` to `none`. For images without masks, use `MVTecFolder` or `Folder`."
-            )
+            msg = _in_other_words(str(error))
+            if msg is None:
+                raise
             raise ValueError(msg) from error
         for name in ("val_data", "test_data") if self._validates() else ("test_data",):
             if hasattr(self.source, name):
@@ -144,11 +144,11 @@ class FewShot(AnomalibDataModule):
         support = self._choose(sorted(rows), folder)
         images = {path: sha256(folder / path) for path in support}
         if self.manifest is None or images != self.manifest.images:
-            _check_readable([folder / path for path in support])
-            if copies := len(images) - len(set(images.values())):
-                logger.warning("The support holds the same picture more than once: its %d copies add nothing.", copies)
+            self._check_pictures([folder / path for path in support])
             seed = self.seed if self.support is None else None
             self.manifest = SupportManifest(self.name, self.category, len(support), seed, images)
+        if self.is_tested:
+            check_evaluator(self, stage)
         self.normal_data = self.source.train_data.subsample(sorted(rows.values()))
         self.train_data = self.source.train_data.subsample([rows[path] for path in support])
         if self.manifest_file and self.trainer and self.trainer.is_global_zero and _is_training(self.trainer, stage):
@@ -214,6 +214,25 @@ class FewShot(AnomalibDataModule):
         folder = Path(os.path.commonpath([Path(path).parent for path in samples.image_path]))
         paths = [Path(path).relative_to(folder).as_posix() for path in samples.image_path]
         return dict(zip(paths, samples.index, strict=True)), folder
+
+    def _check_pictures(self, support: list[Path]) -> None:
+        """Decode the support, read the headers of the images to score, and refuse or warn of what is wrong."""
+        names = ("val_data", "test_data") if self.is_tested else ()
+        subsets = [getattr(self, name).samples for name in names if hasattr(self, name)]
+        scored = list(dict.fromkeys(Path(path) for samples in subsets for path in samples.image_path))
+        pairs = [pair for samples in subsets for pair in zip(samples.image_path, samples.mask_path, strict=True)]
+        masks = {image: mask for image, mask in pairs if isinstance(mask, str) and mask}
+        known = getattr(self.source, "findings", [])
+        findings = [
+            *known,
+            *check_pictures(support, scored, masks, decode=False),
+            *check_left_out(dict.fromkeys(path.parent for path in [*support, *scored])),
+        ]
+        if "test_data" in names and hasattr(self, "test_data"):
+            folder = os.path.commonpath([path.parent for path in [*support, *scored]])
+            findings += check_kinds(self.test_data.samples.label_index, folder)
+        self.findings = list(dict.fromkeys(findings))
+        report(self.findings, known)
 
     def _choose(self, paths: list[str], folder: Path) -> list[str]:
         """Return the paths to keep: a choice, those that the user names, or those of a manifest."""
@@ -300,15 +319,29 @@ def check_category(source: AnomalibDataModule) -> None:
         raise ValueError(msg)
 
 
-def _check_readable(paths: list[Path]) -> None:
-    for path in paths:
-        try:
-            read_image(path)
-            with Image.open(path) as image:
-                mode = image.mode
-        except (OSError, SyntaxError, ValueError) as error:  # PIL raises any of them for a broken file
-            msg = f"The support image {path} cannot be read ({error}). Replace it, or choose by `support` or `seed`."
-            raise ValueError(msg) from error
-        if mode[0] in "IF":  # 16 or 32 bits, of which anomalib's reader clips all above 255
-            msg = f"The support image {path} must have 8 bits a channel, got PIL's mode {mode}. Convert all pictures."
-            raise ValueError(msg)
+def check_ascii(path: str | Path) -> None:
+    """Raise if a path holds letters that anomalib refuses."""
+    names = [name for name in Path(path).parts if not (name.isascii() and name.isprintable())]
+    if names:
+        msg = (
+            f"Folders must have names of ASCII letters alone, got {names[0]!r} in {path}: anomalib refuses others. "
+            "Rename the folder."
+        )
+        raise ValueError(msg)
+
+
+def _in_other_words(error: str) -> str | None:
+    """Return what an error of anomalib's or pandas' in a setup means, nothing of one that is not known."""
+    if "non-printable characters: " in error:  # anomalib's words for all but ASCII
+        check_ascii(error.partition("non-printable characters: ")[2])
+    if "not enough values to unpack" in error:
+        return (
+            f"`source` cannot make its splits ({error}). With good images alone, set its `val_split_mode` and "
+            "`test_split_mode` to `none`."
+        )
+    if "equal len keys" in error:
+        return (
+            f"`source` must have a mask for each anomalous image ({error}). For images without masks, use "
+            "`MVTecFolder` or `Folder`."
+        )
+    return None

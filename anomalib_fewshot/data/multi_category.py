@@ -226,6 +226,7 @@ class MultiCategory(AnomalibDataModule):
         support = self.support if name == self.target else None
         k_shot = self.k_shot if self.target in {None, name} else 1  # a support of the others is not used
         part = FewShot(source, k_shot, self.seed, support, self.validation)
+        part.is_tested = self.target in {None, name}
         part.manifest_file = {None: f"supports/{name}.json", name: "support.json"}.get(self.target)
         return part
 

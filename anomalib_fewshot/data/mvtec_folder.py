@@ -11,7 +11,9 @@ from anomalib.data.utils import TestSplitMode, ValSplitMode
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import Transform
 
-from .few_shot import check_category
+from .few_shot import check_ascii, check_category
+from .layout_check import check_evaluator, check_kinds, check_layout
+from .picture_check import Finding, check_masks, report
 
 
 class MVTecFolder(Folder):
@@ -39,7 +41,8 @@ class MVTecFolder(Folder):
         seed (int | None): Seed of the splits. Defaults to ``None``.
 
     Raises:
-        ValueError: Not here but before the images are read, if a folder is missing or some of the masks are.
+        ValueError: Not here but before the images are read, if a folder is missing or some of the masks are, if good
+            pictures would be tested as defects, or if a mask cannot be meant.
 
     Example:
         >>> from anomalib_fewshot import FewShot
@@ -84,17 +87,33 @@ class MVTecFolder(Folder):
         )
         self.root: str | Path = root
         self.category = category
+        self.findings: list[Finding] = []  # what the check of the folders and masks has found
 
     def prepare_data(self) -> None:
         """Say what is missing before any split is made."""
         self._find()
 
+    def setup(self, stage: str | None = None) -> None:
+        """Set up the datasets, and say whether the test images are of one kind alone."""
+        super().setup(stage)
+        if len(self.test_data):
+            folder = (Path(self.root) / self.category).resolve()
+            self._report(check_kinds(self.test_data.samples.label_index, folder))
+            if getattr(self.trainer, "datamodule", None) is self:  # not part of another, which looks itself
+                check_evaluator(self, stage)
+
     def _setup(self, _stage: str | None = None) -> None:
         masks = self._find()
+        self._report(check_masks(masks))
         super()._setup(_stage)
         for data in (self.train_data, self.test_data):
             data.samples["mask_path"] = [masks.get(path, "") for path in data.samples.image_path]
             data.samples.attrs["task"] = "segmentation" if masks else "classification"
+
+    def _report(self, findings: list[Finding]) -> None:
+        """Refuse what is wrong and warn of it, once: there is a setup for each stage."""
+        report(findings, self.findings)
+        self.findings = [*dict.fromkeys([*self.findings, *findings])]
 
     def _find(self) -> dict[str, str]:
         """Find the folders of the category, and return the mask of each anomalous image if they have masks."""
@@ -103,6 +122,7 @@ class MVTecFolder(Folder):
             raise ValueError(msg)
         check_category(self)
         folder = Path(self.root) / self.category
+        self._report(check_layout(folder))
         normal = (folder / "train" / "good").resolve()
         if not _images(normal):
             msg = f"`category` must have images in train/good, got {folder}, which has none."
@@ -114,6 +134,8 @@ class MVTecFolder(Folder):
                 "With good images alone, set `val_split_mode` and `test_split_mode` to `none`."
             )
             raise ValueError(msg)
+        for path in (normal, *tested):
+            check_ascii(path.resolve())
         self.normal_dir = normal
         self.normal_test_dir = [path.resolve() for path in tested if path.name == "good"]
         self.abnormal_dir = [path.resolve() for path in tested if path.name != "good"]

@@ -3,7 +3,7 @@
 
 """Any anomalib metric for each category, and their mean: scores of different categories are never pooled."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
 from itertools import chain
 
@@ -12,6 +12,8 @@ from anomalib.data import ImageBatch
 from anomalib.metrics import AnomalibMetric
 from torch import nn
 from torchmetrics import Metric
+
+from .one_kind import is_defined
 
 
 class CategoryMetric(Metric):
@@ -72,7 +74,11 @@ class MacroMean(Metric):
         return torch.stack(values).mean() if values else None
 
 
-def by_category(metrics: Iterable[AnomalibMetric], categories: Mapping[str, str]) -> nn.ModuleList:
+def by_category(
+    metrics: Iterable[AnomalibMetric],
+    categories: Mapping[str, str],
+    labels: Mapping[str, Collection[int]] | None = None,
+) -> nn.ModuleList:
     """Return each metric for each category, and its mean over categories under the metric's own name.
 
     Every batch must hold images of one category.
@@ -80,8 +86,19 @@ def by_category(metrics: Iterable[AnomalibMetric], categories: Mapping[str, str]
     Args:
         metrics (Iterable[AnomalibMetric]): Metrics of an evaluator.
         categories (Mapping[str, str]): Category of each image by its path.
+        labels (Mapping[str, Collection[int]] | None): Labels of the images of each category. A category has no metric
+            that they do not define. Defaults to ``None``: all are defined.
     """
     names = dict.fromkeys(categories.values())
-    parts = [[CategoryMetric(deepcopy(metric), name, categories) for name in names] for metric in metrics]
+    known = labels or {}
+    groups = [
+        [
+            CategoryMetric(deepcopy(metric), name, categories)
+            for name in names
+            if is_defined(metric, known.get(name, ()))
+        ]
+        for metric in metrics
+    ]
+    parts = [group for group in groups if group]
     means = [MacroMean(group, group[0].metric.name) for group in parts]  # listed first, under the names of the metrics
     return nn.ModuleList([*means, *chain.from_iterable(parts)])

@@ -5,6 +5,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -368,6 +369,34 @@ def test_failing_model_is_a_row_and_the_others_go_on(
     assert set(table.loc["bad"].error) == {"RuntimeError: it is broken"}
     assert (table.loc["plain"].status == "ok").all()
     assert "Failed: bad on parts bolt, k = 1, seed 0" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_faults_of_pictures_are_printed_once_or_fail_the_run(
+    config: dict[str, Any],
+    mvtec_root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    root = shutil.copytree(mvtec_root, tmp_path / "mine")
+    shutil.copy(root / "bolt/train/good/000.png", root / "bolt/test/good/copy.png")
+    (root / "cloth/test/good").rename(root / "cloth/test/OK")
+    config["datasets"]["parts"]["init_args"]["root"] = str(root)
+    config |= {"methods": {"plain": PLAIN, "other": PLAIN}, "k_shot": "all", "seeds": 1}
+    table = benchmark(**config).set_index("category")
+    assert set(table.loc["bolt", "status"]) == {"ok"}
+    assert table.loc["cloth", "error"].str.contains("test/OK: would be tested as a kind of defect").all()
+    printed = capsys.readouterr().out.replace("\n", " ")
+    assert printed.count("Warning: ") == printed.count("copy.png: is the support's picture") == 1
+
+
+def test_test_images_of_one_kind_fail_the_run(config: dict[str, Any], mvtec_root: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(mvtec_root, tmp_path / "mine")
+    shutil.rmtree(root / "cloth/test/hole")
+    shutil.rmtree(root / "cloth/ground_truth")
+    config["datasets"]["parts"]["init_args"]["root"] = str(root)
+    table = benchmark(**config | {"methods": {"plain": PLAIN}, "k_shot": 1, "seeds": 1}).set_index("category")
+    assert "must have normal and anomalous images, got 4 normal and 0 anomalous" in table.loc["cloth", "error"]
+    assert table["image_AUROC"].isna().to_dict() == {"bolt": False, "cloth": True}
 
 
 def test_k_above_the_images_of_a_category_is_a_row(config: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@
 """The progress of a benchmark in the terminal."""
 
 import sys
+from collections.abc import Iterable
 from types import TracebackType
 
 from rich.console import Console
@@ -21,6 +22,7 @@ class ProgressBar:
 
     def __init__(self, total: int) -> None:
         self._terminal = Console(file=sys.stdout)  # a run redirects stdout
+        self._printed: set[str] = set()
         self._progress = Progress(
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
@@ -55,6 +57,13 @@ class ProgressBar:
     def advance(self) -> None:
         """Count a run."""
         self._progress.advance(self._bar)
+
+    def print_warnings(self, lines: Iterable[str]) -> None:
+        """Print lines above the bar, each once."""
+        for line in dict.fromkeys(lines):
+            if line not in self._printed:
+                self._printed.add(line)
+                self._terminal.print(f"[yellow]Warning:[/yellow] {escape(line)}", highlight=False)
 
     def print_failure(self, text: str) -> None:
         """Print a run that failed, above the bar."""

@@ -15,13 +15,14 @@ import torch
 from anomalib import LearningType
 from anomalib.data import AnomalibDataModule, Folder, MVTecAD, get_datamodule
 from anomalib.data.datamodules.image import mvtecad
-from anomalib.data.utils import ValSplitMode
+from anomalib.data.utils import TestSplitMode, ValSplitMode
 from anomalib.engine import Engine
+from anomalib.models import Padim
 from lightning.pytorch import seed_everything
-from PIL import Image
+from PIL import ExifTags, Image
 from torchvision.transforms.v2 import Resize
 
-from anomalib_fewshot import CoftAD
+from anomalib_fewshot import CategoryEvaluator, CoftAD
 from anomalib_fewshot.data import FewShot
 from anomalib_fewshot.data.manifest import SupportManifest
 
@@ -133,7 +134,7 @@ def test_letters_that_anomalib_refuses_are_named_and_no_split_is_blamed(mvtec_ro
     shutil.copytree(mvtec_root / "bolt", tmp_path / "türen" / "bolt")
     with pytest.raises(
         ValueError,
-        match="must have ASCII paths alone: .*non-printable.*türen.*Rename the folder",
+        match="Folders must have names of ASCII letters alone, got 'türen' in .*Rename the folder",
     ) as e:
         FewShot(bolt(tmp_path / "türen")).setup()
     assert "split" not in str(e.value)
@@ -250,7 +251,7 @@ def test_root_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
 def test_image_that_cannot_be_read(copied_root: Path, content: bytes) -> None:
     (copied_root / "bolt/train/good/004.png").write_bytes(content)
-    with pytest.raises(ValueError, match=r"004\.png cannot be read .* Replace it"):
+    with pytest.raises(ValueError, match=r"004\.png: (is empty|cannot be read \(.*\)).* Replace it"):
         FewShot(bolt(copied_root), support=["004.png"]).setup()
 
 
@@ -279,4 +280,76 @@ def test_picture_that_is_there_twice(mvtec_root: Path, tmp_path: Path, caplog: p
     for path in others:
         shutil.copy(first, path)
     FewShot(MVTecAD(tmp_path / "data", "bolt"), k_shot=2).setup()
-    assert "the same picture more than once" in caplog.text
+    assert "is the same picture as" in caplog.text
+
+
+@pytest.mark.parametrize("wrapped", ["unknown to us", "`root` must be known"])
+def test_other_errors_of_a_source_are_left_as_they_are(
+    mvtec_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wrapped: str,
+) -> None:
+    def fail(*_) -> None:
+        raise ValueError(wrapped)
+
+    monkeypatch.setattr(MVTecAD, "setup", fail)
+    with pytest.raises(ValueError, match=f"^{wrapped}$"):
+        FewShot(bolt(mvtec_root)).setup()
+
+
+def test_anomalous_images_without_masks(copied_root: Path) -> None:
+    shutil.rmtree(copied_root / "bolt/ground_truth/hole")
+    (copied_root / "bolt/ground_truth/hole").mkdir()
+    with pytest.raises(ValueError, match="`source` must have a mask for each anomalous image .* use `MVTecFolder`"):
+        FewShot(bolt(copied_root)).setup()
+
+
+def test_faults_of_the_test_images_are_found_without_decoding_them(copied_root: Path) -> None:
+    """Of 8 test images one is deep, one turned and one cut off; a mask is black. All four are named at once."""
+    hole = copied_root / "bolt/test/hole"
+    Image.fromarray(np.full((64, 64), 30000, dtype=np.uint16)).save(hole / "000.png")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.open(hole / "001.png").save(hole / "001.png", exif=exif)
+    content = (copied_root / "bolt/test/good/002.png").read_bytes()
+    (copied_root / "bolt/test/good/002.png").write_bytes(content[: len(content) // 2])
+    Image.new("L", (64, 64)).save(copied_root / "bolt/ground_truth/hole/003_mask.png")
+    datamodule = FewShot(bolt(copied_root))
+    with pytest.raises(ValueError, match="got 4 that are not:") as error:
+        datamodule.setup()
+    for line in ("hole/000.png: must have 8 bits", "orientation 6", "good/002.png: cannot be read", "marks nothing"):
+        assert line in str(error.value)
+    assert {finding.severity for finding in datamodule.findings} == {"error"}
+
+
+def test_support_among_the_test_images_is_said_once(copied_root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.copy(copied_root / "bolt/train/good/004.png", copied_root / "bolt/test/good/copy.png")
+    (copied_root / "bolt/train/good/005.HEIC").touch()
+    datamodule = FewShot(bolt(copied_root), support=["004.png", "001.png"])
+    for _ in range(2):
+        datamodule.setup()
+    assert caplog.text.count("copy.png: is the support's picture") == 1
+    assert caplog.text.count("1 files left out") == 1
+
+
+@pytest.mark.parametrize("model", [CoftAD, Padim])
+def test_test_images_of_one_kind_have_no_auroc(
+    mvtec_root: Path,
+    tmp_path: Path,
+    model: type,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    source = Folder("part", "train/good", mvtec_root / "bolt", "test/hole", num_workers=0, val_split_mode="none")
+    source.test_split_mode = TestSplitMode.NONE
+    datamodule = FewShot(source, k_shot=2)
+    small = {"layers": ["layer1"], "n_features": 8} if model is Padim else {"image_size": 64, "num_steps": 0}
+    fitted = model("resnet18", pre_trained=False, visualizer=False, **small)
+    engine = Engine(accelerator="cpu", default_root_dir=tmp_path, enable_progress_bar=False)
+    engine.fit(fitted, datamodule=datamodule)
+    assert "bolt: has 4 anomalous test images and none that are normal: AUROC and F1 need both" in caplog.text
+    if model is Padim:
+        with pytest.raises(ValueError, match="got one kind alone, 4 of them.* `--model.evaluator CategoryEvaluator`"):
+            engine.test(fitted, datamodule=datamodule, verbose=False)
+        fitted.evaluator = CategoryEvaluator()
+    assert engine.test(fitted, datamodule=datamodule, verbose=False) == [{}]
+    assert "Not measured: image_AUROC, image_F1Score. All 4 test images are anomalous." in caplog.text

@@ -54,6 +54,14 @@ def test_target_is_tested_and_the_others_are_learnt_from(root: Path) -> None:
     assert (datamodule.name, datamodule.category) == ("data", "cloth")
 
 
+def test_test_images_of_other_categories_are_of_no_concern(root: Path) -> None:
+    (root / "bolt/test/good/000.png").write_bytes(b"")
+    make(root, target="cloth")
+    for target in ("bolt", None):
+        with pytest.raises(ValueError, match=r"bolt/test/good/000\.png: is empty"):
+            make(root, target=target)
+
+
 @pytest.mark.parametrize("target", ["bolt", "cloth", "nut"])
 def test_nothing_of_the_target_reaches_training(root: Path, target: str) -> None:
     datamodule = make(root, target=target, k_shot=1)

@@ -1,0 +1,106 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Thresholds from the support of anomalib's own models."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from anomalib.data import MVTecAD
+from anomalib.engine import Engine
+from anomalib.models import AnomalibModule, Padim, Patchcore, Stfpm
+from lightning.pytorch import seed_everything
+
+from anomalib_fewshot import FewShot, PlainStatistic, SupportPostProcessor
+
+LAYERS = {"backbone": "tf_efficientnet_lite0_packaged", "layers": ["blocks.1", "blocks.2"], "visualizer": False}
+
+
+def patchcore(**arguments) -> Patchcore:
+    model = Patchcore(**LAYERS, coreset_sampling_ratio=1.0, num_neighbors=1, **arguments)  # nothing is drawn
+    model.pre_processor.transform.transforms[0].size = [64, 64]
+    return model
+
+
+def fit(model: AnomalibModule, results: Path, data: FewShot) -> Engine:
+    engine = Engine(default_root_dir=results, enable_progress_bar=False, accelerator="cpu", max_epochs=1)
+    engine.fit(model, datamodule=data)
+    return engine
+
+
+def bolt(root: Path, **arguments) -> FewShot:
+    return FewShot(MVTecAD(root, "bolt", num_workers=0), **{"k_shot": 3} | arguments)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_threshold_is_that_of_a_loop_over_fits_without_one_image(own: bool, mvtec_root: Path, tmp_path: Path) -> None:
+    model = patchcore(post_processor=SupportPostProcessor() if own else True)
+    data = bolt(mvtec_root)
+    engine = fit(model, tmp_path, data)
+    names, held_out = sorted(data.manifest.images), []
+    support = model.pre_processor.transform(next(iter(data.support_dataloader())).image)
+    for index in range(3):
+        other = patchcore()
+        fit(other, tmp_path, bolt(mvtec_root, support=names[:index] + names[index + 1 :], validation="source"))
+        with torch.no_grad():
+            held_out.append(other.eval().model(support[index, None]))
+    scores = torch.cat([batch.pred_score for batch in held_out])
+    torch.testing.assert_close(model.post_processor.image_threshold, scores.max(), rtol=1e-4, atol=1e-4)
+    highest = max(batch.anomaly_map.max() for batch in held_out)
+    torch.testing.assert_close(model.post_processor.pixel_threshold, highest, rtol=1e-4, atol=1e-4)
+    assert len(model.model.memory_bank) == 3 * 256  # the model itself is of all images
+    arguments = {"post_processor": SupportPostProcessor()} if own else {}
+    loaded = Patchcore.load_from_checkpoint(engine.best_model_path, **arguments)
+    torch.testing.assert_close(loaded.post_processor.image_threshold, model.post_processor.image_threshold)
+    (result,) = engine.test(model, datamodule=data, verbose=False)
+    assert result["image_F1Score"] > 0.8
+
+
+def test_the_model_is_as_without_it(mvtec_root: Path, tmp_path: Path) -> None:
+    banks = []
+    for validation in ("support", "source"):
+        seed_everything(0)
+        model = Padim(**LAYERS, n_features=8)
+        fit(model, tmp_path, bolt(mvtec_root, validation=validation))
+        banks.append(model.model.gaussian.mean)
+    torch.testing.assert_close(*banks, rtol=0, atol=0)
+
+
+def test_a_single_picture_has_no_threshold(mvtec_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = patchcore()
+    fit(model, tmp_path, bolt(mvtec_root, k_shot=1))
+    assert model.post_processor.image_threshold.isnan()
+    assert "There is no threshold: a single picture has no others" in caplog.text
+
+
+def test_a_model_that_trains_is_validated_as_before(
+    mvtec_root: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    data = bolt(mvtec_root)
+    fit(Stfpm(**LAYERS), tmp_path, data)
+    assert len(data.val_data) == 8  # MVTecAD's are the test images
+    assert "Stfpm is no model whose thresholds can come from the support" in caplog.text
+
+
+@pytest.mark.parametrize("validation", ["support", "source"])
+def test_models_of_this_package_take_the_support_unless_told_otherwise(
+    validation: str,
+    mvtec_root: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "anomalib_fewshot")
+    model, data = PlainStatistic(visualizer=False), bolt(mvtec_root, validation=validation)
+    fit(model, tmp_path, data)
+    assert hasattr(data, "val_data") is (validation == "source")
+    assert (model.post_processor.rule is None) is (validation == "source")
+    assert ("each held out in turn" in caplog.text) is (validation == "support")
+
+
+def test_wrong_validation(mvtec_root: Path) -> None:
+    with pytest.raises(ValueError, match=r"`validation` must be one of \('support', 'source'\), got 'test'"):
+        bolt(mvtec_root, validation="test")

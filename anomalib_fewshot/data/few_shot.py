@@ -137,7 +137,7 @@ class FewShot(AnomalibDataModule):
             if msg is None:
                 raise
             raise ValueError(msg) from error
-        for name in ("val_data", "test_data") if self._validates() else ("test_data",):
+        for name in ("val_data", "test_data") if self._validates(stage) else ("test_data",):
             if hasattr(self.source, name):
                 setattr(self, name, getattr(self.source, name))
         rows, folder = self._normal_images()
@@ -154,9 +154,9 @@ class FewShot(AnomalibDataModule):
         if self.manifest_file and self.trainer and self.trainer.is_global_zero and _is_training(self.trainer, stage):
             self.manifest.write(Path(self.trainer.default_root_dir) / self.manifest_file)
 
-    def _validates(self) -> bool:
+    def _validates(self, stage: str | None) -> bool:
         """Return whether there is a validation: also of a model that cannot take its thresholds from the support."""
-        if self.validation == "source":
+        if self.validation == "source" or stage == TrainerFn.VALIDATING:
             return True
         if self.trainer is None or SupportThreshold.serves(self.trainer):
             return False

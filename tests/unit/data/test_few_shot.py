@@ -44,13 +44,22 @@ def copied_root(mvtec_root: Path, tmp_path: Path) -> Path:
 
 def test_keeps_k_normal_images_and_nothing_else_changes(mvtec_root: Path) -> None:
     source = bolt(mvtec_root)
-    datamodule = FewShot(source, k_shot=3)
+    datamodule = FewShot(source, k_shot=3, validation="source")
     assert len(support_of(datamodule)) == 3
     assert (len(datamodule.val_data), len(datamodule.test_data)) == (8, 8)
     assert (datamodule.name, datamodule.category, datamodule.task) == ("MVTecAD", "bolt", source.task)
     batch = next(iter(datamodule.train_dataloader()))
     assert batch.image.shape == (3, 3, 64, 64)
     assert not batch.gt_label.any()
+
+
+def test_thresholds_come_from_the_support_unless_a_validation_is_asked_for(mvtec_root: Path) -> None:
+    datamodule = FewShot(bolt(mvtec_root))
+    datamodule.setup()
+    assert not hasattr(datamodule, "val_data")
+    assert datamodule.val_dataloader() == []
+    datamodule.setup("validate")
+    assert len(datamodule.val_data) == 8
 
 
 def test_same_answer_at_every_setup_and_under_every_global_seed(mvtec_root: Path) -> None:
@@ -79,7 +88,7 @@ def test_where_the_data_lies_does_not_matter(mvtec_root: Path, copied_root: Path
 @pytest.mark.parametrize("mode", [ValSplitMode.FROM_TRAIN, ValSplitMode.SYNTHETIC])
 def test_validation_from_training_images_holds_no_support(mvtec_root: Path, mode: ValSplitMode) -> None:
     for seed in range(5):
-        datamodule = FewShot(bolt(mvtec_root, val_split_mode=mode), k_shot=5, seed=seed)
+        datamodule = FewShot(bolt(mvtec_root, val_split_mode=mode), k_shot=5, seed=seed, validation="source")
         support = support_of(datamodule)
         validated = {Path(path).read_bytes() for path in datamodule.val_data.samples.image_path}
         assert len(support) == 5

@@ -44,7 +44,7 @@ def categories(data: Any, root: Path) -> set[str]:  # noqa: ANN401
 
 
 def test_target_is_tested_and_the_others_are_learnt_from(root: Path) -> None:
-    datamodule = make(root, target="cloth", k_shot=2)
+    datamodule = make(root, target="cloth", k_shot=2, validation="source")
     assert datamodule.train_categories == ["bolt", "nut"]
     assert categories(datamodule.train_data, root) == {"bolt", "nut"}
     assert len(datamodule.train_data) == 20  # all normal images
@@ -64,7 +64,7 @@ def test_test_images_of_other_categories_are_of_no_concern(root: Path) -> None:
 
 @pytest.mark.parametrize("target", ["bolt", "cloth", "nut"])
 def test_nothing_of_the_target_reaches_training(root: Path, target: str) -> None:
-    datamodule = make(root, target=target, k_shot=1)
+    datamodule = make(root, target=target, k_shot=1, validation="source")
     seen = {path for batch in datamodule.train_dataloader() for path in batch.image_path}
     held = {*paths(datamodule.support_data), *paths(datamodule.test_data), *paths(datamodule.val_data)}
     assert len(seen) == 20

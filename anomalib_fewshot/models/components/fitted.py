@@ -24,6 +24,7 @@ from anomalib_fewshot.post_processing import SupportPostProcessor
 logger = logging.getLogger(__name__)
 
 FROM_ELSEWHERE = {"pre_trained": False, "weights": None, "network": None}  # a checkpoint holds what they would load
+ONE_FILE = 2_000_000_000  # bytes of weights that an ONNX file holds, its limit of 2 GiB less some for the graph
 
 
 class FittedMixin(LightningModule):
@@ -106,8 +107,10 @@ class FittedMixin(LightningModule):
         return super().to_torch(*args, **kwargs)  # type: ignore[misc]
 
     def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]  # noqa: ANN401
-        """Export as anomalib does, but no model that cannot score."""
+        """Export as anomalib does, to one file below ONNX's limit of 2 GB, but no model that cannot score."""
         self.check_fitted()
+        size = sum(tensor.nbytes for tensor in self.state_dict().values())
+        kwargs.setdefault("external_data", size > ONE_FILE)
         return super().to_onnx(*args, **kwargs)  # type: ignore[return-value]
 
     def support(self) -> Iterator[torch.Tensor]:

@@ -6,10 +6,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from anomalib.data.utils import read_image
 from anomalib.deploy import OpenVINOInferencer, TorchInferencer
 from anomalib.engine import Engine
@@ -17,7 +19,8 @@ from anomalib.models import AnomalibModule, get_model
 from conftest import save
 from test_contract import MODELS, SMALL
 
-from anomalib_fewshot import FewShot, MVTecFolder
+from anomalib_fewshot import FewShot, MVTecFolder, PlainStatistic
+from anomalib_fewshot.models.components import fitted
 
 FIELDS = ("pred_score", "anomaly_map", "pred_label", "pred_mask")
 SIZES = [(64, 64), (50, 37), (301, 203), (1500, 1000)]  # width, height: the models' own, smaller, odd, of a camera
@@ -25,7 +28,7 @@ Outputs = dict[str, np.ndarray]
 
 
 def photo(rng: np.random.Generator, size: tuple[int, int], *, defect: bool) -> np.ndarray:
-    """Return a picture of one weave at any size, with noise of the sensor, and with a dark square if it is defective."""
+    """Return a picture of a weave with noise of the sensor, and with a dark square if it is defective."""
     width, height = size
     x, y = ((np.arange(side) + 0.5) / side + rng.uniform(-0.01, 0.01) for side in size)
     image = 120 + 30 * np.sin(60 * x) + 20 * np.sin(80 * y)[:, None] + 10 * np.sin(1500 * x)
@@ -43,23 +46,26 @@ class Exported:
     folder: Path
 
     def torch(self) -> Callable[[Path], Outputs]:
+        """anomalib's inferencer of a `.pt` file."""
         inferencer = TorchInferencer(self.model.to_torch(self.folder), device="cpu")
         return lambda path: plain(inferencer.predict(path))
 
     def onnx(self) -> Callable[[Path], Outputs]:
+        """ONNX Runtime."""
         session = onnxruntime.InferenceSession(self.to_onnx())
         names = [output.name for output in session.get_outputs()]
         return lambda path: {
-            name: value[0]
-            for name, value in zip(names, session.run(names, {"input": read(path)[None]}), strict=True)
+            name: value[0] for name, value in zip(names, session.run(names, {"input": read(path)[None]}), strict=True)
         }
 
     def openvino(self) -> Callable[[Path], Outputs]:
+        """anomalib's inferencer of OpenVINO, which reads ONNX files too."""
         pytest.importorskip("openvino")
         inferencer = OpenVINOInferencer(self.to_onnx(), device="CPU")
         return lambda path: plain(inferencer.predict(path))
 
     def to_onnx(self) -> Path:
+        """Export once."""
         path = self.folder / "weights" / "onnx" / "model.onnx"
         return path if path.is_file() else self.model.eval().to_onnx(self.folder)
 
@@ -76,7 +82,7 @@ def plain(batch: object) -> Outputs:
 
 @pytest.fixture(scope="module")
 def part(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of a part: 4 pictures of a camera to train by, and of each size 2 good ones and 1 with a defect."""
+    """Return a folder: 4 pictures of a camera to train by, and of each size 2 good ones and 1 with a defect."""
     root, rng = tmp_path_factory.mktemp("part"), np.random.default_rng(0)
     for index in range(4):
         save(photo(rng, (1500, 1000), defect=False), root / "weave/train/good" / f"{index}.png")
@@ -157,7 +163,25 @@ def test_batch_of_one_size_is_its_images(exported: Exported, part: Path) -> None
 
 
 def test_onnx_is_one_file(exported: Exported) -> None:
-    path = exported.to_onnx()
-    assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
-    kept = exported.model.to_onnx(exported.folder / "apart", external_data=True, model_file_name="model")
-    assert len(list(kept.parent.iterdir())) == (2 if kept.with_suffix(".onnx.data").is_file() else 1)
+    assert [file.name for file in exported.to_onnx().parent.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "given", "apart"),
+    [(0, {}, True), (2**31, {}, False), (0, {"external_data": False}, False)],
+)
+def test_weights_beyond_the_limit_of_a_file_are_apart(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: int,
+    given: dict[str, bool],
+    apart: bool,
+) -> None:
+    options: dict[str, Any] = {}
+    monkeypatch.setattr(torch.onnx, "export", lambda **found: options.update(found))
+    monkeypatch.setattr(fitted, "ONE_FILE", limit)
+    model = PlainStatistic(image_size=64)
+    model.is_fitted.fill_(value=True)
+    model.to_onnx(tmp_path, **given)
+    assert options["external_data"] is apart
+    assert options["opset_version"] == 18

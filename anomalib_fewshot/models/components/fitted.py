@@ -110,8 +110,8 @@ class FittedMixin(LightningModule):
         """Export as anomalib does, to one file below ONNX's limit of 2 GB, but no model that cannot score."""
         self.check_fitted()
         size = sum(tensor.nbytes for tensor in self.state_dict().values())
-        kwargs.setdefault("external_data", size > ONE_FILE)
-        return super().to_onnx(*args, **kwargs)  # type: ignore[return-value]
+        options = {"external_data": size > ONE_FILE, "opset_version": 18}  # 14 is not to be had, but logged
+        return super().to_onnx(*args, **options | kwargs)  # type: ignore[return-value]
 
     def support(self) -> Iterator[torch.Tensor]:
         """Yield the pre-processed images of the support, shape ``(B, 3, H, W)``, in a fixed order."""

@@ -109,7 +109,7 @@ class FittedMixin(LightningModule):
     def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]  # noqa: ANN401
         """Export as anomalib does, to one file below ONNX's limit of 2 GB, but no model that cannot score."""
         self.check_fitted()
-        size = sum(tensor.nbytes for tensor in self.state_dict().values())
+        size = sum(tensor.nbytes for tensor in (*self.parameters(), *self.buffers()))
         options = {"external_data": size > ONE_FILE, "opset_version": 18}  # 14 is not to be had, but logged
         return super().to_onnx(*args, **options | kwargs)  # type: ignore[return-value]
 

@@ -48,7 +48,7 @@ class Exported:
     def torch(self) -> Callable[[Path], Outputs]:
         """anomalib's inferencer of a `.pt` file."""
         inferencer = TorchInferencer(self.model.to_torch(self.folder), device="cpu")
-        return lambda path: plain(inferencer.predict(path))
+        return torch.no_grad()(lambda path: plain(inferencer.predict(path)))
 
     def onnx(self) -> Callable[[Path], Outputs]:
         """ONNX Runtime."""
@@ -93,7 +93,10 @@ def part(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow if name in {"RegAD", "UniAD"} else []) for name in MODELS],
+)
 def exported(request: pytest.FixtureRequest, part: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp(request.param)
     model = get_model(request.param, **SMALL[request.param], visualizer=False)

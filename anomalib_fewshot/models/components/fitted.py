@@ -111,6 +111,8 @@ class FittedMixin(LightningModule):
         self.check_fitted()
         size = sum(tensor.nbytes for tensor in (*self.parameters(), *self.buffers()))
         options = {"external_data": size > ONE_FILE, "opset_version": 18}  # 14 is not to be had, but logged
+        for name in ("onnx_ir", "onnxscript"):  # they tell of every constant
+            logging.getLogger(name).setLevel(logging.WARNING)
         return super().to_onnx(*args, **options | kwargs)  # type: ignore[return-value]
 
     def support(self) -> Iterator[torch.Tensor]:

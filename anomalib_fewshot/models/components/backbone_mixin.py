@@ -6,6 +6,8 @@
 from anomalib.pre_processing import PreProcessor
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
+from anomalib_fewshot.pre_processing import ExportablePreProcessor
+
 from .weights import PACKAGED_BACKBONE, normalization
 
 
@@ -19,4 +21,5 @@ class BackboneMixin:
     ) -> PreProcessor:
         """Return the pre-processor: resize, and normalize as the backbone's weights ask."""
         mean, std = normalization(backbone)
-        return PreProcessor(Compose([Resize(image_size or (224, 224), antialias=True), Normalize(mean, std)]))
+        resize = Resize(image_size or (224, 224), antialias=True)
+        return ExportablePreProcessor(Compose([resize, Normalize(mean, std)]))

@@ -4,6 +4,7 @@
 """Export of a model that can score, and what a deployment has to know about it."""
 
 import json
+import logging
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from lightning.pytorch import LightningModule
 
 from anomalib_fewshot.atomic import write_atomically
 from anomalib_fewshot.post_processing import SupportPostProcessor
+
+ONE_FILE = 2_000_000_000  # bytes of weights that an ONNX file holds, its limit of 2 GiB less some for the graph
 
 
 class DescribedExportMixin(LightningModule):
@@ -30,9 +33,13 @@ class DescribedExportMixin(LightningModule):
         return self._describe(super().to_torch(*args, **kwargs))  # type: ignore[misc]
 
     def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]  # noqa: ANN401
-        """Export as anomalib does."""
+        """Export as anomalib does, to one file below ONNX's limit of 2 GB."""
         self.check_fitted()
-        return self._describe(super().to_onnx(*args, **kwargs))  # type: ignore[arg-type]
+        size = sum(tensor.nbytes for tensor in (*self.parameters(), *self.buffers()))
+        options = {"external_data": size > ONE_FILE, "opset_version": 18}  # 14 is not to be had, but logged
+        for name in ("onnx_ir", "onnxscript"):  # they tell of every constant
+            logging.getLogger(name).setLevel(logging.WARNING)
+        return self._describe(super().to_onnx(*args, **options | kwargs))  # type: ignore[arg-type]
 
     def to_openvino(self, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401
         """Export as anomalib does."""

@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import Resize
 from anomalib_fewshot.metrics import CategoryEvaluator
 from anomalib_fewshot.models.components import FittedMixin
 from anomalib_fewshot.post_processing import NormalScores, Rule
+from anomalib_fewshot.pre_processing import ExportablePreProcessor
 
 from .torch_model import PlainStatisticModel
 
@@ -68,7 +69,7 @@ class PlainStatistic(FittedMixin, AnomalibModule):
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
         """Return the pre-processor, which resizes."""
-        return PreProcessor(Resize(image_size or (224, 224), antialias=True))
+        return ExportablePreProcessor(Resize(image_size or (224, 224), antialias=True))
 
     @staticmethod
     def configure_evaluator() -> CategoryEvaluator:

@@ -10,6 +10,8 @@ import torch
 from anomalib.pre_processing import PreProcessor
 from anomalib.utils.serialization import anomalib_safe_globals
 
+from anomalib_fewshot.pre_processing import ExportablePreProcessor
+
 PARTS = ("trunk", "encoder", "predictor")  # of the torch model; the density is that of another support
 
 
@@ -73,6 +75,6 @@ def _state_of(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Te
 def _pre_processor(config: dict[str, Any] | None) -> PreProcessor | bool:
     if config is None:
         return False
-    pre_processor = PreProcessor()
+    pre_processor = ExportablePreProcessor()
     pre_processor.load_checkpoint_config(config)
     return pre_processor

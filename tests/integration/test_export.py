@@ -1,0 +1,190 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""An exported model says of a file of any size what `predict` says, in each runtime: score, map, verdict and mask."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from anomalib.data.utils import read_image
+from anomalib.deploy import OpenVINOInferencer, TorchInferencer
+from anomalib.engine import Engine
+from anomalib.models import AnomalibModule, get_model
+from conftest import save
+from test_contract import MODELS, SMALL
+
+from anomalib_fewshot import FewShot, MVTecFolder, PlainStatistic
+from anomalib_fewshot.models.components import fitted
+
+FIELDS = ("pred_score", "anomaly_map", "pred_label", "pred_mask")
+SIZES = [(64, 64), (50, 37), (301, 203), (1500, 1000)]  # width, height: the models' own, smaller, odd, of a camera
+Outputs = dict[str, np.ndarray]
+
+
+def photo(rng: np.random.Generator, size: tuple[int, int], *, defect: bool) -> np.ndarray:
+    """Return a picture of a weave with noise of the sensor, and with a dark square if it is defective."""
+    width, height = size
+    x, y = ((np.arange(side) + 0.5) / side + rng.uniform(-0.01, 0.01) for side in size)
+    image = 120 + 30 * np.sin(60 * x) + 20 * np.sin(80 * y)[:, None] + 10 * np.sin(1500 * x)
+    if defect:
+        image[height // 3 : height // 2, width // 3 : width // 2] = 10
+    noise = rng.normal(0, 20, (height, width, 3))
+    return (image[..., None] + noise).clip(0, 255).astype(np.uint8)
+
+
+@dataclass
+class Exported:
+    """A model and the folder of its export."""
+
+    model: AnomalibModule
+    folder: Path
+
+    def torch(self) -> Callable[[Path], Outputs]:
+        """anomalib's inferencer of a `.pt` file."""
+        inferencer = TorchInferencer(self.model.to_torch(self.folder), device="cpu")
+        return torch.no_grad()(lambda path: plain(inferencer.predict(path)))
+
+    def onnx(self) -> Callable[[Path], Outputs]:
+        """ONNX Runtime."""
+        session = onnxruntime.InferenceSession(self.to_onnx())
+        names = [output.name for output in session.get_outputs()]
+        return lambda path: {
+            name: value[0] for name, value in zip(names, session.run(names, {"input": read(path)[None]}), strict=True)
+        }
+
+    def openvino(self) -> Callable[[Path], Outputs]:
+        """anomalib's inferencer of OpenVINO, which reads ONNX files too."""
+        pytest.importorskip("openvino")
+        inferencer = OpenVINOInferencer(self.to_onnx(), device="CPU")
+        return lambda path: plain(inferencer.predict(path))
+
+    def to_onnx(self) -> Path:
+        """Export once."""
+        path = self.folder / "weights" / "onnx" / "model.onnx"
+        return path if path.is_file() else self.model.eval().to_onnx(self.folder)
+
+
+def read(path: Path) -> np.ndarray:
+    return np.ascontiguousarray(read_image(path, as_tensor=True).numpy())
+
+
+def plain(batch: object) -> Outputs:
+    """Return the fields that are there of a batch of one image."""
+    values = {name: getattr(batch, name) for name in FIELDS}
+    return {name: np.asarray(value)[0] for name, value in values.items() if value is not None}
+
+
+@pytest.fixture(scope="module")
+def part(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder: 4 pictures of a camera to train by, and of each size 2 good ones and 1 with a defect."""
+    root, rng = tmp_path_factory.mktemp("part"), np.random.default_rng(0)
+    for index in range(4):
+        save(photo(rng, (1500, 1000), defect=False), root / "weave/train/good" / f"{index}.png")
+    for size in SIZES:
+        for index in range(3):
+            path = root / "weave/test" / ("hole" if index == 2 else "good") / f"{size[0]}_{index}.png"
+            save(photo(rng, size, defect=index == 2), path)
+    return root
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow if name in {"RegAD", "UniAD"} else []) for name in MODELS],
+)
+def exported(request: pytest.FixtureRequest, part: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    folder = tmp_path_factory.mktemp(request.param)
+    model = get_model(request.param, **SMALL[request.param], visualizer=False)
+    source = MVTecFolder(part, "weave", num_workers=0, val_split_mode="none")
+    fit = Engine(default_root_dir=folder, logger=False, enable_progress_bar=False, accelerator="cpu", devices=1).fit
+    fit(model, datamodule=FewShot(source, k_shot=4))
+    return Exported(model, folder)
+
+
+def predicted(model: AnomalibModule, path: Path, folder: Path) -> dict[str, Outputs]:
+    engine = Engine(default_root_dir=folder, logger=False, enable_progress_bar=False, accelerator="cpu", devices=1)
+    items = [item for batch in engine.predict(model, data_path=path) for item in batch]
+    fields = {item.image_path: {name: getattr(item, name) for name in FIELDS} for item in items}
+    return {
+        image: {name: np.asarray(value) for name, value in found.items() if value is not None}
+        for image, found in fields.items()
+    }
+
+
+def compare(expected: dict[str, Outputs], infer: Callable[[Path], Outputs], tolerance: float) -> None:
+    for path, wanted in expected.items():
+        found = infer(Path(path))
+        assert set(wanted) == set(found)
+        for name in {"pred_score", "anomaly_map"} & set(wanted):
+            np.testing.assert_allclose(
+                found[name].squeeze(),
+                wanted[name].squeeze(),
+                rtol=0,
+                atol=tolerance,
+                err_msg=f"{name} of {path}",
+            )
+        assert bool(found["pred_label"]) == bool(wanted["pred_label"]), path
+        if "pred_mask" in wanted:
+            assert (found["pred_mask"].squeeze() != wanted["pred_mask"].squeeze()).mean() < 1e-3, path
+
+
+@pytest.mark.parametrize(("runtime", "tolerance"), [("torch", 0), ("onnx", 1e-3), ("openvino", 1e-3)])
+def test_every_runtime_says_what_predict_says(
+    exported: Exported,
+    part: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    runtime: str,
+    tolerance: float,
+) -> None:
+    monkeypatch.chdir(exported.folder)  # OpenVINO's cache
+    monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
+    expected = predicted(exported.model, part / "weave/test", exported.folder)
+    assert len(expected) == 3 * len(SIZES)
+    assert {bool(found["pred_label"]) for found in expected.values()} == {False, True}
+    compare(expected, getattr(exported, runtime)(), tolerance)
+
+
+@pytest.mark.slow
+def test_24_megapixels(exported: Exported, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    for index in range(3):
+        save(photo(rng, (6000, 4000), defect=index == 2), tmp_path / f"{index}.png")
+    compare(predicted(exported.model, tmp_path, exported.folder), exported.onnx(), 1e-3)
+
+
+def test_batch_of_one_size_is_its_images(exported: Exported, part: Path) -> None:
+    session = onnxruntime.InferenceSession(exported.to_onnx())
+    paths = sorted(part.glob("weave/test/*/301_*.png"))
+    together = session.run(["pred_score"], {"input": np.stack([read(path) for path in paths])})[0]
+    alone = [session.run(["pred_score"], {"input": read(path)[None]})[0] for path in paths]
+    np.testing.assert_allclose(together.ravel(), np.concatenate(alone).ravel(), atol=1e-5)
+
+
+def test_onnx_is_one_file(exported: Exported) -> None:
+    assert [file.name for file in exported.to_onnx().parent.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "given", "apart"),
+    [(0, {}, True), (2**31, {}, False), (0, {"external_data": False}, False)],
+)
+def test_weights_beyond_the_limit_of_a_file_are_apart(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: int,
+    given: dict[str, bool],
+    apart: bool,
+) -> None:
+    options: dict[str, Any] = {}
+    monkeypatch.setattr(torch.onnx, "export", lambda **found: options.update(found))
+    monkeypatch.setattr(fitted, "ONE_FILE", limit)
+    model = PlainStatistic(image_size=64)
+    model.is_fitted.fill_(value=True)
+    model.to_onnx(tmp_path, **given)
+    assert options["external_data"] is apart
+    assert options["opset_version"] == 18

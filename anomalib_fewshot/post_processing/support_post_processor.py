@@ -20,6 +20,7 @@ from .rule import LOOK_RANKS, Rule, needed, p_values, rate_bound
 logger = logging.getLogger(__name__)
 
 MIN_DEFECTS = 10  # of a validation; the threshold of fewer is the score of one or two of them
+MIN_WIDTH = 1e-6
 VERDICTS = ("good", "look", "defect")
 
 
@@ -31,16 +32,17 @@ class NormalScores:
         rule (Rule): How they were scored, which decides what they can promise.
         batches (Iterable[InferenceBatch]): Scores that a new image must be above to beat each of them, one of each
             image, shape ``(B,)``; and their anomaly maps, shape ``(B, 1, H, W)``, if there are any.
-        top (float | None): Highest score that there is. Defaults to ``None``: there is no highest.
     """
 
     rule: Rule
     batches: Iterable[InferenceBatch]
-    top: float | None = None
 
 
 class SupportPostProcessor(DynamicBufferMixin, PostProcessor):
     """anomalib's post-processor, whose thresholds can also come from normal images alone.
+
+    Scores and maps are shown between 0 and 1, with the threshold at 0.5, and none is cut off: two anomalies that differ
+    do so still.
 
     There are two lines, and three verdicts: what is above the upper one, the threshold, is a *defect*; *look* is what
     is above the lower one; the rest is *good*. anomalib's label is True for a defect, and a mask is empty where it is
@@ -52,9 +54,6 @@ class SupportPostProcessor(DynamicBufferMixin, PostProcessor):
     Args:
         false_alarm_rate (float | None): Part of the good images that may be called a defect, on average over supports.
             Defaults to ``None``: the lowest that the number k of normal images can have, ``1 / (k + 1)``.
-        image_headroom (float): Where scores have no highest value, the widths of the normal scores' range that are
-            shown above it. Defaults to ``9.0``.
-        pixel_headroom (float): The same of the anomaly maps. Defaults to ``1.0``.
         **kwargs: Arguments of anomalib's ``PostProcessor``.
 
     Attributes:
@@ -62,27 +61,19 @@ class SupportPostProcessor(DynamicBufferMixin, PostProcessor):
         levels (torch.Tensor): Raw scores that an image must be above to beat each normal image, ascending, ``(k,)``.
 
     Raises:
-        ValueError: If a headroom is below 0, or the rate not between 0 and 1.
+        ValueError: If the rate is not between 0 and 1.
     """
 
     def __init__(
         self,
         false_alarm_rate: float | None = None,
-        image_headroom: float = 9.0,
-        pixel_headroom: float = 1.0,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(**kwargs)
-        for name, value in (("image_headroom", image_headroom), ("pixel_headroom", pixel_headroom)):
-            if value < 0:
-                msg = f"`{name}` must not be below 0, got {value}."
-                raise ValueError(msg)
         if false_alarm_rate is not None and not 0 < false_alarm_rate < 1:
             msg = f"`false_alarm_rate` must be between 0 and 1, got {false_alarm_rate}."
             raise ValueError(msg)
         self.false_alarm_rate = false_alarm_rate
-        self.image_headroom = image_headroom
-        self.pixel_headroom = pixel_headroom
         self.rule: Rule | None = None
         self.register_buffer("levels", torch.zeros(0))
         self.register_buffer("_look_threshold", torch.tensor(float("nan")))
@@ -92,7 +83,7 @@ class SupportPostProcessor(DynamicBufferMixin, PostProcessor):
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        return (*super()._checkpoint_config_keys, "false_alarm_rate", "image_headroom", "pixel_headroom", "rule")
+        return (*super()._checkpoint_config_keys, "false_alarm_rate", "rule")
 
     def checkpoint_config(self) -> dict[str, Any]:
         """Return the settings to keep in a checkpoint, which holds plain values alone."""
@@ -126,7 +117,7 @@ class SupportPostProcessor(DynamicBufferMixin, PostProcessor):
         if self.rule is Rule.VIEWS:
             self.levels = self.levels[-1:]  # views of one image are one image
         self._look_threshold.copy_(self._at_rank(self.levels, LOOK_RANKS * rank))
-        self._set("image", self.levels, rank, normal.top)
+        self._set("image", self.levels, rank)
         if limits:
             lowest, highest = torch.cat(limits, dim=1)
             self._set("pixel", highest.sort().values, rank, lowest=lowest.amin())
@@ -145,27 +136,32 @@ class SupportPostProcessor(DynamicBufferMixin, PostProcessor):
         """Return the m-th highest value, the lowest if there are fewer."""
         return ascending[max(0, len(ascending) - rank)]
 
-    def _set(
-        self,
-        level: str,
-        ascending: torch.Tensor,
-        rank: int,
-        top: float | None = None,
-        lowest: torch.Tensor | None = None,
-    ) -> None:
-        threshold, highest = self._at_rank(ascending, rank), ascending[-1]
-        lowest = ascending[0] if lowest is None else lowest
-        if top is None:
-            width = highest - lowest if highest > lowest else highest.abs()  # of a single score: the score itself
-            end = highest + getattr(self, f"{level}_headroom") * width
-        else:
-            end = torch.as_tensor(top)
-            lowest = 2 * threshold - end  # the threshold is shown as 0.5, and the highest score as 1
+    def _set(self, level: str, ascending: torch.Tensor, rank: int, lowest: torch.Tensor | None = None) -> None:
+        """Set the threshold to the m-th highest value, and the range to that of all values."""
+        highest = ascending[-1]
+        width = highest - (ascending[0] if lowest is None else lowest)
+        if width == 0:  # a single score
+            width = highest.abs().clamp_min(MIN_WIDTH)
         if self.enable_thresholding:
-            getattr(self, f"_{level}_threshold").copy_(threshold)
+            getattr(self, f"_{level}_threshold").copy_(self._at_rank(ascending, rank))
         if self.enable_normalization:
-            getattr(self, f"{level}_min").copy_(lowest)
-            getattr(self, f"{level}_max").copy_(end)
+            getattr(self, f"{level}_min").copy_(highest - width)
+            getattr(self, f"{level}_max").copy_(highest)
+
+    def _normalize(  # type: ignore[override]
+        self,
+        preds: torch.Tensor | None,
+        norm_min: torch.Tensor,
+        norm_max: torch.Tensor,
+        threshold: torch.Tensor,
+    ) -> torch.Tensor | None:
+        """Return scores between 0 and 1, with upstream's slope at the threshold, but no end that cuts them off."""
+        shown = super()._normalize(preds, norm_min, norm_max, threshold)
+        if preds is None or self.rule is None:  # there, upstream's range has the highest scores in it
+            return shown
+        z = 2 * (preds - threshold) / (norm_max - norm_min)
+        soft = 0.5 + 0.5 * z / (1 + z.abs())
+        return torch.where(torch.isnan(z), shown, soft)
 
     @property
     def look_threshold(self) -> torch.Tensor:

@@ -127,7 +127,7 @@ def test_command_line(config: dict[str, Any], tmp_path: Path) -> None:
     assert good.groupby("category").support.nunique().tolist() == [1, 1]  # one support for all methods
     assert good[[*COST[:-1], "checkpoint_mib", "image_AUROC", "image_AUPR", "image_F1Score"]].notna().all(axis=None)
     assert table[table.method == "CoftAD"][["pixel_AUROC", "pixel_AUPRO"]].notna().all(axis=None)
-    assert set(good.threshold) == {"test images"}
+    assert set(good.threshold) == {"normal images"}
     # anomalib's Padim has no covariance of one image: a row says so, and the others went on.
     assert table[table.method == "Padim"].error.str.contains("not finite").all()
     assert {path.name for path in folder.iterdir()} >= {"environment.json", "report.html", "report.md", "config.yaml"}

@@ -20,7 +20,7 @@ from conftest import save
 from test_contract import MODELS, SMALL
 
 from anomalib_fewshot import FewShot, MVTecFolder, PlainStatistic
-from anomalib_fewshot.models.components import fitted
+from anomalib_fewshot.models.components import export
 
 FIELDS = ("pred_score", "anomaly_map", "pred_label", "pred_mask")
 SIZES = [(64, 64), (50, 37), (301, 203), (1500, 1000)]  # width, height: the models' own, smaller, odd, of a camera
@@ -166,7 +166,7 @@ def test_batch_of_one_size_is_its_images(exported: Exported, part: Path) -> None
 
 
 def test_onnx_is_one_file(exported: Exported) -> None:
-    assert [file.name for file in exported.to_onnx().parent.iterdir()] == ["model.onnx"]
+    assert sorted(file.name for file in exported.to_onnx().parent.iterdir()) == ["metadata.json", "model.onnx"]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_weights_beyond_the_limit_of_a_file_are_apart(
 ) -> None:
     options: dict[str, Any] = {}
     monkeypatch.setattr(torch.onnx, "export", lambda **found: options.update(found))
-    monkeypatch.setattr(fitted, "ONE_FILE", limit)
+    monkeypatch.setattr(export, "ONE_FILE", limit)
     model = PlainStatistic(image_size=64)
     model.is_fitted.fill_(value=True)
     model.to_onnx(tmp_path, **given)

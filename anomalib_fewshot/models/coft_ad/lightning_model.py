@@ -236,7 +236,7 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         ranked = self.model.ranked_score
         ranked.fit(scores, torch.cat([torch.full((len(s),), fold) for fold, (s, _) in enumerate(parts)]))
         rule = Rule.HELD_OUT if len(folds) == len(scores) else Rule.FOLDS
-        return NormalScores(rule, self._batches(ranked.levels, maps), top=1.0)
+        return NormalScores(rule, self._batches(ranked.levels, maps))
 
     def _batches(self, scores: torch.Tensor, maps: torch.Tensor) -> Iterator[InferenceBatch]:
         for some, own in zip(scores.split(MAPS_AT_ONCE), maps.split(MAPS_AT_ONCE), strict=True):

@@ -15,10 +15,10 @@ class RankedScore(DynamicBufferMixin):
     the score, so that this is a threshold. With the number b of images that are beaten, the score s of the fit to all
     images, and their mean held-out score c,
 
-    .. math:: r = \frac{b + f}{2k} \text{ for } b < k, \quad r = \frac{1 + f}{2} \text{ for } b = k, \quad
+    .. math:: r = b + f \text{ for } b < k, \quad r = k + \frac{f}{1 - f} \text{ for } b = k, \quad
         f = \frac{1}{2} + \frac{z}{2 (1 + |z|)}, \quad z = \frac{s - c}{|c|},
 
-    which is between 0 and 1, and above 0.5 if all are beaten. Without held-out images the score stays as it is.
+    whose whole part is b up to the line at k. Without held-out images the score stays as it is.
     """
 
     def __init__(self) -> None:
@@ -45,8 +45,7 @@ class RankedScore(DynamicBufferMixin):
     @property
     def levels(self) -> torch.Tensor:
         """Ranked scores that an image must be above to beat 1, 2, ... k images, shape ``(k,)``."""
-        count = len(self.held_out_scores)
-        return torch.arange(1, count + 1, device=self.center.device) / (2 * max(count, 1))
+        return torch.arange(1.0, len(self.held_out_scores) + 1, device=self.center.device)
 
     def forward(self, scores: torch.Tensor, by_fold: torch.Tensor) -> torch.Tensor:
         """Rank scores.
@@ -62,6 +61,6 @@ class RankedScore(DynamicBufferMixin):
         if count == 0:
             return scores
         z = (scores - self.center) / self.center.abs().clamp_min(1e-6)
-        within = 0.5 + 0.5 * z / (1 + z.abs())
+        within = 0.5 + 0.5 * z / (1 + z.abs()) * (1 - 1e-6)
         beaten = (by_fold[self.fold] > self.held_out_scores[:, None]).sum(0)
-        return torch.where(beaten == count, 0.5 + 0.5 * within, (beaten + within) / (2 * count))
+        return beaten + torch.where(beaten == count, within / (1 - within), within)

@@ -26,16 +26,16 @@ def test_rank_is_the_number_of_held_out_images_that_are_beaten(count: int, folds
     for image in range(50):
         beaten = sum(bool(by_fold[i % (folds or count), image] > held_out[i]) for i in range(count))
         assert (ranked.levels < result[image]).sum() == beaten
-        assert (result[image] > 0.5) == (beaten == count)
-    assert 0 < result[0] < 0.5 / count  # beats none
-    assert 0.5 < result[1] < 1  # beats all
-    torch.testing.assert_close(ranked.levels, torch.arange(1, count + 1) / (2 * count))
+        assert (result[image] > count) == (beaten == count)
+    assert 0 < result[0] < 1  # beats none
+    assert result[1] > count  # beats all
+    assert ranked.levels.tolist() == list(range(1, count + 1))
 
 
 def test_among_equal_ranks_the_score_decides() -> None:
     ranked, held_out = fitted(4)
     scores = torch.tensor([-1e4, 0.0, float(held_out.mean()), 30.0, 1e4])
-    for by_fold, middle in ((0.0, 0.5 / 8), (9.0, 0.75)):
+    for by_fold, middle in ((0.0, 0.5), (9.0, 5.0)):
         result = ranked(scores, torch.full((4, 5), by_fold))
         assert (result.diff() > 0).all()
         torch.testing.assert_close(float(result[2]), middle)  # the mean of the held-out scores is in the middle
@@ -49,7 +49,7 @@ def test_without_held_out_images_the_score_stays() -> None:
 def test_a_tie_does_not_beat() -> None:
     ranked, held_out = fitted(3)
     result = ranked(torch.ones(1), held_out[:, None])
-    assert result < 0.5 / 3
+    assert result < 1
 
 
 def test_a_checkpoint_may_have_another_number_of_images() -> None:

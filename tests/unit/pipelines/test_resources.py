@@ -62,7 +62,8 @@ class _Slow(PlainStatistic):
 
 
 def test_validation_is_no_part_of_a_fit(mvtec_root: Path, tmp_path: Path) -> None:
-    datamodule = FewShot(MVTecFolder(mvtec_root, "bolt", eval_batch_size=1, num_workers=0), k_shot=1)
+    source = MVTecFolder(mvtec_root, "bolt", eval_batch_size=1, num_workers=0)
+    datamodule = FewShot(source, k_shot=1, validation="source")
     model = _Slow("mean", image_size=64)
     engine = TimedEngine(tmp_path, "cpu")
     start = time.perf_counter()

@@ -21,6 +21,7 @@ FORMER = {
     *("latency_p50_ms", "latency_p95_ms", "training_seconds", "device", "threads", "backbone", "image_size"),
     *("augmentation", "learns_from", "weights", "python", "torch", "anomalib", "anomalib_fewshot", "seconds"),
     *("support", "test_normal", "test_anomalous"),
+    *("false_alarms", "recall", "promised_rate"),
 }
 
 
@@ -44,7 +45,8 @@ def test_every_column_has_a_meaning_and_a_type() -> None:
 def test_labels_are_those_of_a_report() -> None:
     assert [column.heading for column in labelled_columns("cost").values()][:2] == ["training on others, s", "fit, s"]
     assert list(labelled_columns("accuracy")) == [
-        name for name in columns() if name.startswith(("image_A", "image_F", "pixel"))
+        *("image_AUROC", "image_AUPR", "image_F1Score", "false_alarms", "recall", "promised_rate"),
+        *("pixel_AUROC", "pixel_AUPRO"),
     ]
     assert "augmentation" not in labelled_columns("settings")
     assert columns()["threshold"].heading == "threshold from"

@@ -19,17 +19,16 @@ BATCHES = [
     InferenceBatch(pred_score=torch.tensor([1.0, 3.0]), anomaly_map=torch.tensor([0.0, 4.0]).view(2, 1, 1, 1)),
     InferenceBatch(pred_score=torch.tensor([2.0]), anomaly_map=torch.tensor([-1.0]).view(1, 1, 1, 1)),
 ]
-RANKED = [InferenceBatch(pred_score=torch.arange(1, 5) / 8)]  # of four held-out images
+RANKED = [InferenceBatch(pred_score=torch.arange(1.0, 5.0))]  # of four held-out images
 
 
 def fitted(
     rule: Rule = Rule.ONE_FIT,
     batches: list = BATCHES,
-    top: float | None = None,
     **arguments,
 ) -> SupportPostProcessor:
     post_processor = SupportPostProcessor(**arguments)
-    post_processor.fit_normal(NormalScores(rule, iter(batches), top))
+    post_processor.fit_normal(NormalScores(rule, iter(batches)))
     return post_processor
 
 
@@ -38,17 +37,19 @@ def limits(post_processor: PostProcessor, level: str) -> list[float]:
     return [float(getattr(post_processor, name)) for name in names]
 
 
-def test_threshold_is_the_highest_score_and_the_range_is_wider() -> None:
+def test_threshold_is_the_highest_score_and_the_range_that_of_all() -> None:
     post_processor = fitted()
-    assert limits(post_processor, "image") == [3, 1, 3 + 9 * 2]
-    assert limits(post_processor, "pixel") == [4, -1, 4 + 1 * 5]
+    assert limits(post_processor, "image") == [3, 1, 3]
+    assert limits(post_processor, "pixel") == [4, -1, 4]
 
 
 def test_highest_normal_score_is_on_the_threshold_and_another_above_it() -> None:
-    raw = InferenceBatch(pred_score=torch.tensor([3.0, 3.1, 12.0, 13.0]), anomaly_map=torch.zeros(4, 1, 2, 2))
+    raw = InferenceBatch(torch.tensor([-97.0, 2.0, 3.0, 4.0, 6.0, 1e4]), None, torch.zeros(6, 1, 2, 2))
     result = fitted()(raw)
-    assert result.pred_label.tolist() == [False, True, True, True]
-    torch.testing.assert_close(result.pred_score, torch.tensor([0.5, 0.505, 0.95, 1.0]))
+    assert result.pred_label.tolist() == [False, False, False, True, True, True]
+    expected = [0.5 - 0.5 * 100 / 101, 0.25, 0.5, 0.75, 0.875, 0.5 + 0.5 * 9997 / 9998]  # widths of half the range
+    torch.testing.assert_close(result.pred_score, torch.tensor(expected))
+    torch.testing.assert_close(result.anomaly_map, torch.full((6, 1, 2, 2), 0.5 - 0.5 * 1.6 / 2.6))
 
 
 def test_a_rate_moves_both_lines() -> None:
@@ -65,17 +66,15 @@ def test_a_rate_moves_both_lines() -> None:
 
 def test_verdicts_and_p_values_of_ranked_scores() -> None:
     """Of four images: above all is a defect, above three is to be looked at, and the p-value is that of the rank."""
-    post_processor = fitted(Rule.HELD_OUT, RANKED, top=1.0)
-    raw = torch.tensor([0.01, 0.2, 0.3, 0.4, 0.6, 1.0])
-    shown = post_processor(InferenceBatch(pred_score=raw)).pred_score
-    torch.testing.assert_close(shown, raw)  # they are shown as they are
+    post_processor = fitted(Rule.HELD_OUT, RANKED)
+    raw = torch.tensor([0.1, 1.6, 2.4, 3.2, 4.2, 50.0])
+    shown = original = post_processor(InferenceBatch(pred_score=raw)).pred_score
     assert post_processor.verdicts(shown) == ["good", "good", "good", "look", "defect", "defect"]
     torch.testing.assert_close(post_processor.p_value(shown), torch.tensor([1.0, 0.8, 0.6, 0.4, 0.2, 0.2]).double())
-    higher = fitted(Rule.HELD_OUT, RANKED, top=1.0, false_alarm_rate=0.7)
+    higher = fitted(Rule.HELD_OUT, RANKED, false_alarm_rate=0.7)
     shown = higher(InferenceBatch(pred_score=raw)).pred_score
     assert higher.verdicts(shown) == ["good", "look", "look", "defect", "defect", "defect"]
-    assert 0 <= shown.min() < shown.max() == 1  # the line is at 0.5 and nothing above it is cut off
-    torch.testing.assert_close(higher.p_value(shown), post_processor.p_value(raw))
+    torch.testing.assert_close(higher.p_value(shown), post_processor.p_value(original))
 
 
 @pytest.mark.parametrize("normalized", [True, False])
@@ -108,14 +107,14 @@ def test_a_picture_that_is_called_good_has_no_mask() -> None:
 
 
 def test_predictions_are_explained() -> None:
-    batch = ImageBatch(image=torch.zeros(3, 3, 2, 2), pred_score=torch.tensor([0.01, 0.4, 0.9]))
-    fitted(Rule.HELD_OUT, RANKED, top=1.0).on_predict_batch_end(None, None, batch)
+    batch = ImageBatch(image=torch.zeros(3, 3, 2, 2), pred_score=torch.tensor([0.1, 3.2, 9.0]))
+    fitted(Rule.HELD_OUT, RANKED).on_predict_batch_end(None, None, batch)
     assert batch.explanation == ["good, p = 1", "look, p = 0.4", "defect, p = 0.2"]
 
 
 def test_a_single_score_has_a_range_too() -> None:
-    post_processor = fitted(batches=[InferenceBatch(pred_score=torch.tensor([-4.0]))], image_headroom=2.0)
-    assert limits(post_processor, "image") == [-4, -4, -4 + 2 * 4]
+    post_processor = fitted(batches=[InferenceBatch(pred_score=torch.tensor([-4.0]))])
+    assert limits(post_processor, "image") == [-4, -8, -4]
     assert all(value != value for value in limits(post_processor, "pixel"))  # noqa: PLR0124  nan: there are no maps
 
 
@@ -154,7 +153,7 @@ def test_validation_by_normal_images_is_of_images_kept_apart(caplog: pytest.LogC
 
 
 def test_validation_with_few_defects_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    post_processor = fitted(Rule.HELD_OUT, RANKED, top=1.0)
+    post_processor = fitted(Rule.HELD_OUT, RANKED)
     validate(post_processor, [1.0, 2.0, 3.0, 9.0], [False, False, False, True])
     assert post_processor.rule is None
     assert post_processor.image_threshold == 9  # upstream's: the defect's own score
@@ -165,8 +164,7 @@ def test_validation_with_few_defects_is_warned_of(caplog: pytest.LogCaptureFixtu
 
 
 def test_settings_survive_a_checkpoint() -> None:
-    settings = {"image_headroom": 2.0, "pixel_headroom": 0.5, "image_sensitivity": 0.7, "enable_normalization": False}
-    settings["false_alarm_rate"] = 0.5
+    settings = {"image_sensitivity": 0.7, "enable_normalization": False, "false_alarm_rate": 0.5}
     post_processor, loaded = fitted(**settings), SupportPostProcessor()
     config = post_processor.checkpoint_config()
     assert json.loads(json.dumps(config)) == config  # plain values
@@ -194,18 +192,18 @@ def test_words(rule: Rule, words: str) -> None:
 
 def test_side_file_is_json() -> None:
     assert SupportPostProcessor().metadata()["description"].endswith("promises no rate of false alarms.")
-    values = fitted(Rule.HELD_OUT, RANKED, top=1.0).metadata()
+    values = fitted(Rule.HELD_OUT, RANKED).metadata()
     assert json.loads(json.dumps(values)) == values
     assert (values["rule"], values["num_normal"], values["promised_false_alarm_rate"]) == ("held-out", 4, 0.2)
-    assert (values["look_score"], values["defect_score"]) == (0.375, 0.5)
+    assert (values["look_score"], values["defect_score"]) == (pytest.approx(0.3), 0.5)
     table = [(row["score_up_to"], row["p"]) for row in values["p_values"]]
-    assert table == [(0.125, 1.0), (0.25, 0.8), (0.375, pytest.approx(0.6)), (0.5, 0.4)]
+    expected = [(0.5 - 0.5 * 2 / 3, 1.0), (0.5 - 0.5 * 4 / 7, 0.8), (0.3, 0.6), (0.5, 0.4)]
+    assert table == [pytest.approx(pair) for pair in expected]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"image_headroom": -1.0}, "`image_headroom` must not be below 0, got -1"),
         ({"false_alarm_rate": 0.0}, "`false_alarm_rate` must be between 0 and 1, got 0"),
         ({"false_alarm_rate": 5.0}, "`false_alarm_rate` must be between 0 and 1, got 5"),
     ],

@@ -16,7 +16,7 @@ quickstart: $(VENV)/.installed ## CoftAD on four good pictures of solar cells
 	$(BIN)/anomalib train --config configs/quickstart.yaml
 
 test: $(VENV)/.installed ## the whole suite
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal
 
 test-all: $(VENV)/.installed ## and the heavier checks
 	$(BIN)/python -m pytest

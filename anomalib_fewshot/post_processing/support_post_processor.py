@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from anomalib.data import Batch, ImageBatch, InferenceBatch
-from anomalib.models.components.base.dynamic_buffer import DynamicBufferMixin  # its package may be half imported
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 
@@ -38,7 +37,7 @@ class NormalScores:
     batches: Iterable[InferenceBatch]
 
 
-class SupportPostProcessor(DynamicBufferMixin, PostProcessor):
+class SupportPostProcessor(PostProcessor):
     """anomalib's post-processor, whose thresholds can also come from normal images alone.
 
     Scores and maps are shown between 0 and 1, with the threshold at 0.5, and none is cut off: two anomalies that differ
@@ -94,6 +93,13 @@ class SupportPostProcessor(DynamicBufferMixin, PostProcessor):
         super().load_checkpoint_config(config)
         self.rule = None if self.rule is None else Rule(self.rule)
 
+    def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args: Any) -> None:  # noqa: ANN401
+        """Take as many levels as a checkpoint has."""
+        levels = state_dict.get(f"{prefix}levels")
+        if levels is not None:
+            self.levels = self.levels.new_zeros(len(levels))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     @torch.no_grad()
     def fit_normal(self, normal: NormalScores) -> None:
         """Take thresholds and ranges from scores of normal images.
@@ -137,11 +143,13 @@ class SupportPostProcessor(DynamicBufferMixin, PostProcessor):
         return ascending[max(0, len(ascending) - rank)]
 
     def _set(self, level: str, ascending: torch.Tensor, rank: int, lowest: torch.Tensor | None = None) -> None:
-        """Set the threshold to the m-th highest value, and the range to that of all values."""
+        """Set the threshold to the m-th highest value, and the range to that of all values, or up to 0 if that is more.
+
+        Scores of two images are near each other, for they are of the same distance: their range alone says nothing.
+        """
         highest = ascending[-1]
-        width = highest - (ascending[0] if lowest is None else lowest)
-        if width == 0:  # a single score
-            width = highest.abs().clamp_min(MIN_WIDTH)
+        lowest = ascending[0] if lowest is None else lowest
+        width = torch.maximum(highest - lowest, highest.abs()).clamp_min(MIN_WIDTH)
         if self.enable_thresholding:
             getattr(self, f"_{level}_threshold").copy_(self._at_rank(ascending, rank))
         if self.enable_normalization:

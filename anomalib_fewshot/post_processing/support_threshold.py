@@ -9,7 +9,6 @@ from copy import deepcopy
 
 import torch
 from anomalib.data import InferenceBatch
-from anomalib.models.components.base.memory_bank_module import MemoryBankMixin  # its package may be half imported
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
@@ -19,6 +18,7 @@ from .support_post_processor import NormalScores, SupportPostProcessor
 
 logger = logging.getLogger(__name__)
 
+HEADROOM = {"image": 99, "pixel": 1}  # ranges above the threshold, where upstream cuts scores off: ties have no AUROC
 MAX_FITS = 32  # of the support without a part of it: without single images, unless there are more
 
 
@@ -37,6 +37,8 @@ class SupportThreshold(Callback):
         They do if the model is fitted in one call, and can hold an image out of it. Those of this package set them by
         themselves; a memory bank of anomalib's gets this callback, before its checkpoints are written.
         """
+        from anomalib.models.components import MemoryBankMixin  # which imports all models, these ones among them
+
         model, callbacks = trainer.lightning_module, trainer.callbacks  # type: ignore[attr-defined]
         if isinstance(model, MemoryBankMixin) and not any(isinstance(callback, cls) for callback in callbacks):
             callbacks.insert(0, cls())
@@ -66,6 +68,9 @@ class SupportThreshold(Callback):
             for name, value in own.named_buffers():
                 if hasattr(post_processor, name):
                     getattr(post_processor, name).copy_(value)
+            for level, headroom in HEADROOM.items():
+                low, high = (getattr(post_processor, f"{level}_{end}") for end in ("min", "max"))
+                high += headroom * (high - low)
 
     @torch.no_grad()
     def _scores(self, pl_module: LightningModule, images: torch.Tensor) -> Iterator[InferenceBatch]:

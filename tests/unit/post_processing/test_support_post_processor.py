@@ -39,7 +39,7 @@ def limits(post_processor: PostProcessor, level: str) -> list[float]:
 
 def test_threshold_is_the_highest_score_and_the_range_that_of_all() -> None:
     post_processor = fitted()
-    assert limits(post_processor, "image") == [3, 1, 3]
+    assert limits(post_processor, "image") == [3, 0, 3]
     assert limits(post_processor, "pixel") == [4, -1, 4]
 
 
@@ -47,8 +47,9 @@ def test_highest_normal_score_is_on_the_threshold_and_another_above_it() -> None
     raw = InferenceBatch(torch.tensor([-97.0, 2.0, 3.0, 4.0, 6.0, 1e4]), None, torch.zeros(6, 1, 2, 2))
     result = fitted()(raw)
     assert result.pred_label.tolist() == [False, False, False, True, True, True]
-    expected = [0.5 - 0.5 * 100 / 101, 0.25, 0.5, 0.75, 0.875, 0.5 + 0.5 * 9997 / 9998]  # widths of half the range
-    torch.testing.assert_close(result.pred_score, torch.tensor(expected))
+    z = (raw.pred_score - 3) / 1.5  # in halves of the range
+    torch.testing.assert_close(result.pred_score, 0.5 + 0.5 * z / (1 + z.abs()))
+    assert (result.pred_score.diff() > 0).all()
     torch.testing.assert_close(result.anomaly_map, torch.full((6, 1, 2, 2), 0.5 - 0.5 * 1.6 / 2.6))
 
 
@@ -121,7 +122,7 @@ def test_a_single_score_has_a_range_too() -> None:
 def test_what_is_switched_off_is_not_fitted() -> None:
     post_processor = fitted(enable_thresholding=False)
     assert post_processor.image_threshold.isnan()
-    assert post_processor.image_min == 1
+    assert post_processor.image_max == 3
     post_processor = fitted(enable_normalization=False)
     assert post_processor.image_threshold == 3
     assert post_processor.image_min.isnan()
@@ -195,9 +196,9 @@ def test_side_file_is_json() -> None:
     values = fitted(Rule.HELD_OUT, RANKED).metadata()
     assert json.loads(json.dumps(values)) == values
     assert (values["rule"], values["num_normal"], values["promised_false_alarm_rate"]) == ("held-out", 4, 0.2)
-    assert (values["look_score"], values["defect_score"]) == (pytest.approx(0.3), 0.5)
+    assert (values["look_score"], values["defect_score"]) == (pytest.approx(1 / 3), 0.5)
     table = [(row["score_up_to"], row["p"]) for row in values["p_values"]]
-    expected = [(0.5 - 0.5 * 2 / 3, 1.0), (0.5 - 0.5 * 4 / 7, 0.8), (0.3, 0.6), (0.5, 0.4)]
+    expected = [(0.2, 1.0), (0.25, 0.8), (1 / 3, 0.6), (0.5, 0.4)]
     assert table == [pytest.approx(pair) for pair in expected]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from anomalib.data import Batch, ImageBatch, InferenceBatch
-from anomalib.models.components.base import DynamicBufferMixin
+from anomalib.models.components.base.dynamic_buffer import DynamicBufferMixin  # its package may be half imported
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 

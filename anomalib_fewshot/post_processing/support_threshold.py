@@ -9,7 +9,7 @@ from copy import deepcopy
 
 import torch
 from anomalib.data import InferenceBatch
-from anomalib.models.components import MemoryBankMixin
+from anomalib.models.components.base.memory_bank_module import MemoryBankMixin  # its package may be half imported
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn

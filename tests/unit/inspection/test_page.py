@@ -184,7 +184,7 @@ def test_lines_are_dragged(page: Page) -> None:
     assert "With this line at most 1 in 5 new good pictures is called a defect" in page.text("#promises")
     width = page.js("return document.querySelector('#histogram svg').getBoundingClientRect().width")
     ActionChains(page.driver).click_and_hold(page.one(".line.defect circle")).move_by_offset(
-        int(0.48 * width),
+        int(width / 2) - 8,
         0,
     ).perform()
     assert "defect" not in page.verdicts()  # at once, while it is dragged

@@ -184,3 +184,22 @@ def test_public_names_are_lazy() -> None:
     assert set(anomalib_fewshot.__all__) <= set(printed)
     with pytest.raises(AttributeError, match="has no attribute 'Missing'"):
         _ = anomalib_fewshot.Missing
+
+
+@pytest.mark.parametrize("first", ["anomalib.models", "anomalib.data", "anomalib.post_processing"])
+def test_any_part_of_anomalib_may_be_imported_first(first: str) -> None:
+    code = f"import {first}, anomalib.data, anomalib.models; anomalib.data.FewShot, anomalib.models.CoftAD"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "cannot be loaded" not in done.stderr
+
+
+@pytest.mark.parametrize(("command", "warns"), [("inspect", False), ("fit", True)])
+def test_inspect_starts_quietly(command: str, warns: bool) -> None:
+    code = f"""
+        import sys, warnings
+        sys.argv = ["anomalib", "{command}"]
+        import anomalib.data
+        warnings.warn("seen", FutureWarning)
+    """
+    done = subprocess.run([sys.executable, "-c", dedent(code)], capture_output=True, text=True, check=True)
+    assert ("seen" in done.stderr) is warns

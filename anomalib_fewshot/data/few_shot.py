@@ -18,8 +18,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
-from anomalib_fewshot.post_processing import SupportThreshold
-
 from .layout_check import check_evaluator, check_kinds
 from .manifest import SupportManifest, sha256
 from .picture_check import Finding, check_left_out, check_pictures, report
@@ -158,6 +156,8 @@ class FewShot(AnomalibDataModule):
         """Return whether there is a validation: also of a model that cannot take its thresholds from the support."""
         if self.validation == "source" or stage == TrainerFn.VALIDATING:
             return True
+        from anomalib_fewshot.post_processing import SupportThreshold  # anomalib imports the models after the data
+
         if self.trainer is None or SupportThreshold.serves(self.trainer):
             return False
         logger.warning(

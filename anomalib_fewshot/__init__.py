@@ -24,6 +24,7 @@ _MODULES = {
     "SupportPostProcessor": "anomalib_fewshot.post_processing",
     "UniAD": "anomalib_fewshot.models",
     "benchmark": "anomalib_fewshot.pipelines",
+    "inspect": "anomalib_fewshot.inspection",
 }
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "SupportPostProcessor",
     "UniAD",
     "benchmark",
+    "inspect",
 ]
 
 

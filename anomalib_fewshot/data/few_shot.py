@@ -200,8 +200,8 @@ class FewShot(AnomalibDataModule):
         return super().val_dataloader() if hasattr(self, "val_data") else []
 
     def teardown(self, stage: str) -> None:
-        """Say after the test where the results lie."""
-        if stage == TrainerFn.TESTING:
+        """Say after a fit and a test where the results lie."""
+        if stage in {TrainerFn.FITTING, TrainerFn.TESTING}:
             say_where_results_are(self.trainer)
 
     def _normal_images(self) -> tuple[dict[str, int], Path]:
@@ -270,7 +270,7 @@ class FewShot(AnomalibDataModule):
 
 
 def say_where_results_are(trainer: Trainer | None) -> None:
-    """Log the folders and files that a test has left."""
+    """Log the folders and files that a fit or a test has left."""
     if trainer is None or not trainer.is_global_zero:
         return
     parts = {"Heat maps": "images", "Checkpoint": "weights/lightning/model.ckpt"}

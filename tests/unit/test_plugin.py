@@ -184,3 +184,23 @@ def test_public_names_are_lazy() -> None:
     assert set(anomalib_fewshot.__all__) <= set(printed)
     with pytest.raises(AttributeError, match="has no attribute 'Missing'"):
         _ = anomalib_fewshot.Missing
+
+
+@pytest.mark.parametrize("first", ["anomalib.models", "anomalib.data", "anomalib.post_processing"])
+def test_any_part_of_anomalib_may_be_imported_first(first: str) -> None:
+    code = f"import {first}, anomalib.data as d, anomalib.models as m; print(d.FewShot.__name__, m.CoftAD.__name__)"
+    assert run(code).split() == ["FewShot", "CoftAD"]
+
+
+@pytest.mark.parametrize(("command", "seen"), [("inspect", "[]"), ("fit", "['said']")])
+def test_inspect_starts_quietly(command: str, seen: str) -> None:
+    code = f"""
+import sys, warnings
+sys.argv = ["anomalib", "{command}"]
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("default")
+    import anomalib.data
+    warnings.warn("said", FutureWarning)
+print([str(each.message) for each in caught if str(each.message) == "said"])
+"""
+    assert run(code).strip() == seen

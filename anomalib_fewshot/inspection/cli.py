@@ -1,0 +1,32 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""`anomalib inspect`."""
+
+from jsonargparse import ArgumentParser
+
+from anomalib_fewshot.pipelines.cli import Command
+
+from .inspection import inspect
+
+
+class Inspect(Command):
+    """Train on a folder of good pictures and give verdicts on new ones, in a table and on a page."""
+
+    name = "inspect"
+    function = staticmethod(inspect)
+    skip = {"good", "new", "out", "model", "resume", "ignore", "strict", "watch", "progress"}  # noqa: RUF012  as below
+
+    @classmethod
+    def get_parser(cls, parser: ArgumentParser | None = None) -> ArgumentParser:  # type: ignore[override]
+        """Return a parser of the arguments of :func:`inspect`."""
+        parser = super().get_parser(parser)
+        parser.add_argument("--good", nargs="+", type=str, help="Good pictures: folders or files.")
+        parser.add_argument("--new", type=str, help="Folder of pictures to score, or one picture.")
+        parser.add_argument("--out", type=str, default="results/inspect", help="Folder of runs, each in its own.")
+        parser.add_argument("--model", type=str, help="Folder of an earlier run, whose model scores.")
+        parser.add_argument("--resume", type=str, help="Folder of a run that was ended, to complete.")
+        parser.add_argument("--ignore", type=str, help="Mask, white where pictures do not count.")
+        parser.add_argument("--strict", action="store_true", help="Refuse pictures that cannot be used.")
+        parser.add_argument("--watch", action="store_true", help="Score what comes into --new until Ctrl-C.")
+        return parser

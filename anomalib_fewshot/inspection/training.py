@@ -1,0 +1,139 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""A detector of a list of good pictures: trained without settings, or loaded from an earlier run."""
+
+import logging
+import shutil
+import tempfile
+import warnings
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import torch
+from anomalib.data import AnomalibDataModule, AnomalibDataset, DatasetItem
+from anomalib.data.utils import LabelName, Split
+from anomalib.engine import Engine
+
+from anomalib_fewshot.data import FewShot
+from anomalib_fewshot.models import CoftAD
+
+from .ignored import Ignored
+
+CHECKPOINT, SUPPORT = "model.ckpt", "support.json"
+
+
+class GoodPictures(AnomalibDataModule):
+    """Normal training images from a list of files. Their paths may have letters that anomalib's own `Folder` refuses.
+
+    Args:
+        paths (Sequence[Path]): Files.
+        ignored (Ignored | None): Region that does not count. Defaults to ``None``.
+    """
+
+    def __init__(self, paths: Sequence[Path], ignored: Ignored | None = None) -> None:
+        super().__init__(train_batch_size=8, eval_batch_size=8, num_workers=0)
+        self.paths = paths
+        self.ignored = ignored
+
+    @property
+    def name(self) -> str:  # type: ignore[override]  # as in anomalib, over an attribute of Lightning's
+        """Name in the manifest of the support."""
+        return "good"
+
+    def setup(self, stage: str | None = None) -> None:
+        """Make the dataset. There is none to validate or test on."""
+        del stage
+        if not hasattr(self, "train_data"):
+            self.train_data = _GoodDataset(self.paths, self.ignored)
+        self._update_augmentations()  # which resizes to the size of the model
+
+    def _setup(self, _stage: str | None = None) -> None:
+        """Not used: there is nothing to split."""
+
+
+class _GoodDataset(AnomalibDataset):
+    def __init__(self, paths: Sequence[Path], ignored: Ignored | None) -> None:
+        super().__init__()
+        self.ignored = ignored
+        samples = pd.DataFrame({
+            "image_path": [str(path) for path in paths],
+            "split": Split.TRAIN,
+            "label": "normal",
+            "label_index": LabelName.NORMAL,
+            "mask_path": "",
+        })
+        samples.attrs["task"] = "classification"
+        self.samples = samples
+
+    def __getitem__(self, index: int) -> DatasetItem:
+        item = super().__getitem__(index)
+        if self.ignored is not None:
+            item.image = self.ignored.paint(item.image)
+        return item
+
+
+def new_model() -> CoftAD:
+    """Return the model that is trained: with default settings."""
+    return CoftAD(evaluator=False, visualizer=False)
+
+
+def train(paths: Sequence[Path], folder: Path, ignored: Ignored | None = None) -> CoftAD:
+    """Train a model on good pictures, and write its checkpoint and the manifest of its support to a folder.
+
+    Args:
+        paths (Sequence[Path]): The pictures, all of which are used.
+        folder (Path): Folder of the run.
+        ignored (Ignored | None): Region that does not count. Defaults to ``None``.
+    """
+    with tempfile.TemporaryDirectory() as root, quiet():
+        model = new_model()
+        data = FewShot(GoodPictures(paths, ignored), k_shot=len(paths))
+        engine = Engine(
+            default_root_dir=root,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            devices=1,
+        )
+        engine.fit(model, datamodule=data)
+        if data.manifest is not None:
+            data.manifest.write(folder / SUPPORT)
+        part = folder / f".{CHECKPOINT}.part"
+        shutil.move(str(engine.best_model_path), part)
+        part.replace(folder / CHECKPOINT)  # there whole or not at all: a run that was ended may be resumed by it
+    return model
+
+
+def load(folder: Path) -> CoftAD:
+    """Return the model of an earlier run.
+
+    Raises:
+        FileNotFoundError: If the folder has no checkpoint.
+    """
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        msg = f"`model` must be the folder of an earlier run, got {folder}, which has no {CHECKPOINT}. Give another."
+        raise FileNotFoundError(msg)
+    with quiet():
+        return CoftAD.load_from_checkpoint(path, map_location="cpu", weights_only=False)
+
+
+@contextmanager
+def quiet() -> Generator[None]:
+    """Keep the logs and warnings of anomalib and Lightning to themselves, where a command says all in its own words."""
+    disabled = logging.getLogger().manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def to_device(model: CoftAD) -> CoftAD:
+    """Return a model ready to score, on a GPU if there is one."""
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,42 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""A run on pictures of a weave."""
+
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from weave import draw, small_model
+
+from anomalib_fewshot import CoftAD, inspect
+from anomalib_fewshot.inspection import training
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[], CoftAD]:
+    """Train small models."""
+    monkeypatch.setattr(training, "new_model", small_model)
+    return small_model
+
+
+@pytest.fixture(scope="session")
+def part(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with four good pictures, and new ones of equal names, one with a hole and a hard name."""
+    root = tmp_path_factory.mktemp("part")
+    for seed in range(4):
+        draw(root / "good" / f"{seed}.png", seed)
+    for seed, name in enumerate(("a/0.png", "b/0.png", "b/0.jpg"), start=10):
+        draw(root / "new" / name, seed)
+    draw(root / "new" / "hole ä#1 'x'.png", 20, hole=True)
+    return root
+
+
+@pytest.fixture(scope="session")
+def trained(part: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a finished run, in a folder whose name anomalib's own data sets refuse."""
+    root = tmp_path_factory.mktemp("Läufe")
+    with mock.patch.object(training, "new_model", small_model):
+        inspect(part / "good", part / "new", out=root, progress=False)
+    return root / "v0"

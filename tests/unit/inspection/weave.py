@@ -1,0 +1,28 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Pictures of a weave, and a small model."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from anomalib_fewshot import CoftAD
+
+WIDTH, HEIGHT = 96, 64
+
+
+def draw(path: Path, seed: int, *, hole: bool = False) -> None:
+    """Write a picture of stripes in noise, with or without a dark square."""
+    generator = np.random.default_rng(seed)
+    pixels = np.tile(120 + 40 * np.sin(np.arange(WIDTH) / 3), (HEIGHT, 1))[..., None] * np.array([1.0, 0.8, 0.6])
+    pixels = pixels + generator.normal(0, 4, pixels.shape)
+    if hole:
+        pixels[20:44, 30:54] = 5
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=95)
+
+
+def small_model() -> CoftAD:
+    return CoftAD(image_size=64, num_steps=1, num_views=2, num_anomalies=1, evaluator=False, visualizer=False)

@@ -4,14 +4,19 @@
 """The example of a deployment says what `predict` says, without torch, anomalib and this package."""
 
 import json
+import resource
 import runpy
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
+import torch
 from anomalib.engine import Engine
 from test_contract import SMALL
 
@@ -19,6 +24,7 @@ from anomalib_fewshot import CoftAD, FewShot, MVTecFolder
 
 DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLE = DOCS / "examples" / "score_pictures.py"
+EXAMPLE_AS_MAIN = f"import runpy; runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
 NEEDED = ("numpy*", "PIL", "pillow*", "onnxruntime*")
 
 
@@ -62,8 +68,7 @@ def test_nothing_else_is_there(packages: Path, tmp_path: Path, name: str) -> Non
 def test_example_says_what_predict_says(fitted: CoftAD, packages: Path, mvtec_root: Path, tmp_path: Path) -> None:
     path = fitted.eval().to_onnx(tmp_path)
     pictures = sorted(map(str, mvtec_root.glob("bolt/test/*/*.png")))
-    start = f"import runpy; sys.argv[:1] = [{str(EXAMPLE)!r}]; runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
-    lines = run(packages, start, str(path), *pictures, cwd=tmp_path).splitlines()
+    lines = run(packages, EXAMPLE_AS_MAIN, str(path), *pictures, cwd=tmp_path).splitlines()
     found = {line["path"]: line for line in map(json.loads, lines)}
     batches = engine(tmp_path / "predict").predict(
         fitted,
@@ -110,3 +115,49 @@ def test_verdict(rules: dict[str, Any], score: float, expected: tuple[str, float
     values = {"look_score": 0.3, "defect_score": 0.5, "num_normal": 2, "p_values": levels}
     judge = runpy.run_path(str(EXAMPLE))["judge"]
     assert judge(score, label=True, rules=values | rules if rules else {}) == expected
+
+
+def test_two_processes_say_the_same(fitted: CoftAD, packages: Path, mvtec_root: Path, tmp_path: Path) -> None:
+    path = fitted.eval().to_onnx(tmp_path)
+    pictures = sorted(map(str, mvtec_root.glob("bolt/test/*/*.png")))
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(lambda _: run(packages, EXAMPLE_AS_MAIN, str(path), *pictures, cwd=tmp_path), range(2))
+    assert one == two
+
+
+def test_batch_of_32_is_its_pictures(fitted: CoftAD) -> None:
+    pictures = torch.rand(32, 3, 80, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        together = fitted.eval()(pictures)
+        alone = [fitted(picture[None]) for picture in pictures]
+    for name in ("pred_score", "anomaly_map"):
+        parts = torch.cat([getattr(found, name) for found in alone])
+        torch.testing.assert_close(getattr(together, name).view_as(parts), parts, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("runtime", ["torch", "onnx"])
+def test_memory_is_flat_over_10000_pictures(fitted: CoftAD, tmp_path: Path, runtime: str) -> None:
+    rng = np.random.default_rng(0)
+    pictures = [rng.random((1, 3, *size), dtype=np.float32) for size in ((64, 64), (96, 80), (51, 117), (240, 320))]
+    if runtime == "torch":
+        infer = torch.no_grad()(lambda picture: fitted.eval()(torch.from_numpy(picture)))
+    else:
+        session = onnxruntime.InferenceSession(fitted.eval().to_onnx(tmp_path))
+        infer = partial(_run_session, session)
+    used = []
+    for index in range(10_001):
+        if index in {0, 1_000, 5_000, 10_000}:
+            used.append(_resident_mib())
+        infer(pictures[index % len(pictures)])
+    print(f"{runtime}: MiB after 0, 1000, 5000 and 10000 pictures: {used}")
+    assert used[-1] - used[1] < 10
+
+
+def _run_session(session: onnxruntime.InferenceSession, picture: np.ndarray) -> None:
+    session.run(None, {"input": picture})
+
+
+def _resident_mib() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize() // 2**20

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from .benchmark import benchmark
 from .cost import measure_cost
+from .parity import measure_parity
 
 INTERRUPTED = 130  # exit status of a command that Ctrl-C has ended
 
@@ -100,6 +101,21 @@ class FewShotCost(Command):
         Console().print(shown)
 
 
+class FewShotParity(Command):
+    """Compare what runtimes and precisions say of the same files: scores, maps, verdicts, AUROC, latency, size."""
+
+    name = "fewshot_parity"
+    function = staticmethod(measure_parity)
+
+    def show(self, result: pd.DataFrame) -> None:
+        """Print the table of each method."""
+        for method, rows in result.groupby(level="method", sort=False):
+            shown = Table("runtime", *(name.replace("_", " ") for name in rows), title=str(method))
+            for (_, runtime), values in rows.iterrows():
+                shown.add_row(runtime, *map(_shown, values))
+            Console().print(shown)
+
+
 def _plain(value: Any) -> Any:  # noqa: ANN401  whatever a file may hold
     """Return a value without the parser's namespaces, which it leaves in lists: in those of callbacks."""
     if isinstance(value, Namespace):
@@ -107,3 +123,10 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  whatever a file may hold
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
     return [_plain(part) for part in value] if isinstance(value, list) else value
+
+
+def _shown(value: float | str) -> str:
+    """Return a cell of a table."""
+    if isinstance(value, str):
+        return value
+    return "" if pd.isna(value) else f"{value:.3g}"

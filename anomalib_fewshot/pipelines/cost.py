@@ -89,15 +89,15 @@ def _in_subprocess(function: Callable[..., Result], *arguments: Any) -> Result: 
         return process.submit(function, *arguments).result()
 
 
-def _fit(
+def fit_few_shot(
     spec: Spec,
     data: Spec,
     k_shot: int,
     seed: int,
     threads: int | None,
     accelerator: str,
-) -> tuple[AnomalibModule, torch.Tensor, dict[str, float]]:
-    """Return a fitted model, a batch of one test image, shape ``(1, 3, H, W)``, and the cost of the fit."""
+) -> tuple[AnomalibModule, FewShot, dict[str, float]]:
+    """Return a fitted model, the data that it was fitted to, and the cost of the fit."""
     if threads is not None:
         torch.set_num_threads(threads)
     source = instantiate(data, AnomalibDataModule)
@@ -109,19 +109,25 @@ def _fit(
         seconds = engine.timed_fit(model, datamodule)
     model.to(engine.trainer.strategy.root_device)  # Lightning has moved it off a GPU
     cost = {"fit_seconds": seconds, "memory_mib": memory.host_mib, "gpu_memory_mib": memory.gpu_mib}
-    image: Any = datamodule.test_data[0].image  # (3, H, W)
-    return model, image[None].to(model.device), cost
+    return model, datamodule, cost
 
 
 def _fit_cost(*arguments: Any) -> dict[str, float]:  # noqa: ANN401
-    return _fit(*arguments)[2]
+    return fit_few_shot(*arguments)[2]
 
 
 def _latencies(specs: dict[str, Spec], backbone: str, rounds: int, *arguments: Any) -> dict[str, np.ndarray]:  # noqa: ANN401
     """Return the milliseconds of an image of each method and of the backbone alone."""
+    fits = {name: fit_few_shot(spec, *arguments) for name, spec in specs.items()}
     models: dict[str, tuple[torch.nn.Module, torch.Tensor]] = {
-        name: _fit(spec, *arguments)[:2] for name, spec in specs.items()
+        name: (model, _first_image(datamodule).to(model.device)) for name, (model, datamodule, _) in fits.items()
     }
     _, image = next(iter(models.values()))
     models[BARE] = timm.create_model(backbone).to(image.device), image
     return latencies(models, rounds)
+
+
+def _first_image(datamodule: FewShot) -> torch.Tensor:
+    """Return a batch of the first test image, shape ``(1, 3, H, W)``."""
+    image: Any = datamodule.test_data[0].image
+    return image[None]

@@ -5,6 +5,7 @@
 
 import inspect
 from pathlib import Path
+from pickle import UnpicklingError  # noqa: S403  the error of what is refused
 from typing import Any
 
 import pytest
@@ -119,3 +120,34 @@ def test_checkpoint_of_another_model_is_refused(mvtec_root: Path, tmp_path: Path
     for model in (CoftAD,):
         with pytest.raises(ValueError, match=f"must be one of {model.__name__}, got one of PlainStatistic. Name its"):
             Engine(default_root_dir=tmp_path).test(make(model.__name__), datamodule=datamodule, ckpt_path=path)
+
+
+class _Attack:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("where", ["hyper_parameters", "state_dict", "elsewhere"])
+def test_poisoned_checkpoint_runs_no_code(where: str, mvtec_root: Path, tmp_path: Path) -> None:
+    model = make("PlainStatistic")
+    engine = Engine(default_root_dir=tmp_path, logger=False, enable_progress_bar=False)
+    engine.fit(model, datamodule=FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0), k_shot=2))
+    checkpoint = torch.load(engine.best_model_path, weights_only=True)
+    marker, poisoned = tmp_path / "code_has_run", tmp_path / "poisoned.ckpt"
+    checkpoint.setdefault(where, {})["attack"] = _Attack(marker)
+    torch.save(checkpoint, poisoned)
+    with pytest.raises(UnpicklingError, match="Weights only load failed"):
+        PlainStatistic.load_from_checkpoint(poisoned)
+    for start in (engine.predict, engine.test, engine.fit):
+        with pytest.raises(UnpicklingError, match="Weights only load failed"):
+            start(make("PlainStatistic"), datamodule=MVTecAD(mvtec_root, "bolt", num_workers=0), ckpt_path=poisoned)
+    with pytest.raises(UnpicklingError, match="Weights only load failed"):
+        engine.export(make("PlainStatistic"), "onnx", export_root=tmp_path, ckpt_path=poisoned)
+    assert not marker.exists()
+    torch.load(poisoned, weights_only=False)
+    assert marker.exists()  # it would have

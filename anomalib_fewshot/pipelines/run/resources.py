@@ -11,8 +11,9 @@ import logging
 import signal
 import time
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -110,17 +111,26 @@ def latencies(models: Mapping[str, tuple[nn.Module, torch.Tensor]], rounds: int)
     Returns:
         dict[str, np.ndarray]: Milliseconds by name, shape ``(rounds,)``.
     """
-    seconds = np.empty((WARM_UP + rounds, len(models)))
     for model, _ in models.values():
         model.eval()
+    return times_in_turns({name: partial(_forward, *pair) for name, pair in models.items()}, rounds)
+
+
+def times_in_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, np.ndarray]:
+    """Return the milliseconds of each call, after a warm-up: calls by name -> arrays of shape ``(rounds,)``."""
+    seconds = np.empty((WARM_UP + rounds, len(calls)))
     for turn in range(WARM_UP + rounds):
-        for number, (model, batch) in enumerate(models.values()):
+        for number, call in enumerate(calls.values()):
             start = time.perf_counter()
-            model(batch)
-            if batch.is_cuda:
-                torch.cuda.synchronize()
+            call()
             seconds[turn, number] = time.perf_counter() - start
-    return dict(zip(models, 1000 * seconds[WARM_UP:].T, strict=True))
+    return dict(zip(calls, 1000 * seconds[WARM_UP:].T, strict=True))
+
+
+def _forward(model: nn.Module, batch: torch.Tensor) -> None:
+    model(batch)
+    if batch.is_cuda:
+        torch.cuda.synchronize()
 
 
 @contextmanager

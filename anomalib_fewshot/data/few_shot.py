@@ -135,11 +135,11 @@ class FewShot(AnomalibDataModule):
             if msg is None:
                 raise
             raise ValueError(msg) from error
-        for name in ("val_data", "test_data") if self._validates(stage) else ("test_data",):
-            if hasattr(self.source, name):
-                setattr(self, name, getattr(self.source, name))
         rows, folder = self._normal_images()
         support = self._choose(sorted(rows), folder)
+        for name in ("val_data", "test_data") if self._validates(stage, len(support)) else ("test_data",):
+            if hasattr(self.source, name):
+                setattr(self, name, getattr(self.source, name))
         images = {path: sha256(folder / path) for path in support}
         if self.manifest is None or images != self.manifest.images:
             self._check_pictures([folder / path for path in support])
@@ -152,18 +152,19 @@ class FewShot(AnomalibDataModule):
         if self.manifest_file and self.trainer and self.trainer.is_global_zero and _is_training(self.trainer, stage):
             self.manifest.write(Path(self.trainer.default_root_dir) / self.manifest_file)
 
-    def _validates(self, stage: str | None) -> bool:
+    def _validates(self, stage: str | None, count: int) -> bool:
         """Return whether there is a validation: also of a model that cannot take its thresholds from the support."""
         if self.validation == "source" or stage == TrainerFn.VALIDATING:
             return True
         from anomalib_fewshot.post_processing import SupportThreshold  # anomalib's own lets data be imported first
 
-        if self.trainer is None or SupportThreshold.serves(self.trainer):
+        if self.trainer is None or SupportThreshold.serves(self.trainer, count):
             return False
         logger.warning(
-            "%s is no model whose thresholds can come from the support: they come from the validation images of the "
-            "source, which for many data sets are the test images (`val_split_mode`).",
+            "The thresholds of %s cannot come from a support of %d: they come from the validation images of the source, "
+            "which for many data sets are the test images (`val_split_mode`).",
             type(self.trainer.lightning_module).__name__,
+            count,
         )
         return True
 

@@ -19,6 +19,7 @@ from .support_post_processor import NormalScores, SupportPostProcessor
 logger = logging.getLogger(__name__)
 
 HEADROOM = {"image": 99, "pixel": 1}  # ranges above the threshold, where upstream cuts scores off: ties have no AUROC
+MIN_IMAGES = 3  # fewer leave a fit to a single image, of which some models make nothing, and their scores are NaN
 MAX_FITS = 32  # of the support without a part of it: without single images, unless there are more
 
 
@@ -27,12 +28,12 @@ class SupportThreshold(Callback):
 
     ``Patchcore``, ``Padim`` and others learn in one pass over the images: they are fitted once more without each image,
     which the fit then scores. The highest such score is the threshold, for which no rate of false alarms is promised,
-    see :class:`Rule`. A single image has no others: there is no threshold.
+    see :class:`Rule`. It takes three images or more.
     """
 
     @classmethod
-    def serves(cls, trainer: Trainer) -> bool:
-        """Return whether thresholds of a trainer's model come from the support, and see to it that they do.
+    def serves(cls, trainer: Trainer, count: int) -> bool:
+        """Return whether thresholds of a trainer's model come from a support of so many images, and see that they do.
 
         They do if the model is fitted in one call, and can hold an image out of it. Those of this package set them by
         themselves; a memory bank of anomalib's gets this callback, before its checkpoints are written.
@@ -40,9 +41,13 @@ class SupportThreshold(Callback):
         from anomalib.models.components import MemoryBankMixin  # which imports all models, these ones among them
 
         model, callbacks = trainer.lightning_module, trainer.callbacks  # type: ignore[attr-defined]
-        if isinstance(model, MemoryBankMixin) and not any(isinstance(callback, cls) for callback in callbacks):
+        if not isinstance(model, MemoryBankMixin):
+            return getattr(model, "holds_out", False)
+        if count < MIN_IMAGES:
+            return False
+        if not any(isinstance(callback, cls) for callback in callbacks):
             callbacks.insert(0, cls())
-        return getattr(model, "holds_out", isinstance(model, MemoryBankMixin))
+        return True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the model as it is before it has seen an image."""
@@ -57,11 +62,6 @@ class SupportThreshold(Callback):
         loader = trainer.datamodule.support_dataloader()  # type: ignore[attr-defined]
         transform = getattr(pl_module.pre_processor, "transform", None) or nn.Identity()
         images = torch.cat([transform(batch.image.to(pl_module.device)) for batch in loader])
-        if len(images) == 1:
-            logger.warning(
-                "There is no threshold: a single picture has no others to compare it with. Give two or more.",
-            )
-            return
         own = post_processor if isinstance(post_processor, SupportPostProcessor) else SupportPostProcessor()
         own.fit_normal(NormalScores(Rule.ONE_FIT, self._scores(pl_module, images)))
         if own is not post_processor:

@@ -68,11 +68,12 @@ def test_the_model_is_as_without_it(mvtec_root: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(*banks, rtol=0, atol=0)
 
 
-def test_a_single_picture_has_no_threshold(mvtec_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    model = patchcore()
-    fit(model, tmp_path, bolt(mvtec_root, k_shot=1))
-    assert model.post_processor.image_threshold.isnan()
-    assert "There is no threshold: a single picture has no others" in caplog.text
+def test_two_pictures_are_too_few(mvtec_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A Gaussian of one picture is none: the threshold comes from a validation, as before."""
+    model = Padim(**LAYERS, n_features=8)
+    fit(model, tmp_path, bolt(mvtec_root, k_shot=2))
+    assert model.post_processor.image_threshold.isfinite()
+    assert "The thresholds of Padim cannot come from a support of 2" in caplog.text
 
 
 def test_a_model_that_trains_is_validated_as_before(
@@ -83,7 +84,7 @@ def test_a_model_that_trains_is_validated_as_before(
     data = bolt(mvtec_root)
     fit(Stfpm(**LAYERS), tmp_path, data)
     assert len(data.val_data) == 8  # MVTecAD's are the test images
-    assert "Stfpm is no model whose thresholds can come from the support" in caplog.text
+    assert "The thresholds of Stfpm cannot come from a support of 3" in caplog.text
 
 
 @pytest.mark.parametrize("validation", ["support", "source"])

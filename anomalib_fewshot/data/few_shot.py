@@ -161,7 +161,7 @@ class FewShot(AnomalibDataModule):
         if self.trainer is None or SupportThreshold.serves(self.trainer, count):
             return False
         logger.warning(
-            "The thresholds of %s cannot come from a support of %d: they come from the validation images of the source, "
+            "The thresholds of %s cannot come from a support of %d: they are from the validation images of the source, "
             "which for many data sets are the test images (`val_split_mode`).",
             type(self.trainer.lightning_module).__name__,
             count,

@@ -25,7 +25,7 @@ def level_p_value(num_above: int, num_new: int, num_good: int) -> float:
 
     Example:
         >>> round(level_p_value(50, 50, 4), 4), round(level_p_value(25, 50, 4), 2)
-        (0.0042, 0.72)
+        (0.0042, 0.69)
     """
     rank = (num_good + 1) // 2
     return float(betabinom.sf(num_above - 1, num_new, num_good - rank + 1, rank))

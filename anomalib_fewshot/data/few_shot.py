@@ -137,6 +137,7 @@ class FewShot(AnomalibDataModule):
             raise ValueError(msg) from error
         rows, folder = self._normal_images()
         support = self._choose(sorted(rows), folder)
+        self.__dict__.pop("val_data", None)  # of an earlier setup, for a model or stage that had a validation
         for name in ("val_data", "test_data") if self._validates(stage, len(support)) else ("test_data",):
             if hasattr(self.source, name):
                 setattr(self, name, getattr(self.source, name))

@@ -166,6 +166,7 @@ class MultiCategory(AnomalibDataModule):
         self.train_data = ConcatDataset([p.train_data if self.target is None else p.normal_data for p in trained])
         self.support_data = ConcatDataset([part.train_data for part in tested.values()])
         self.test_data = ConcatDataset([part.test_data for part in tested.values()])
+        self.__dict__.pop("val_data", None)  # of an earlier setup
         if all(hasattr(part, "val_data") for part in tested.values()):
             self.val_data = ConcatDataset([part.val_data for part in tested.values()])
         self._check()

@@ -118,7 +118,7 @@ def load(folder: Path) -> CoftAD:
         msg = f"`model` must be the folder of an earlier run, got {folder}, which has no {CHECKPOINT}. Give another."
         raise FileNotFoundError(msg)
     with quiet():
-        return CoftAD.load_from_checkpoint(path, map_location="cpu", weights_only=False)
+        return CoftAD.load_from_checkpoint(path, map_location="cpu")
 
 
 @contextmanager

@@ -60,6 +60,8 @@ def test_thresholds_come_from_the_support_unless_a_validation_is_asked_for(mvtec
     assert datamodule.val_dataloader() == []
     datamodule.setup("validate")
     assert len(datamodule.val_data) == 8
+    datamodule.setup("fit")
+    assert datamodule.val_dataloader() == []  # that of the validation is forgotten
 
 
 def test_same_answer_at_every_setup_and_under_every_global_seed(mvtec_root: Path) -> None:

@@ -33,9 +33,12 @@ def test_no_arrangement_of_images_breaks_the_promise(values: list[int], rank: in
     assert np.mean(alarms) <= Rule.HELD_OUT.promised_rate(min(rank, count), count) + 1e-9
 
 
-def test_one_fit_breaks_what_held_out_fits_keep() -> None:
-    """Two images at 0 and 1, the new one at .5: a fit to both finds nothing odd about images that are far apart."""
+def test_the_highest_training_score_breaks_what_held_out_fits_keep() -> None:
+    """Of -1, 1 and 3 both ends are further from the mean of the others than these are, which the fit has seen."""
     images = np.array([-1.0, 1.0, 3.0])
+    means = [np.delete(images, new).mean() for new in range(3)]
+    highest = [abs(np.delete(images, new) - mean).max() for new, mean in enumerate(means)]
+    assert [abs(images[new] - means[new]) > highest[new] for new in range(3)] == [True, False, True]  # 2 of 3, not 1
     assert [(margins(images, new) > 0).all() for new in range(3)].count(True) <= 1
 
 

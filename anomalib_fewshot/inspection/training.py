@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 import pandas as pd
 import torch
@@ -112,13 +113,18 @@ def load(folder: Path) -> CoftAD:
 
     Raises:
         FileNotFoundError: If the folder has no checkpoint.
+        ValueError: If it holds more than weights, which might run as code.
     """
     path = folder / CHECKPOINT
     if not path.is_file():
         msg = f"`model` must be the folder of an earlier run, got {folder}, which has no {CHECKPOINT}. Give another."
         raise FileNotFoundError(msg)
     with quiet():
-        return CoftAD.load_from_checkpoint(path, map_location="cpu")
+        try:
+            return CoftAD.load_from_checkpoint(path, map_location="cpu")
+        except UnpicklingError as error:
+            msg = f"`model` must have a checkpoint that holds weights alone, got {path}. Do not trust it; train again."
+            raise ValueError(msg) from error
 
 
 @contextmanager

@@ -6,9 +6,11 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from anomalib.engine import Engine
 from PIL import Image
 from weave import HEIGHT, WIDTH, draw, small_model
@@ -191,6 +193,25 @@ def test_watch_takes_what_comes(trained: Path, parts: Path, monkeypatch: pytest.
 
 
 @pytest.mark.usefixtures("parts")
+class _Attack:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.marker,)
+
+
+def test_model_of_another_runs_no_code(trained: Path, tmp_path: Path) -> None:
+    folder, marker = shutil.copytree(trained, tmp_path / "run"), tmp_path / "code_has_run"
+    checkpoint = torch.load(folder / "model.ckpt", weights_only=False)
+    torch.save(checkpoint | {"attack": _Attack(marker)}, folder / "model.ckpt")
+    with pytest.raises(ValueError, match="must have a checkpoint that holds weights alone"):
+        inspect(new=folder / "overlays", model=folder, out=tmp_path, progress=False)
+    assert not marker.exists()
+
+
 def test_ended_training_leaves_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -213,7 +234,7 @@ def test_memory_is_bounded(trained: Path, tmp_path: Path) -> None:
             opened.append(path)
             yield path
 
-    model = CoftAD.load_from_checkpoint(trained / "model.ckpt", weights_only=False, map_location="cpu").eval()
+    model = CoftAD.load_from_checkpoint(trained / "model.ckpt", map_location="cpu").eval()
     scored = Scorer(model)(iterate())
     assert next(scored).path == paths[0]
     assert len(opened) <= 12

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
+from pickle import UnpicklingError  # noqa: S403  an error alone
 
 import pandas as pd
 import torch

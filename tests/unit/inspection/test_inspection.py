@@ -212,14 +212,14 @@ def test_model_of_another_runs_no_code(trained: Path, tmp_path: Path) -> None:
     assert not marker.exists()
 
 
-def test_ended_training_leaves_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ended_training_leaves_no_folder(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(inspection, "train", interrupt)
     with pytest.raises(KeyboardInterrupt):
         inspect("good", "new", progress=False)
-    assert not list(Path("results/inspect").iterdir())
+    assert not list((parts / "results" / "inspect").iterdir())
 
 
 def test_memory_is_bounded(trained: Path, tmp_path: Path) -> None:

@@ -266,6 +266,12 @@ class SupportPostProcessor(PostProcessor):
         anomalous = sum(int(labels.sum()) for _, labels in batches)
         if batches and anomalous == 0:
             self.fit_normal(NormalScores(Rule.APART, [batch for batch, _ in batches]))
+        elif anomalous > 0 and self.enable_thresholding and self.false_alarm_rate is not None:
+            logger.warning(
+                "`false_alarm_rate` must have a validation by good pictures alone, got %d anomalous ones: the threshold "
+                "is upstream's, of the best F1. Take it from the good pictures: `FewShot(validation='support')`.",
+                anomalous,
+            )
         elif 0 < anomalous < MIN_DEFECTS and self.enable_thresholding:
             logger.warning(
                 "The threshold is from %d anomalous validation images: it is the score of one of them. Give %d or "

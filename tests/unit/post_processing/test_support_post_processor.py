@@ -164,6 +164,11 @@ def test_validation_with_few_defects_is_warned_of(caplog: pytest.LogCaptureFixtu
     assert "anomalous validation images" not in caplog.text
 
 
+def test_rate_that_has_no_effect_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    validate(fitted(Rule.APART, false_alarm_rate=0.5), [*range(20)], [index >= 10 for index in range(20)])
+    assert "`false_alarm_rate` must have a validation by good pictures alone, got 10 anomalous ones" in caplog.text
+
+
 def test_settings_survive_a_checkpoint() -> None:
     settings = {"image_sensitivity": 0.7, "enable_normalization": False, "false_alarm_rate": 0.5}
     post_processor, loaded = fitted(**settings), SupportPostProcessor()

@@ -269,7 +269,7 @@ class SupportPostProcessor(PostProcessor):
         elif anomalous > 0 and self.enable_thresholding and self.false_alarm_rate is not None:
             logger.warning(
                 "`false_alarm_rate` must have a validation by good pictures alone, got %d anomalous ones: the "
-                "threshold is upstream's, of the best F1. Take it from the good pictures: `FewShot(validation='support')`.",
+                "threshold is upstream's. Take it from the good pictures: `FewShot(validation='support')`.",
                 anomalous,
             )
         elif 0 < anomalous < MIN_DEFECTS and self.enable_thresholding:

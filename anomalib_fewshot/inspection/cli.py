@@ -15,7 +15,7 @@ class Inspect(Command):
 
     name = "inspect"
     function = staticmethod(inspect)
-    skip = {"good", "new", "out", "model", "resume", "ignore", "strict", "watch", "progress"}  # noqa: RUF012  as below
+    skip = {"good", "new", "out", "model", "resume", "ignore", "strict", "watch", "inline", "progress"}  # noqa: RUF012  as below
 
     @classmethod
     def get_parser(cls, parser: ArgumentParser | None = None) -> ArgumentParser:  # type: ignore[override]
@@ -29,4 +29,5 @@ class Inspect(Command):
         parser.add_argument("--ignore", type=str, help="Mask, white where pictures do not count.")
         parser.add_argument("--strict", action="store_true", help="Refuse pictures that cannot be used.")
         parser.add_argument("--watch", action="store_true", help="Score what comes into --new until Ctrl-C.")
+        parser.add_argument("--inline", action="store_true", help="Write the pictures into the page: one file to send.")
         return parser

@@ -46,6 +46,7 @@ def inspect(
     ignore: str | Path | None = None,
     strict: bool = False,
     watch: bool = False,
+    inline: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Train a detector on good pictures and give verdicts on new ones, in a table and on a page.
@@ -63,6 +64,7 @@ def inspect(
         ignore (str | Path | None): Mask, white where pictures do not count. Defaults to ``None``.
         strict (bool): Refuse pictures that cannot be used, instead of leaving them out. Defaults to ``False``.
         watch (bool): Score what comes into ``new`` until Ctrl-C. Defaults to ``False``.
+        inline (bool): Write the pictures into the page, so that it is one file. Defaults to ``False``.
         progress (bool): Say what is done. Defaults to ``True``.
 
     Returns:
@@ -87,7 +89,7 @@ def inspect(
         if not (run.path / CHECKPOINT).is_file():
             msg = f"`resume` must be a run that has trained its model, got {resume}. Start it again."
             raise ValueError(msg)
-        inspection = _Inspection(console, run, settings, strict)
+        inspection = _Inspection(console, run, settings, strict, inline)
         inspection.support, inspection.model = inspection.good_pictures(), load(run.path)
     else:
         if new is None or (good is None) == (model is None):
@@ -110,7 +112,7 @@ def inspect(
         _check_folders([str(new), *([] if model is not None else settings["good"])])
         if ignore is not None:
             Ignored(Path(ignore))
-        inspection = _Inspection(console, None, settings, strict)
+        inspection = _Inspection(console, None, settings, strict, inline)
         inspection.check(complete=not watch)
         inspection.begin(Path(out), model, ignore)
     with inspection.end_well(watch=watch):
@@ -133,6 +135,7 @@ class _Inspection:
     _run: RunFolder | None
     settings: dict[str, Any]
     strict: bool
+    inline: bool
     model: Any = None
     findings: dict[Finding, None] = field(default_factory=dict)
     left_out: dict[Path, int] = field(default_factory=dict)  # when it was last changed
@@ -288,14 +291,16 @@ class _Inspection:
         if time.monotonic() - self.shown > PAGE_SECONDS:
             self.write()
 
-    def write(self) -> pd.DataFrame:
+    def write(self, *, inline: bool = False) -> pd.DataFrame:
         """Write the table and the page of what is scored so far."""
         self.shown = time.monotonic()
         table = self.run.write_table()
         findings = [(str(finding.path), finding.severity, finding.message) for finding in self.findings]
         if findings:
             self.run.write_findings(findings)
-        write_page(self.run, self.model.post_processor, findings, self.drift())
+        note = write_page(self.run, self.model.post_processor, findings, self.drift(), inline=inline)
+        if note:
+            self.console.print(note)
         return table
 
     def drift(self) -> str:
@@ -315,9 +320,10 @@ class _Inspection:
             if not watch:
                 self.write()
                 command = f"anomalib inspect --resume {shlex.quote(str(self.run.path))}"
+                command += " --inline" if self.inline else ""
                 self.console.print(f"Ended after {self.num_scored} pictures. The others: {command}", markup=False)
                 raise
-        table = self.write()
+        table = self.write(inline=self.inline)
         if ended:
             self.console.print("Ended. Nothing is lost.")
         self.conclude(table)

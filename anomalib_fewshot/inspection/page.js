@@ -12,7 +12,10 @@ let filter = "all", page = 0, shown = [], current = null;
 
 const find = id => document.getElementById(id);
 const verdictOf = score => (lines.defect !== null && score > lines.defect ? "defect" : score > lines.look ? "look" : "good");
-const url = (folder, path, suffix) => `page/${folder}/${path.split("/").map(encodeURIComponent).join("/")}.${suffix}`;
+const suffixes = { photos: "jpg", thumbnails: "jpg", heat: "png" };
+const fileOf = (part, path) => `page/${part}/${path.split("/").map(encodeURIComponent).join("/")}.${suffixes[part]}`;
+const inlined = (part, path) => data.inlined[path][part] || data.inlined[path].thumbnails;
+const url = (part, path) => (data.inlined ? inlined(part, path) : fileOf(part, path));
 const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 
 function make(tag, attributes = {}, ...children) {
@@ -212,8 +215,8 @@ function tile(picture) {
   return make("li", { className: `tile ${kind}`, "data-path": picture.path },
     make("button", { type: "button", className: "open", "aria-label": `${picture.path}: ${kind}, score ${picture.score.toFixed(3)}. Enlarge`, onclick: () => enlarge(picture) },
       make("span", { className: "frame" },
-        make("img", { src: url("thumbnails", picture.path, "jpg"), alt: "", loading: "lazy" }),
-        make("img", { src: url("heat", picture.path, "png"), alt: "", loading: "lazy", className: "layer" })),
+        make("img", { src: url("thumbnails", picture.path), alt: "", loading: "lazy" }),
+        make("img", { src: url("heat", picture.path), alt: "", loading: "lazy", className: "layer" })),
       make("span", { className: "caption" }, make("span", { className: "verdict" }, `${SIGNS[kind]} ${kind}`), make("span", {}, `${picture.score.toFixed(3)}${p}`)),
       make("span", { className: "name" }, picture.path)),
     make("div", { className: "marks", role: "group", "aria-label": `Marks of ${picture.path}` }, ...markButtons(picture.path)));
@@ -248,9 +251,9 @@ function showTiles() {
 
 function enlarge(picture) {
   current = picture;
-  find("large-photo").src = url("photos", picture.path, "jpg");
+  find("large-photo").src = url("photos", picture.path);
   find("large-photo").alt = `${picture.path}, enlarged`;
-  find("large-heat").src = url("heat", picture.path, "png");
+  find("large-heat").src = url("heat", picture.path);
   document.querySelector(".stage").style.setProperty("--ratio", picture.height / picture.width);
   showLarge();
   if (!find("large").open) find("large").showModal();

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The page of a run: one file, which needs no network, with the pictures in folders beside it."""
+"""The page of a run: one file, which needs no network, with the pictures in folders beside it or within it."""
 
 import json
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from anomalib_fewshot.atomic import write_atomically
 from anomalib_fewshot.post_processing import Rule, SupportPostProcessor
 from anomalib_fewshot.post_processing.rule import LOOK_RANKS
 
+from .inline import choose_parts, encode
 from .run_folder import RunFolder
 
 PAGE = "index.html"
@@ -23,7 +24,9 @@ def write_page(
     post_processor: SupportPostProcessor,
     findings: Sequence[tuple[str, str, str]],
     drift: str,
-) -> None:
+    *,
+    inline: bool = False,
+) -> str:
     """Write the page of what a run has scored.
 
     Args:
@@ -31,6 +34,10 @@ def write_page(
         post_processor (SupportPostProcessor): Lines and what they promise.
         findings (Sequence[tuple[str, str, str]]): Path, severity and message of what is wrong with files.
         drift (str): What is said of a drift.
+        inline (bool): Write the pictures into it. Defaults to ``False``.
+
+    Returns:
+        str: A line on pictures that are too large for that, or nothing.
     """
     jinja = Environment(
         loader=PackageLoader("anomalib_fewshot.inspection", "."),
@@ -39,7 +46,8 @@ def write_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    settings = run.settings
+    settings, names = run.settings, list(run.entries)
+    parts, note = choose_parts(run.path, names) if inline else ([], "")
     data = {
         "id": settings["started"],
         "good": settings["good"],
@@ -48,6 +56,7 @@ def write_page(
         "pictures": [
             [entry.path, entry.score, entry.p_value, entry.width, entry.height] for entry in run.entries.values()
         ],
+        "inlined": encode(run.path, parts, names) if parts else None,
         **_lines(post_processor),
     }
     content = {
@@ -58,6 +67,7 @@ def write_page(
         "data": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),  # no tag can end the script
     }
     write_atomically(run.path / PAGE, jinja.get_template("page.html.j2").render(content).encode(errors="replace"))
+    return note
 
 
 def _lines(post_processor: SupportPostProcessor) -> dict[str, Any]:

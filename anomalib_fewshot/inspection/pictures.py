@@ -11,6 +11,8 @@ from PIL import Image
 
 from .scoring import Scored
 
+PARTS = {"photos": "jpg", "thumbnails": "jpg", "heat": "png"}  # folders of `page`, and the suffix of their files
+
 THUMBNAIL, PHOTO = 320, 1600  # pixels of the longer side
 LINE = 0.5  # of the map: its threshold
 FAINTEST = 0.3  # what is below is not shown
@@ -66,9 +68,20 @@ def write_pictures(scored: Scored, folder: Path, name: str) -> None:
     for part, side in (("photos", PHOTO), ("thumbnails", THUMBNAIL)):
         small = scored.photo.copy()
         small.thumbnail((side, side), reducing_gap=2.0)
-        _save(small, folder / "page" / part / f"{name}.jpg", quality=85)
+        _save(small, page_file(folder, part, name), quality=85)
     layer = heat_layer(scored.heat).resize(small.size, Image.Resampling.BILINEAR)  # lies on it, at any size
-    _save(layer, folder / "page" / "heat" / f"{name}.png")
+    _save(layer, page_file(folder, "heat", name))
+
+
+def page_file(folder: Path, part: str, name: str) -> Path:
+    """Return the file of a picture that the page loads.
+
+    Args:
+        folder (Path): Folder of the run.
+        part (str): ``"photos"``, ``"thumbnails"`` or ``"heat"``.
+        name (str): Path of the picture in the folder of new pictures.
+    """
+    return folder / "page" / part / f"{name}.{PARTS[part]}"
 
 
 def _save(image: Image.Image, path: Path, quality: int = -1) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from anomalib_fewshot import inspect
+from anomalib_fewshot.inspection import inline
 from anomalib_fewshot.inspection.page import _promise, write_page
 from anomalib_fewshot.inspection.run_folder import Entry, RunFolder
 from anomalib_fewshot.inspection.training import load
@@ -283,6 +285,53 @@ def test_ten_thousand_pictures_are_paged(driver: Any, trained: Path, tmp_path: P
     seconds = page.js("const t = performance.now(); move('look', .3); return (performance.now() - t) / 1000")
     assert seconds < 2
     driver.get_log("browser")  # pictures that are not there
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """Return a copy of a finished run."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def test_inlined_page_is_one_file(driver: Any, run: Path, tmp_path: Path) -> None:  # noqa: ANN401
+    inspect(resume=run, inline=True, progress=False)
+    (tmp_path / "mail").mkdir()
+    page = Page(driver, Path(shutil.move(run / "index.html", tmp_path / "mail"))).open()
+    shutil.rmtree(run)
+    page.js("document.querySelectorAll('img').forEach(image => { image.loading = 'eager'; })")
+    page.one(".open").click()
+    loaded = "return [...document.images].every(image => image.complete && image.naturalWidth > 0)"
+    assert page.driver.execute_async_script(f"setTimeout(() => arguments[0]((() => {{ {loaded} }})()), 300)")
+    assert page.js("return performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:'))") == []
+    assert driver.get_log("browser") == []
+
+
+@pytest.mark.parametrize(
+    ("share", "parts", "words"),
+    [
+        (1.01, {"photos", "thumbnails", "heat"}, ""),
+        (0.99, {"thumbnails", "heat"}, "with small pictures alone. Small ones are in it"),
+        (0.1, set(), "MB they stay beside it: send the folder"),
+    ],
+)
+def test_limit_of_an_inlined_page(
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    share: float,
+    parts: set[str],
+    words: str,
+) -> None:
+    whole = sum(path.stat().st_size for path in (run / "page").rglob("*.*g")) * 4 / 3e6
+    monkeypatch.setattr(inline, "MAX_MEGABYTES", whole * share)
+    inspect(resume=run, inline=True)
+    said = capsys.readouterr().out
+    assert re.search(words, said)
+    assert ("The page would have" in said) is bool(words)
+    html = (run / "index.html").read_text(encoding="utf-8")
+    inlined = json.loads(re.search(r'id="data">(.*?)</script>', html).group(1))["inlined"] or {}
+    assert {part for uris in inlined.values() for part in uris} == parts
+    assert len(html.encode()) < 1e6 * whole + 60_000
 
 
 def test_names_cannot_end_the_script(driver: Any, trained: Path, tmp_path: Path) -> None:  # noqa: ANN401

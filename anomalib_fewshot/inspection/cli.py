@@ -24,7 +24,7 @@ class Inspect(Command):
         parser.add_argument("--good", nargs="+", type=str, help="Good pictures: folders or files.")
         parser.add_argument("--new", type=str, help="Folder of pictures to score, or one picture.")
         parser.add_argument("--out", type=str, default="results/inspect", help="Folder of runs, each in its own.")
-        parser.add_argument("--model", type=str, help="Folder of an earlier run, whose model scores.")
+        parser.add_argument("--model", type=str, help="Folder of an earlier run, or a checkpoint.")
         parser.add_argument("--resume", type=str, help="Folder of a run that was ended, to complete.")
         parser.add_argument("--ignore", type=str, help="Mask, white where pictures do not count.")
         parser.add_argument("--strict", action="store_true", help="Refuse pictures that cannot be used.")

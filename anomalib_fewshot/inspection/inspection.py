@@ -26,7 +26,7 @@ from .page import PAGE, write_page
 from .pictures import write_pictures
 from .run_folder import SETTINGS, Entry, RunFolder
 from .scoring import Scored, Scorer
-from .training import CHECKPOINT, SUPPORT, load, to_device, train
+from .training import CHECKPOINT, SUPPORT, checkpoint_of, load, to_device, train
 
 MASK = "ignore.png"
 SAME_STEM = "by its suffix alone"
@@ -58,8 +58,8 @@ def inspect(
         good (Pictures | None): Good pictures: a folder, a file or several of both. Not used with ``model``.
         new (str | Path | None): Folder of pictures to score, or one picture.
         out (str | Path): Folder of runs. Defaults to ``"results/inspect"``.
-        model (str | Path | None): Folder of an earlier run, whose model scores. Nothing is trained. Defaults to
-            ``None``.
+        model (str | Path | None): Folder of an earlier run, or a checkpoint of ``anomalib fit``, whose model scores.
+            Nothing is trained. Defaults to ``None``.
         resume (str | Path | None): Folder of a run that was ended, to complete. Defaults to ``None``.
         ignore (str | Path | None): Mask, white where pictures do not count. Defaults to ``None``.
         strict (bool): Refuse pictures that cannot be used, instead of leaving them out. Defaults to ``False``.
@@ -103,8 +103,10 @@ def inspect(
         if model is None:
             settings["good"] = [str(path) for path in ([good] if isinstance(good, str | Path) else good or ())]
         else:
+            settings["model"] = str(model)
             earlier = RunFolder(Path(model))
-            settings["good"], settings["model"] = earlier.settings["good"], str(model)
+            if not Path(model).is_file():  # of a checkpoint's good pictures nothing is known
+                settings["good"] = earlier.settings["good"]
             if ignore is not None:
                 msg = f"`ignore` must be given when the model is trained, got {ignore}. The folder of `model` has it."
                 raise ValueError(msg)
@@ -194,8 +196,9 @@ class _Inspection:
             shutil.copyfile(ignore, self.run.path / MASK)
         self.run.write_settings(**self.settings)
         if model is not None:
-            for name in (CHECKPOINT, SUPPORT):
-                shutil.copyfile(Path(model) / name, self.run.path / name)
+            shutil.copyfile(checkpoint_of(Path(model)), self.run.path / CHECKPOINT)
+            if (Path(model) / SUPPORT).is_file():
+                shutil.copyfile(Path(model) / SUPPORT, self.run.path / SUPPORT)
             return
         with self.progress() as bar:
             bar.add_task(f"Training on {_pictures(len(self.support), 'good')}", total=None)

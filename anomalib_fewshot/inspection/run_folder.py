@@ -19,7 +19,7 @@ SETTINGS, JOURNAL, TABLE, FINDINGS = "run.json", "scored.jsonl", "scores.csv", "
 COLUMNS = ("path", "verdict", "score", "p_value")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A line of the journal: a picture, and the file that it was when it was scored.
 

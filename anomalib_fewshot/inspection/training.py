@@ -108,23 +108,39 @@ def train(paths: Sequence[Path], folder: Path, ignored: Ignored | None = None) -
     return model
 
 
-def load(folder: Path) -> CoftAD:
-    """Return the model of an earlier run.
+def load(model: Path) -> CoftAD:
+    """Return the model of an earlier run, or of a checkpoint.
+
+    Args:
+        model (Path): Folder of the run, or the checkpoint of a fit.
 
     Raises:
         FileNotFoundError: If the folder has no checkpoint.
-        ValueError: If it holds more than weights, which might run as code.
+        ValueError: If it holds more than weights, which might run as code, if it is of another model, or if its
+            thresholds are not from good pictures.
     """
-    path = folder / CHECKPOINT
+    path = checkpoint_of(model)
     if not path.is_file():
-        msg = f"`model` must be the folder of an earlier run, got {folder}, which has no {CHECKPOINT}. Give another."
+        msg = f"`model` must be the folder of an earlier run, got {model}, which has no {CHECKPOINT}. Give another."
         raise FileNotFoundError(msg)
     with quiet():
         try:
-            return CoftAD.load_from_checkpoint(path, map_location="cpu")
+            loaded = CoftAD.load_from_checkpoint(path, map_location="cpu")
         except UnpicklingError as error:
             msg = f"`model` must have a checkpoint that holds weights alone, got {path}. Do not trust it; train again."
             raise ValueError(msg) from error
+    if not loaded.is_fitted or loaded.post_processor.rule is None:  # type: ignore[union-attr]
+        msg = (
+            f"`model` must have thresholds from good pictures, got {path}, which has none. Fit it by `FewShot` "
+            "without its argument `validation`."
+        )
+        raise ValueError(msg)
+    return loaded
+
+
+def checkpoint_of(model: Path) -> Path:
+    """Return the checkpoint in the folder of a run, or the path itself if it is a file."""
+    return model if model.is_file() else model / CHECKPOINT
 
 
 @contextmanager

@@ -3,21 +3,27 @@
 
 """The pictures of a prediction are checked before the first is scored, by any model of anomalib."""
 
+import logging
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
-from anomalib.data import PredictDataset
+import torch
+from anomalib.data import ImageBatch, PredictDataset
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, Padim
+from anomalib.visualization import ImageVisualizer
+from lightning.pytorch import Callback
 from PIL import ExifTags, Image
 
 import anomalib_fewshot
 from anomalib_fewshot import PlainStatistic
 from anomalib_fewshot.callbacks import PredictCheck
+from anomalib_fewshot.callbacks.predict_check import _warn_of_lost_maps
 from anomalib_fewshot.plugin import make_callbacks
 
 
@@ -42,12 +48,12 @@ def model(request: pytest.FixtureRequest) -> AnomalibModule:
     return model
 
 
-def predict(model: AnomalibModule, tmp_path: Path, **arguments) -> list:
+def predict(model: AnomalibModule, tmp_path: Path, *, callbacks: Sequence[Callback] = (), **arguments) -> list:
     engine = Engine(
         accelerator="cpu",
         default_root_dir=tmp_path,
         enable_progress_bar=False,
-        callbacks=[PredictCheck()],
+        callbacks=[*callbacks] or [PredictCheck()],
         logger=False,
     )
     return engine.predict(model, **arguments)
@@ -87,6 +93,70 @@ def test_healthy_pictures_are_scored_and_what_is_left_out_is_said(
         is_folder = arguments.get("data_path") != new / "0.jpg"
         assert len(predict(model, tmp_path, **arguments)) == (3 if is_folder else 1)
         assert any(text.startswith(f"{new}: 1 files left out: ") for text in caplog.messages) is is_folder
+
+
+@pytest.mark.parametrize(
+    ("explanation", "labels", "words"),
+    [
+        (["defect, p = 0.2", "good, p = 1", "defect"], [1, 0, 1], "3 pictures: 2 defect, 0 look, 1 good."),
+        (None, [1, 0, 0], "3 pictures: 1 anomalous, 2 normal."),
+        (None, None, "3 pictures: no labels."),
+    ],
+)
+def test_what_was_found_is_said(
+    new: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    explanation: list[str] | None,
+    labels: list[int] | None,
+    words: str,
+) -> None:
+    """The batches are complete after the callback: post-processors come later."""
+    model = PlainStatistic("mean", image_size=64, visualizer=ImageVisualizer(), evaluator=False, post_processor=False)
+    model.is_fitted.fill_(value=True)
+    scored = iter(range(3))
+
+    class Late(Callback):
+        def on_predict_batch_end(self, trainer: object, module: object, outputs: ImageBatch, *_: object) -> None:
+            del trainer, module
+            number = next(scored)
+            outputs.pred_label = None if labels is None else torch.tensor([bool(labels[number])])
+            outputs.explanation = None if explanation is None else [explanation[number]]
+
+    caplog.set_level(logging.INFO)
+    predict(model, tmp_path, data_path=new, callbacks=[PredictCheck(), Late()])
+    maps = tmp_path / "PlainStatistic" / "latest" / "images"
+    said = [text for text in caplog.messages if "pictures: " in text or "Heat" in text]
+    assert list(dict.fromkeys(said)) == [words, f"Heat maps: {maps}"]  # where it is installed, there are two of it
+    assert len(list(maps.rglob("*.jpg"))) == 3
+
+
+def test_heat_maps_that_are_lost_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = [tmp_path / name for name in ("a/part/1.png", "b/part/1.png", "b/other/1.png", "b/part/2.png")]
+    _warn_of_lost_maps(files[1:], tmp_path / "images")
+    assert caplog.messages == []
+    (tmp_path / "images" / "part").mkdir(parents=True)
+    (tmp_path / "images" / "part" / "2.png").touch()
+    _warn_of_lost_maps(files, tmp_path / "images")
+    shared, replaced = caplog.messages
+    assert shared.startswith("2 pictures have a name and a folder's name in common")
+    assert f"{files[0]}, {files[1]}. Rename" in shared
+    assert replaced == f"1 heat maps of an earlier run in {tmp_path / 'images'} are replaced."
+
+
+def test_checkpoint_of_a_failed_run(new: Path, tmp_path: Path) -> None:
+    """A run that failed has moved `latest`."""
+    model = PlainStatistic("mean", image_size=64, visualizer=False, evaluator=False, post_processor=False)
+    checkpoint = tmp_path / "part/v1/weights/lightning/model.ckpt"
+    with pytest.raises(FileNotFoundError, match=r"`ckpt_path` must exist, got .*/v1/.*Train a model first"):
+        predict(model, tmp_path, data_path=new, ckpt_path=checkpoint)
+    earlier = tmp_path / "part/v0/weights/lightning/model.ckpt"
+    earlier.parent.mkdir(parents=True)
+    earlier.touch()
+    checkpoint.parent.mkdir(parents=True)
+    (tmp_path / "part/latest").symlink_to(tmp_path / "part/v1")
+    with pytest.raises(FileNotFoundError, match=rf"latest of other runs is {re.escape(str(earlier))}\.$"):
+        predict(model, tmp_path, data_path=new, ckpt_path=tmp_path / "part/latest/weights/lightning/model.ckpt")
 
 
 def test_lightning_gets_the_callback_where_anomalib_is_used() -> None:

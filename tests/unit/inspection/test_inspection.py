@@ -4,6 +4,9 @@
 """Runs: what they leave, how they end, and how they are resumed."""
 
 import json
+import logging
+import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -48,7 +51,13 @@ def test_what_a_run_leaves(trained: Path) -> None:
     assert not list(trained.rglob("*.part"))
 
 
-def test_scores_are_those_of_predict(trained: Path, part: Path, tmp_path: Path) -> None:
+def test_scores_are_those_of_predict(
+    trained: Path,
+    part: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """And of the command that `anomalib predict` ends with, which takes a checkpoint."""
     for number, name in enumerate(NAMES):  # anomalib refuses the names and the folder of the run
         (tmp_path / "new").mkdir(exist_ok=True)
         shutil.copy(part / "new" / name, tmp_path / "new" / f"{number}{Path(name).suffix}")
@@ -56,7 +65,13 @@ def test_scores_are_those_of_predict(trained: Path, part: Path, tmp_path: Path) 
     table = inspect(new=tmp_path / "new", model=trained, out=tmp_path, progress=False).set_index("path")
     engine = Engine(default_root_dir=tmp_path, logger=False, enable_progress_bar=False)
     checkpoint = tmp_path / "model.ckpt"
+    caplog.set_level(logging.INFO)
     batches = engine.predict(small_model(), data_path=tmp_path / "new", ckpt_path=checkpoint)
+    hint = re.findall(r"anomalib (inspect --model .*)", caplog.text)[0]
+    command = Inspect.get_parser().parse_args([*shlex.split(hint)[1:], "--out", str(tmp_path / "by_hint")])
+    Inspect().run(command)
+    again = pd.read_csv(tmp_path / "by_hint/v0/scores.csv").set_index("path")
+    pd.testing.assert_frame_equal(again, table, check_exact=False, atol=1e-5)
     for batch in batches:
         for path, score, words in zip(batch.image_path, batch.pred_score.tolist(), batch.explanation, strict=True):
             assert table.score[Path(path).name] == pytest.approx(score, abs=1e-5)
@@ -210,6 +225,15 @@ def test_model_of_another_runs_no_code(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must have a checkpoint that holds weights alone"):
         inspect(new=folder / "overlays", model=folder, out=tmp_path, progress=False)
     assert not marker.exists()
+
+
+def test_model_whose_thresholds_are_not_from_good_pictures(trained: Path, parts: Path) -> None:
+    checkpoint = torch.load(trained / "model.ckpt", weights_only=False)
+    checkpoint["state_dict"]["is_fitted"].fill_(value=False)
+    torch.save(checkpoint, parts / "other.ckpt")
+    with pytest.raises(ValueError, match=r"must have thresholds from good pictures, got other\.ckpt, which has none"):
+        inspect(new="new", model="other.ckpt", progress=False)
+    assert not Path("results").exists()
 
 
 def test_ended_training_leaves_no_folder(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,9 @@ def inspect(
         if not (run.path / CHECKPOINT).is_file():
             msg = f"`resume` must be a run that has trained its model, got {resume}. Start it again."
             raise ValueError(msg)
+        if not Path(settings["new"]).exists():
+            msg = f"Pictures of `resume` must exist, got {settings['new']}. Resume where the run was started."
+            raise FileNotFoundError(msg)
         inspection = _Inspection(console, run, settings, strict, inline)
         inspection.support, inspection.model = inspection.good_pictures(), load(run.path)
     else:

@@ -265,6 +265,29 @@ def test_memory_is_bounded(trained: Path, tmp_path: Path) -> None:
     assert [each.path for each in scored] == paths[1:]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read as Linux tells it")
+def test_memory_does_not_grow_with_the_number(trained: Path, parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(parts / "many" / "0000.png", 60)
+    for number in range(1, 2000):
+        (parts / "many" / f"{number:04}.png").hardlink_to(parts / "many" / "0000.png")
+    used = []  # pages of 4 kB
+
+    def measure(*_: object) -> None:
+        used.append(int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]))
+
+    monkeypatch.setattr(inspection, "write_pictures", measure)
+    assert len(inspect(new="many", model=trained, progress=False)) == 2000
+    assert max(used[1500:]) - max(used[400:500]) < 4 * 256  # 4 MB for more than 1000 pictures
+
+
+def test_resumes_where_it_was_started(trained: Path, parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inspect(new="new", model=trained, progress=False)
+    monkeypatch.chdir(parts / "good")
+    with pytest.raises(FileNotFoundError, match="got new. Resume where the run was started"):
+        inspect(resume=parts / "results/inspect/v0", progress=False)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

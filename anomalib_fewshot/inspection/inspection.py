@@ -15,7 +15,15 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from anomalib_fewshot.data.picture_check import ERROR, Finding, check_left_out, check_pictures, report
@@ -203,9 +211,14 @@ class _Inspection:
             if (Path(model) / SUPPORT).is_file():
                 shutil.copyfile(Path(model) / SUPPORT, self.run.path / SUPPORT)
             return
-        with self.progress() as bar:
-            bar.add_task(f"Training on {_pictures(len(self.support), 'good')}", total=None)
-            self.model = train(self.support, self.run.path, self.ignored)
+        with self.progress(TaskProgressColumn()) as bar:
+            task = bar.add_task(f"Training on {_pictures(len(self.support), 'good')}", total=None)
+            self.model = train(
+                self.support,
+                self.run.path,
+                self.ignored,
+                lambda step, total: bar.update(task, completed=step, total=total),
+            )
 
     def good_pictures(self) -> list[Path]:
         """Return the good pictures that can be used, each once, and note what is wrong with the others."""

@@ -7,7 +7,7 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError  # noqa: S403  an error alone
@@ -20,6 +20,7 @@ from anomalib.engine import Engine
 
 from anomalib_fewshot.data import FewShot
 from anomalib_fewshot.models import CoftAD
+from anomalib_fewshot.models.components import StepReport
 
 from .ignored import Ignored
 
@@ -81,13 +82,19 @@ def new_model() -> CoftAD:
     return CoftAD(evaluator=False, visualizer=False)
 
 
-def train(paths: Sequence[Path], folder: Path, ignored: Ignored | None = None) -> CoftAD:
+def train(
+    paths: Sequence[Path],
+    folder: Path,
+    ignored: Ignored | None,
+    tell: Callable[[int, int], object],
+) -> CoftAD:
     """Train a model on good pictures, and write its checkpoint and the manifest of its support to a folder.
 
     Args:
         paths (Sequence[Path]): The pictures, all of which are used.
         folder (Path): Folder of the run.
-        ignored (Ignored | None): Region that does not count. Defaults to ``None``.
+        ignored (Ignored | None): Region that does not count.
+        tell (Callable[[int, int], object]): Takes the number of steps that are done, and that of all.
     """
     with tempfile.TemporaryDirectory() as root, quiet():
         model = new_model()
@@ -95,7 +102,7 @@ def train(paths: Sequence[Path], folder: Path, ignored: Ignored | None = None) -
         engine = Engine(
             default_root_dir=root,
             logger=False,
-            enable_progress_bar=False,
+            callbacks=[StepReport(tell)],
             enable_model_summary=False,
             devices=1,
         )

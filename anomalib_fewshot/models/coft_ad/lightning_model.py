@@ -200,8 +200,7 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         )
         self.model.hold_out(len(folds) if len(folds) > 1 else 0)
         total = num_steps * (1 + (len(folds) if len(folds) > 2 else 0))  # a single image is not adapted to
-        shown = total > 0 and self.trainer.progress_bar_callback is not None
-        show_steps(self._fit_densities(folds, num_steps), total, "Adapting", shown=shown)
+        show_steps(self._fit_densities(folds, num_steps), total, "Adapting", self.trainer.progress_bar_callback)
         return self._held_out_scores(folds)
 
     def _fit_densities(self, folds: list[Fold], num_steps: int) -> Iterator[float]:

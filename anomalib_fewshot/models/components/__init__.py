@@ -14,7 +14,7 @@ from .ranked_score import RankedScore
 from .seeding import seeded, seeded_generator
 from .smooth_upsampling import upsample_smoothly
 from .stages import backbone_stages
-from .step_progress import StepProgress, show_steps
+from .step_progress import StepProgress, StepReport, show_steps
 from .support_augmentation import NUM_FIXED_VIEWS, SupportAugmentation, cut_paste, fixed_views
 from .weights import normalization, normalization_of
 
@@ -30,6 +30,7 @@ __all__ = [
     "Moments",
     "RankedScore",
     "StepProgress",
+    "StepReport",
     "SupportAugmentation",
     "backbone_stages",
     "check_at_least",

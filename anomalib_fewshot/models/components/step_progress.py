@@ -3,11 +3,11 @@
 
 """Progress in optimiser steps: of a training by Lightning, and of a fit."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
 
@@ -52,22 +52,42 @@ class StepProgress(Callback):
             trainer.progress_bar_callback.__class__ = _StepProgressBar
 
 
-def show_steps(losses: Iterable[float], total: int, title: str, *, shown: bool) -> float:
+class StepReport(ProgressBar):
+    """A progress bar of Lightning that shows nothing: it tells another one of the steps of a fit.
+
+    Args:
+        tell (Callable[[int, int], object]): Takes the number of steps that are done, and that of all.
+    """
+
+    def __init__(self, tell: Callable[[int, int], object]) -> None:
+        super().__init__()
+        self.tell = tell
+
+    def enable(self) -> None:
+        """Do nothing: there is nothing to show."""
+
+    def disable(self) -> None:
+        """Do nothing: there is nothing to hide."""
+
+
+def show_steps(losses: Iterable[float], total: int, title: str, bar: ProgressBar | None) -> float:
     """Run an optimisation that yields the loss of each step, and show both.
 
     Args:
         losses (Iterable[float]): Loss of each step.
         total (int): Number of steps.
         title (str): What is optimised.
-        shown (bool): Whether to show anything.
+        bar (ProgressBar | None): Progress bar of the trainer. ``None`` if nothing is to be shown.
 
     Returns:
         float: The last loss. NaN without a step.
     """
     loss = float("nan")
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TextColumn("loss: {task.fields[loss]:.3f}"))
-    with Progress(*columns, disable=not shown) as progress:
+    with Progress(*columns, disable=bar is None or isinstance(bar, StepReport) or not total) as progress:
         task = progress.add_task(title, total=total, loss=loss)
-        for loss in losses:
-            progress.update(task, advance=1, loss=loss)
+        for step, loss in enumerate(losses, 1):
+            progress.update(task, completed=step, loss=loss)
+            if isinstance(bar, StepReport):
+                bar.tell(step, total)
     return loss

@@ -114,9 +114,10 @@ def test_broken_files_are_named_and_left_out(
 
 
 @pytest.mark.usefixtures("small", "parts")
-def test_broken_good_pictures_are_left_out(parts: Path) -> None:
+def test_broken_good_pictures_are_left_out(parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (parts / "good" / "1.png").write_bytes(b"")
-    inspect("good", "new", progress=False)
+    inspect("good", "new")
+    assert re.search(r"Training on 3 good pictures .* 100%", capsys.readouterr().out)  # the steps of the fit
     assert set(json.loads(Path("results/inspect/v0/support.json").read_text(encoding="utf-8"))["images"]) == {
         "0.png",
         "2.png",

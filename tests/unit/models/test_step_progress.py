@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
 from anomalib_fewshot import CoftAD, FewShot
-from anomalib_fewshot.models.components import StepProgress, show_steps
+from anomalib_fewshot.models.components import StepProgress, StepReport, show_steps
 
 
 class Recorder(Callback):
@@ -48,10 +48,17 @@ def test_training_by_epochs_keeps_its_bar(mvtec_root: Path, tmp_path: Path) -> N
 
 
 def test_steps_of_a_fit_are_shown_with_their_loss(capsys: pytest.CaptureFixture[str]) -> None:
-    assert show_steps(iter([3.0, 2.5]), 2, "Adapting", shown=True) == pytest.approx(2.5)
+    assert show_steps(iter([3.0, 2.5]), 2, "Adapting", RichProgressBar()) == pytest.approx(2.5)
     shown = capsys.readouterr().out
     assert "Adapting" in shown
     assert "2/2" in shown
     assert "loss: 2.500" in shown
-    assert math.isnan(show_steps([], 0, "Adapting", shown=False))
+    assert math.isnan(show_steps([], 0, "Adapting", None))
+    assert not capsys.readouterr().out
+
+
+def test_steps_of_a_fit_are_told_to_another_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    told = []
+    show_steps(iter([3.0, 2.5]), 2, "Adapting", StepReport(lambda *steps: told.append(steps)))
+    assert told == [(1, 2), (2, 2)]
     assert not capsys.readouterr().out

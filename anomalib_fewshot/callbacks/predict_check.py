@@ -16,7 +16,8 @@ from anomalib.utils.path import generate_output_filename
 from anomalib.visualization import ImageVisualizer
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from anomalib_fewshot.data.picture_check import check_left_out, check_pictures, report
+from anomalib_fewshot.data.finding import report
+from anomalib_fewshot.data.picture_check import check_left_out, check_pictures
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,9 @@ import anomalib.data  # noqa: F401  first: its import registers the plug-ins, wh
 from .dagm import DAGM
 from .elpv import ELPV
 from .few_shot import FewShot
+from .finding import Finding
 from .multi_category import MultiCategory
 from .mvtec_folder import MVTecFolder
-from .picture_check import Finding, check_pictures
+from .picture_check import check_pictures
 
 __all__ = ["DAGM", "ELPV", "FewShot", "Finding", "MVTecFolder", "MultiCategory", "check_pictures"]

@@ -18,9 +18,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
+from .finding import Finding, report
 from .layout_check import check_evaluator, check_kinds
 from .manifest import SupportManifest, sha256
-from .picture_check import Finding, check_left_out, check_pictures, report
+from .picture_check import check_left_out, check_pictures
 from .sampling import choose_support, match_support
 from .support import ordered_dataloader
 

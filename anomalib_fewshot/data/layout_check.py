@@ -14,7 +14,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from anomalib_fewshot.metrics import CategoryEvaluator, is_one_kind
 
-from .picture_check import ERROR, WARNING, Finding, check_left_out
+from .finding import ERROR, WARNING, Finding
+from .picture_check import check_left_out
 
 # Names of folders that hold good pictures, in small letters. In MVTec AD's layout there is `good` alone.
 GOOD_NAMES = {"good", "goods", "ok", "okay", "normal", "normals", "pass", "passed", "fine", "io", "defect_free"}

@@ -12,8 +12,9 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import Transform
 
 from .few_shot import check_ascii, check_category
+from .finding import Finding, report
 from .layout_check import check_evaluator, check_kinds, check_layout
-from .picture_check import Finding, check_masks, report
+from .mask_check import check_masks
 
 
 class MVTecFolder(Folder):

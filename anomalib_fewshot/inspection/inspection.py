@@ -26,7 +26,8 @@ from rich.progress import (
 )
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from anomalib_fewshot.data.picture_check import ERROR, Finding, check_left_out, check_pictures, report
+from anomalib_fewshot.data.finding import ERROR, Finding, report
+from anomalib_fewshot.data.picture_check import check_left_out, check_pictures
 
 from .drift import describe_drift
 from .ignored import Ignored

@@ -3,6 +3,7 @@
 
 """From a folder of good pictures to verdicts on a page: train, score, write."""
 
+import os
 import shlex
 import shutil
 import time
@@ -39,6 +40,7 @@ from .training import CHECKPOINT, SUPPORT, checkpoint_of, load, to_device, train
 
 MASK = "ignore.png"
 SAME_STEM = "by its suffix alone"
+MAX_NAME = 251  # bytes, to which a suffix is added
 NUM_SAID = 5  # findings in the terminal; the page and a table have all
 WATCH_SECONDS = 1.0
 PAGE_SECONDS = 20.0  # between two pages of a run that is not over
@@ -154,7 +156,7 @@ class _Inspection:
     findings: dict[Finding, None] = field(default_factory=dict)
     left_out: dict[Path, int] = field(default_factory=dict)  # when it was last changed
     support: list[Path] = field(default_factory=list)
-    resolved: set[Path] = field(default_factory=set)
+    resolved: set[str] = field(default_factory=set)  # of good pictures; a link to itself has a name, too
     num_scored: int = 0
     shown: float = field(default_factory=time.monotonic)  # when the page was last written
 
@@ -185,7 +187,7 @@ class _Inspection:
             self.note(check_left_out([self.new, *(path for path in self.new.rglob("*") if path.is_dir())]))
         listed = _list(self.new)
         pending = self.usable(listed)
-        same = [path for path in listed if path.resolve() in self.resolved]
+        same = [path for path in listed if os.path.realpath(path) in self.resolved]
         if same:
             self.console.print(f"  {_pictures(len(same), 'new')} among the good ones: not scored.")
         if complete and not pending:
@@ -226,7 +228,7 @@ class _Inspection:
         parts = [part for part in self.settings["good"] if "model" not in self.settings or Path(part).exists()]
         bad = self.note(check_pictures(parts))
         files = list(dict.fromkeys(path for part in parts for path in _list(Path(part))))
-        self.resolved = {path.resolve() for path in files}
+        self.resolved = {os.path.realpath(path) for path in files}
         return [path for path in files if path not in bad]
 
     @property
@@ -279,7 +281,9 @@ class _Inspection:
         paths = list(self.pending(paths))
         if not paths:
             return []
-        bad = self.note(check_pictures(self.support, paths, decode=False))
+        long = f"has a name of more than {MAX_NAME} bytes: its heat map would have none. Rename it."
+        findings = [Finding(path, ERROR, long) for path in paths if len(os.fsencode(path.name)) > MAX_NAME]
+        bad = self.note([*findings, *check_pictures(self.support, paths, decode=False)])
         self.left_out |= {path: _state(path)[1] for path in paths if path in bad}
         return [path for path in paths if path not in bad]
 
@@ -287,7 +291,7 @@ class _Inspection:
         """Yield new pictures that are not among the good ones, and were not scored or left out as they are now."""
         for path in paths:
             state = _state(path)
-            if self.left_out.get(path) != state[1] and path.resolve() not in self.resolved:
+            if self.left_out.get(path) != state[1] and os.path.realpath(path) not in self.resolved:
                 entry = None if self._run is None else self.run.entries.get(self.name(path))
                 if entry is None or (entry.num_bytes, entry.modified) != state:
                     yield path

@@ -110,8 +110,8 @@ function showHistogram() {
   bars(newCounts, "var(--bar)", above, 1);
   bars(heldCounts, "var(--held)", below, -1);
   svg.append(draw("path", { class: "axis", d: `M10 ${middle + .5}H${width - 10}` }));
-  const words = [[12, middle - above - 8, `${plural(pictures.length, "new picture")}`, "start"]];
-  if (below) words.push([12, height - 22, `${plural(data.levels.length, "held-out good picture")}, hanging`, "start"]);
+  const held = below ? ` above, ${plural(data.levels.length, "held-out good one")} below` : "";
+  const words = [[width / 2, height - 20, plural(pictures.length, "new picture") + held, "middle"]];
   words.push([10, height - 4, "score 0", "start"], [x(.5), height - 4, "0.5", "middle"], [width - 10, height - 4, "1", "end"]);
   for (const [left, top, text, anchor] of words)
     svg.append(draw("text", { x: left, y: top, "text-anchor": anchor }, document.createTextNode(text)));

@@ -96,7 +96,7 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         >>> Engine().train(CoftAD(), datamodule=FewShot(ELPV(), k_shot=4))  # doctest: +SKIP
     """
 
-    score_arguments = ("backbone", "layers", "image_size", "image_score")
+    score_arguments = ("backbone", "layers", "image_size", "image_score", "fine_tuning")
 
     def __init__(
         self,
@@ -150,6 +150,8 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         self.adaptation_loss = AdaptationLoss(positive_weight, negative_weight, anchor_weight)
         with seeded(seed):
             self.model = CoftADModel(backbone, layers, pre_trained, weights, size, image_score)
+            if fine_tuning != "backbone":
+                self.model.backbone.fold_batch_norm()
         self.model.requires_grad_(fine_tuning == "backbone")
         self._augment()  # a wrong argument is refused now
 
@@ -201,7 +203,9 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         self.model.hold_out(len(folds) if len(folds) > 1 else 0)
         total = num_steps * (1 + (len(folds) if len(folds) > 2 else 0))  # a single image is not adapted to
         show_steps(self._fit_densities(folds, num_steps), total, "Adapting", self.trainer.progress_bar_callback)
-        return self._held_out_scores(folds)
+        scores = self._held_out_scores(folds)
+        self.model.stack()
+        return scores
 
     def _fit_densities(self, folds: list[Fold], num_steps: int) -> Iterator[float]:
         """Fit the density of the support and those without each fold, and yield the loss of each step."""

@@ -51,7 +51,7 @@ class SupportDensity(nn.Module):
         """
         pairs = zip(self.groups, distances, strict=True)
         parts = [density.group.weight * density.standardize(part)[:, None] for density, part in pairs]
-        return torch.cat(on_one_grid(parts), dim=1).sum(1)
+        return add_on_one_grid(parts)[:, 0]
 
     def maps(self, patches: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the maps, shape ``(B, h, w)``, of patches of each group, shape ``(B, h, w, D)``."""
@@ -61,10 +61,20 @@ class SupportDensity(nn.Module):
         """Return the scores, shape ``(B,)``, of image embeddings, shape ``(B, E)``, and maps, shape ``(B, h, w)``."""
         if self.image_score == "embedding":
             return self.image(embeddings)
-        count = max(1, round(TOP_FRACTION * maps[0].numel()))
-        return maps.flatten(1).topk(count, dim=-1).values.mean(-1)
+        return mean_of_highest(maps)
 
     def forward(self, embeddings: torch.Tensor, patches: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the scores, shape ``(B,)``, and the maps, shape ``(B, h, w)``, of images by their features."""
         maps = self.maps(patches)
         return self.score(embeddings, maps), maps
+
+
+def add_on_one_grid(maps: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the sum, shape ``(B, C, h, w)``, of maps ``(B, C, h, w)`` on the grid of the first."""
+    return torch.stack(on_one_grid(maps)).sum(0)
+
+
+def mean_of_highest(maps: torch.Tensor) -> torch.Tensor:
+    """Return the mean of the highest 1 % of each map: ``(..., h, w)`` -> ``(...)``."""
+    values = maps.flatten(-2)
+    return values.topk(max(1, round(TOP_FRACTION * values.shape[-1])), dim=-1).values.mean(-1)

@@ -16,7 +16,8 @@ from torch.nn import functional as F  # noqa: N812
 from anomalib_fewshot.models.components import Backbone, RankedScore, upsample_smoothly
 
 from .density import FEATURE_GROUPS, on_one_grid
-from .support_density import SupportDensity
+from .stacked_density import StackedDensity
+from .support_density import SupportDensity, mean_of_highest
 
 IMAGE_SCORES = ("embedding", "map")
 
@@ -64,16 +65,24 @@ class CoftADModel(nn.Module):
         self.prediction_head = _mlp(hidden_dim, hidden_dim // 4, hidden_dim)
         shallow = sum(channels[layer] for layer in self.backbone.layers)
         dims = [channels[-1] if group.deep else shallow for group in FEATURE_GROUPS]
+        self.image_score = image_score
         self._density = partial(SupportDensity, channels[-1], dims, image_score)
         self.density = self._density()
         self.held_out = nn.ModuleList()  # of the support without each of its folds
         self.ranked_score = RankedScore()
+        self.stack()
+        self.register_load_state_dict_post_hook(_stack)
 
     def hold_out(self, count: int) -> None:
         """Make room for the densities of the support without each of its folds."""
         device = self.density.image.mean.device
         self.held_out = nn.ModuleList(self._density().to(device) for _ in range(count))
         self.ranked_score = RankedScore().to(device)
+
+    def stack(self) -> None:
+        """Bring the densities in the form in which images are scored, when they are fitted."""
+        by_map = self.held_out if self.image_score == "map" else []
+        self.stacked = StackedDensity([self.density, *by_map])
 
     def image_embedding(self, images: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of normalized images: ``(B, 3, H, W)`` -> ``(B, E)``."""
@@ -110,11 +119,19 @@ class CoftADModel(nn.Module):
         """
         features = self.features(images)
         with torch.autocast(images.device.type, enabled=False):
-            scores, maps = self.density(*features)
-            if len(self.held_out) > 0:
-                by_fold = torch.stack([density(*features)[0] for density in self.held_out])  # (F, B)
-                scores = self.ranked_score(scores, by_fold)
-            return InferenceBatch(pred_score=scores, anomaly_map=self.upsample(maps, images.shape[-2:]))
+            scores, maps = self.score(*features)
+            return InferenceBatch(
+                pred_score=self.ranked_score(scores[0], scores[1:]),
+                anomaly_map=self.upsample(maps, images.shape[-2:]),
+            )
+
+    def score(self, embeddings: torch.Tensor, patches: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the scores by each density, shape ``(1 + F, B)``, and the maps by the first, shape ``(B, h, w)``."""
+        maps = self.stacked(patches)  # (B, 1 + F, h, w)
+        if self.image_score == "map":
+            return mean_of_highest(maps).T, maps[:, 0]
+        scores = [density.image(embeddings) for density in (self.density, *self.held_out)]
+        return torch.stack(scores), maps[:, 0]
 
     @staticmethod
     def upsample(maps: torch.Tensor, size: tuple[int, int] | torch.Size) -> torch.Tensor:
@@ -126,6 +143,10 @@ class CoftADModel(nn.Module):
         key = f"{prefix}held_out."
         self.hold_out(len({name.removeprefix(key).split(".")[0] for name in state_dict if name.startswith(key)}))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _stack(model: CoftADModel, _incompatible_keys: object) -> None:  # a function: models are pickled
+    model.stack()
 
 
 def _mlp(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:

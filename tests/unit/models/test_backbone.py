@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_fewshot.models.components import Backbone, backbone_stages, normalization, normalization_of, weights
+from anomalib_fewshot.models.components.backbone import FROZEN
 
 IMAGE = torch.zeros(1, 3, 64, 64)
 
@@ -51,6 +52,28 @@ def test_batch_normalisation_is_frozen_in_every_mode(name: str) -> None:
     torch.testing.assert_close(in_training, model.eval()(images)[-1])
     assert any("running_mean" in key for key in before)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["resnet10t", "tf_efficientnet_lite0", "mobilenetv3_small_050", "resnetv2_50", "repvgg_a0", "convnext_atto"],
+)
+def test_folded_batch_normalisation_gives_the_same_maps(name: str) -> None:
+    rng = torch.Generator().manual_seed(0)
+    model = Backbone(name, pre_trained=False, image_size=(64, 64)).eval()
+    for norm in model.modules():
+        if isinstance(norm, FROZEN):
+            for part, low in (("weight", 0.5), ("bias", -0.5), ("running_mean", -0.5), ("running_var", 0.5)):
+                getattr(norm, part).copy_(torch.rand(getattr(norm, part).shape, generator=rng) + low)
+    images, total = torch.rand(2, 3, 64, 64, generator=rng), sum(isinstance(m, FROZEN) for m in model.modules())
+    with torch.no_grad():
+        expected = [m.clone() for m in model(images)]
+        model.fold_batch_norm()
+        left = sum(isinstance(m, FROZEN) for m in model.modules())
+        for mine, theirs in zip(model(images), expected, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=float(1e-5 * theirs.abs().max()))
+    assert left < max(total, 1)
+    assert left == 0 or name in {"resnetv2_50", "repvgg_a0"}  # which have some before a convolution, or beside one
 
 
 def test_packaged_weights_are_those_of_the_whole_network() -> None:

@@ -56,6 +56,7 @@ def fit(model: CoftADModel, support: torch.Tensor) -> None:
     for density, part in zip(model.density.groups, patches, strict=True):
         density.fit(Moments.of(part))
         density.fit_scale(density(part))
+    model.stack()
 
 
 def images(count: int = 3, size: tuple[int, int] = (64, 96)) -> torch.Tensor:
@@ -424,6 +425,7 @@ def test_an_image_is_compared_with_each_other_by_a_model_of_the_rest(
         others = FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0), support=names[:index] + names[index + 1 :])
         Engine(default_root_dir=tmp_path, enable_progress_bar=False).fit(other, datamodule=others)
         plain.density.load_state_dict(other.model.density.state_dict())  # without a rank
+        plain.stack()
         with torch.no_grad():
             beaten += plain(new).pred_score > plain(support[index, None]).pred_score
             held_out = model.model.held_out[index](*model.model.features(new))[0]

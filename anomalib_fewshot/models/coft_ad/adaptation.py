@@ -60,7 +60,7 @@ def adapt(
         rng = seeded_generator(seed, 0, step)
         losses = []
         for _, delta, threshold, *pair in groups:
-            near, far = (apply_metric(draw(patches.flatten(0, -2), rng), delta) for patches in pair)
+            near, far = (drawn_energies(patches.flatten(0, -2), delta, rng) for patches in pair)
             losses.append(loss(near, far, threshold, delta))
         total = torch.stack(losses).sum()
         optimizer.zero_grad()
@@ -71,9 +71,12 @@ def adapt(
         density.metric_delta.copy_(delta.detach())
 
 
-def draw(rows: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    """Return rows at random, with repetition: ``(N, D)`` -> ``(PATCHES, D)``."""
-    return rows[torch.randint(len(rows), (PATCHES,), generator=rng).to(rows.device)]
+def drawn_energies(whitened: torch.Tensor, metric_delta: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    """Return the energies of whitened rows that are drawn at random, with repetition: ``(N, D)`` -> ``(PATCHES,)``."""
+    drawn = torch.randint(len(whitened), (PATCHES,), generator=rng).to(whitened.device)
+    if len(whitened) <= PATCHES:  # none is computed twice
+        return mean_log_energy(apply_metric(whitened, metric_delta))[drawn]
+    return mean_log_energy(apply_metric(whitened[drawn], metric_delta))
 
 
 def _threshold(normal: torch.Tensor, anomalous: torch.Tensor) -> torch.Tensor:

@@ -138,16 +138,16 @@ class AdaptationLoss(nn.Module):
         """Return the loss.
 
         Args:
-            normal (torch.Tensor): Normal patches, whitened, times A, shape ``(M, D)``.
-            anomalous (torch.Tensor): Anomalous patches, whitened, times A, shape ``(N, D)``.
+            normal (torch.Tensor): The e of normal patches, whitened, times A, shape ``(M,)``.
+            anomalous (torch.Tensor): The e of anomalous patches, whitened, times A, shape ``(N,)``.
             threshold (torch.Tensor): The b above, a scalar.
             metric_delta (torch.Tensor): A - I, shape ``(D, D)``.
 
         Returns:
             torch.Tensor: Scalar.
         """
-        near = F.softplus(SHARPNESS * (mean_log_energy(normal) - threshold)).mean()
-        far = F.softplus(SHARPNESS * (threshold - mean_log_energy(anomalous))).mean()
+        near = F.softplus(SHARPNESS * (normal - threshold)).mean()
+        far = F.softplus(SHARPNESS * (threshold - anomalous)).mean()
         anchor = metric_delta.square().sum() / len(metric_delta)
         return self.positive_weight * near + self.negative_weight * far + self.anchor_weight * anchor
 

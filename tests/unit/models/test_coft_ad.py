@@ -19,11 +19,11 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize, Transform
 from anomalib_fewshot import CoftAD, FewShot
 from anomalib_fewshot.models.coft_ad import held_out as held_out_module
 from anomalib_fewshot.models.coft_ad import lightning_model
-from anomalib_fewshot.models.coft_ad.adaptation import adapt
+from anomalib_fewshot.models.coft_ad.adaptation import PATCHES, adapt, drawn_energies
 from anomalib_fewshot.models.coft_ad.held_out import HeldOut, anomalous_cells, describe, hold_out
-from anomalib_fewshot.models.coft_ad.loss import AdaptationLoss
+from anomalib_fewshot.models.coft_ad.loss import AdaptationLoss, mean_log_energy
 from anomalib_fewshot.models.coft_ad.torch_model import CoftADModel
-from anomalib_fewshot.models.components import Moments, SupportAugmentation, seeded
+from anomalib_fewshot.models.components import Moments, SupportAugmentation, seeded, seeded_generator
 from anomalib_fewshot.post_processing import Rule
 
 
@@ -212,6 +212,19 @@ def test_adaptation_follows_the_seed_and_draws_other_patches_in_each_step() -> N
     runs = [list(adapt(model.density.groups, held_out, still, **settings | {"seed": seed})) for seed in (0, 0, 1)]
     assert runs[0] == runs[1]
     assert len({*runs[0], *runs[2]}) == 6  # nothing moves: only the draws differ
+
+
+@pytest.mark.parametrize("count", [1, 40, PATCHES, PATCHES + 40])
+def test_energies_are_those_of_rows_that_are_drawn(count: int) -> None:
+    """Of few rows each energy is computed once, with the gradient of all draws; of many, those that are drawn."""
+    rows = torch.randn(count, 5, generator=seeded_generator(0))
+    deltas = [(0.1 * torch.randn(5, 5, generator=seeded_generator(1))).requires_grad_() for _ in range(2)]
+    energies = drawn_energies(rows, deltas[0], seeded_generator(2))
+    drawn = rows[torch.randint(count, (PATCHES,), generator=seeded_generator(2))]
+    expected = torch.stack([mean_log_energy(row @ (torch.eye(5) + deltas[1])) for row in drawn])
+    torch.testing.assert_close(energies, expected)
+    gradients = [torch.autograd.grad(e.square().sum(), d)[0] for e, d in zip((energies, expected), deltas, strict=True)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-3)
 
 
 def test_adaptation_leaves_a_single_image_and_a_group_without_anomalies_alone() -> None:

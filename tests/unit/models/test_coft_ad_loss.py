@@ -83,23 +83,27 @@ def test_adaptation_loss_in_closed_form() -> None:
     rows, adaptation = torch.ones(3, 6, dtype=torch.float64), torch.full((6, 6), 0.5, dtype=torch.float64)
     threshold = mean_log_energy(rows)[0]
     assert threshold == pytest.approx(0.001, abs=1e-5)  # log(1 + 0.001)
-    loss = AdaptationLoss(positive_weight=1, negative_weight=10, anchor_weight=100)(rows, rows, threshold, adaptation)
+    loss = AdaptationLoss(positive_weight=1, negative_weight=10, anchor_weight=100)(*[mean_log_energy(rows)] * 2, threshold, adaptation)
     assert loss == pytest.approx(11 * 0.6931472 + 100 * 6 * 0.25)
 
 
 def test_adaptation_loss_draws_normal_in_and_pushes_anomalous_out_within_bounds() -> None:
     normal, anomalous = batch(seed=1).requires_grad_(), batch(seed=2).requires_grad_()
     loss, zero = AdaptationLoss(1, 1, 1), torch.zeros(6, 6, dtype=torch.float64)
-    loss(normal, anomalous, torch.tensor(0.0), zero).backward()
+    loss(mean_log_energy(normal), mean_log_energy(anomalous), torch.tensor(0.0), zero).backward()
     assert ((normal.grad * normal).sum(-1) > 0).all()  # a step down its gradient makes it shorter
     assert ((anomalous.grad * anomalous).sum(-1) < 0).all()
-    near, far = loss(batch() / 100, batch() * 100, torch.tensor(0.0), zero), loss(batch() * 100, batch(), 0.0, zero)
+    short, middle, long = (mean_log_energy(batch() * scale) for scale in (0.01, 1, 100))
+    near, far = loss(short, long, torch.tensor(0.0), zero), loss(long, middle, torch.tensor(0.0), zero)
     assert 0 < near < 1e-3 < far
 
 
 def test_adaptation_loss_has_right_gradients() -> None:
+    def loss(normal: torch.Tensor, anomalous: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        return AdaptationLoss(1, 0.5, 2)(mean_log_energy(normal), mean_log_energy(anomalous), *others)
+
     inputs = (batch(seed=1), batch(seed=2), torch.tensor(0.1, dtype=torch.float64), batch(6))
-    assert torch.autograd.gradcheck(AdaptationLoss(1, 0.5, 2), [tensor.requires_grad_() for tensor in inputs])
+    assert torch.autograd.gradcheck(loss, [tensor.requires_grad_() for tensor in inputs])
 
 
 @pytest.mark.parametrize("name", ["positive_weight", "negative_weight"])

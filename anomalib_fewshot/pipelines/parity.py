@@ -27,7 +27,7 @@ from anomalib_fewshot.models.components.checks import check_at_least
 
 from .cost import fit_few_shot
 from .plan.spec import check, read_spec
-from .run.resources import MIB, silence, times_in_turns
+from .run.resources import MIB, onnx_session, silence, times_in_turns
 
 REFERENCE = "torch fp32"
 console = Console()
@@ -66,11 +66,7 @@ def _torch(fitted: Fitted, dtype: torch.dtype | None = None, *, compiled: bool =
 
 
 def _onnx(fitted: Fitted) -> tuple[Infer, Path]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = fitted.threads or 0
-    session = onnxruntime.InferenceSession(fitted.onnx, options, providers=["CPUExecutionProvider"])
+    session = onnx_session(fitted.onnx, fitted.threads)
     names = [output.name for output in session.get_outputs()]
     return lambda picture: dict(zip(names, session.run(names, {"input": picture.numpy()}), strict=True)), fitted.onnx
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from anomalib.cli import AnomalibCLI
 
+from anomalib_fewshot.pipelines.cli import FewShotCost
 from anomalib_fewshot.pipelines.cost import BARE, measure_cost
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -32,6 +33,28 @@ def test_a_row_for_each_method_and_the_backbone(data: dict[str, Any]) -> None:
     assert table.loc["plain", "times_backbone"] < table.loc["CoftAD", "times_backbone"]
 
 
+def test_several_k_in_torch_and_onnx(data: dict[str, Any]) -> None:
+    table = measure_cost(
+        {"plain": PLAIN},
+        data,
+        [1, 3],
+        backbone="resnet10t",
+        repeats=1,
+        rounds=2,
+        threads=1,
+        onnx=True,
+    )
+    assert table.index.tolist() == ["plain, k = 1", "plain, k = 3", BARE]
+    assert (table.filter(like="latency") > 0).all(axis=None)
+    assert table.loc[BARE, ["times_backbone", "onnx_times_backbone"]].tolist() == [1, 1]
+    assert (table.onnx_times_backbone[:2] < 1).all()
+
+
+def test_file_of_shots() -> None:
+    parsed = FewShotCost.get_parser().parse_args(["--config", str(CONFIGS / "benchmark" / "cost_of_shots.yaml")])
+    assert (list(parsed.methods), parsed.k_shot, parsed.onnx) == (["CoftAD"], [1, 4, 8, 32], True)
+
+
 def test_file() -> None:
     """The file parses, with its methods; what it measures takes minutes."""
     content = yaml.safe_load((CONFIGS / "benchmark" / "cost.yaml").read_text(encoding="utf-8"))
@@ -43,6 +66,7 @@ def test_file() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"k_shot": [4, 0]}, "`k_shot` must be at least 1, got 0"),
         ({"repeats": 0}, "`repeats` must be at least 1, got 0"),
         ({"methods": {"A": {"class_path": "Patchcor"}}}, "Close to it are .'Patchcore'"),
         ({"data": {"class_path": "Patchcore"}}, "must name an AnomalibDataModule"),

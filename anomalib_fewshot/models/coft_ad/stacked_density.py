@@ -4,6 +4,7 @@
 """The maps of an image by several densities at once: that of the support, and those of the support without a fold."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -39,7 +40,7 @@ class StackedGaussians(nn.Module):
         edges = sorted({round(block * len(center) / BLOCKS) for block in range(BLOCKS + 1)})
         self.starts = edges[:-1]
         self._keep("center", center)
-        for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        for start, stop in pairwise(edges):
             self._keep(f"weight_{start}", torch.cat([part[start:, start:stop] for part in triangles], dim=1))
             self._keep(f"shift_{start}", torch.cat([part[start:stop] for part in shifts]))
         for name in ("distance_mean", "distance_std"):

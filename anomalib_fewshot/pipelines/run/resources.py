@@ -127,6 +127,15 @@ def times_in_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> di
     return dict(zip(calls, 1000 * seconds[WARM_UP:].T, strict=True))
 
 
+def onnx_session(path: Path, threads: int | None) -> Any:  # noqa: ANN401  onnxruntime has no types
+    """Return a session of ONNX Runtime on the CPU, by default with as many threads as it chooses."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
 def _forward(model: nn.Module, batch: torch.Tensor) -> None:
     model(batch)
     if batch.is_cuda:

@@ -83,7 +83,9 @@ def test_adaptation_loss_in_closed_form() -> None:
     rows, adaptation = torch.ones(3, 6, dtype=torch.float64), torch.full((6, 6), 0.5, dtype=torch.float64)
     threshold = mean_log_energy(rows)[0]
     assert threshold == pytest.approx(0.001, abs=1e-5)  # log(1 + 0.001)
-    loss = AdaptationLoss(positive_weight=1, negative_weight=10, anchor_weight=100)(*[mean_log_energy(rows)] * 2, threshold, adaptation)
+    loss = AdaptationLoss(positive_weight=1, negative_weight=10, anchor_weight=100)
+    energies = mean_log_energy(rows)
+    loss = loss(energies, energies, threshold, adaptation)
     assert loss == pytest.approx(11 * 0.6931472 + 100 * 6 * 0.25)
 
 

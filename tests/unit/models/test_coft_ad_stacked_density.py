@@ -60,7 +60,7 @@ def test_distance_in_closed_form() -> None:
 def test_three_eighths_of_the_products_are_left_out() -> None:
     stacked = StackedDensity([density(seed, (16, 16, 16)) for seed in range(3)])
     sizes = [value.numel() for name, value in stacked.groups[0].named_buffers() if name.startswith("weight")]
-    assert sum(sizes) == 3 * 16 * 16 * 5 / 8
+    assert sum(sizes) == 3 * 16 * 16 * 5 // 8
 
 
 def test_nothing_is_kept_twice() -> None:

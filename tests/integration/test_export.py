@@ -188,3 +188,23 @@ def test_weights_beyond_the_limit_of_a_file_are_apart(
     model.to_onnx(tmp_path, **given)
     assert options["external_data"] is apart
     assert options["opset_version"] == 18
+
+
+def fitted_plain_statistic(score: float = 0.0) -> PlainStatistic:
+    model = PlainStatistic(image_size=64)
+    model.is_fitted.fill_(value=True)
+    next(buffer for name, buffer in model.model.named_buffers()).fill_(score)
+    return model
+
+
+def test_export_that_replaces_another_model_s_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for folder, score in (("a", 0.0), ("b", 1.0), ("a", 0.0)):  # each in its own, and one again
+        fitted_plain_statistic(score).to_torch(tmp_path / folder)
+    fitted_plain_statistic(1.0).to_torch(tmp_path / "a", "other")
+    assert "another model" not in caplog.text
+    fitted_plain_statistic(2.0).to_torch(tmp_path / "b")
+    path = tmp_path / "b" / "weights" / "torch" / "model.pt"
+    assert f"{path} was the export of another model" in caplog.text
+    (path.parent / "metadata.json").write_text("{", encoding="utf-8")
+    fitted_plain_statistic(3.0).to_torch(tmp_path / "b")  # no description, no comparison
+    assert caplog.text.count("another model") == 1

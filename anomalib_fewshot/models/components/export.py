@@ -3,18 +3,22 @@
 
 """Export of a model that can score, and what a deployment has to know about it."""
 
+import hashlib
 import json
 import logging
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from anomalib.data import AnomalibDataModule
 from lightning.pytorch import LightningModule
 
 from anomalib_fewshot.atomic import write_atomically
 from anomalib_fewshot.data.support import support_dataloader
 from anomalib_fewshot.post_processing import SupportPostProcessor
+
+logger = logging.getLogger(__name__)
 
 ONE_FILE = 2_000_000_000  # bytes of weights that an ONNX file holds, its limit of 2 GiB less some for the graph
 
@@ -71,8 +75,33 @@ class DescribedExportMixin(LightningModule):
             "anomalib_version": version("anomalib"),
             "anomalib_fewshot_version": version("anomalib-fewshot"),
             "model": type(self).__name__,
+            "file": path.name,
+            "state_sha256": self._state_sha256(),
             "preprocess": {"image_size": self.hparams["image_size"], "input": "RGB from 0 to 1, of any size"},
             "postprocess": post_processor.metadata() if isinstance(post_processor, SupportPostProcessor) else {},
         }
-        write_atomically(path.with_name("metadata.json"), json.dumps(values, indent=2) + "\n")
+        description = path.with_name("metadata.json")
+        if _is_of_another(description, values):
+            logger.warning(
+                f"{path} was the export of another model, and is now that of this one. Give each model a folder of its "
+                "own, such as that of its run (`export_root`), to keep both.",
+            )
+        write_atomically(description, json.dumps(values, indent=2) + "\n")
         return path
+
+    def _state_sha256(self) -> str:
+        """Return the SHA-256 of all parameters and buffers, by which an export is known."""
+        digest = hashlib.sha256()
+        for name, tensor in self.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def _is_of_another(description: Path, values: dict[str, Any]) -> bool:
+    """Return whether a description is of the same file, but of another model."""
+    try:
+        before = json.loads(description.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    return before.get("file") == values["file"] and before.get("state_sha256") != values["state_sha256"]

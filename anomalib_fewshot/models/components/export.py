@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ class DescribedExportMixin(LightningModule):
     def _state_sha256(self) -> str:
         """Return the SHA-256 of all parameters and buffers, by which an export is known."""
         digest = hashlib.sha256()
-        for name, tensor in self.state_dict().items():
+        for name, tensor in chain(self.named_parameters(), self.named_buffers()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()

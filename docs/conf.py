@@ -1,0 +1,79 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""How Sphinx builds the site: `make docs`."""
+
+import os
+import re
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before timm is imported: a build fetches nothing
+
+from docutils import nodes
+from sphinx.application import Sphinx
+
+import anomalib_fewshot
+
+DOCS = Path(__file__).parent
+
+project = "anomalib-fewshot"
+author = "anomalib-fewshot contributors"
+version = release = anomalib_fewshot.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build", "gallery", "examples/**/README.md"]
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3  # links to `page.md#a-heading` work here as on a host of repositories
+suppress_warnings = ["config.cache"]  # the gallery's order is a function
+
+autodoc_typehints = "none"  # types stand in the docstrings
+autodoc_member_order = "bysource"
+napoleon_use_ivar = True
+napoleon_numpy_docstring = False
+
+sphinx_gallery_conf = {
+    "examples_dirs": "gallery",
+    "gallery_dirs": "auto_gallery",
+    "filename_pattern": r"/plot_",
+    "within_subsection_order": "FileNameSortKey",
+    "remove_config_comments": True,
+    "download_all_examples": False,
+    "show_memory": False,
+    "show_signature": False,
+}
+
+html_theme = "pydata_sphinx_theme"
+html_title = project
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+html_theme_options = {
+    "navigation_with_keys": False,
+    "show_toc_level": 2,
+    "navbar_end": ["theme-switcher"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+html_copyright = copyright = "2026 anomalib-fewshot contributors, Apache-2.0"  # noqa: A001  Sphinx's name
+
+
+def inline_figures(app: Sphinx, doctree: nodes.document) -> None:
+    """Put SVG figures into the page itself, where they take the colours of the theme, light or dark."""
+    for image in list(doctree.findall(nodes.image)):
+        path = Path(app.srcdir) / image["uri"]
+        if path.suffix == ".svg":
+            svg = re.sub(r"<\?xml.*?\?>\s*", "", path.read_text(encoding="utf-8"))
+            html = f'<div class="flow" tabindex="0" role="group" aria-label="Figure">{svg}</div>'
+            image.replace_self(nodes.raw("", html, format="html"))
+
+
+def setup(app: Sphinx) -> None:
+    """Connect what is this site's own."""
+    app.connect("doctree-read", inline_figures)

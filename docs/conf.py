@@ -5,9 +5,12 @@
 
 import os
 import re
+import warnings
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before timm is imported: a build fetches nothing
+
+warnings.filterwarnings("ignore", category=FutureWarning)  # of imports within anomalib
 
 from docutils import nodes
 from sphinx.application import Sphinx

@@ -9,12 +9,13 @@ Drawn from the tables of the pages of the models, which say how they were measur
 five sets of industrial pictures, five choices of the good pictures.
 """
 
+import inspect
 import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-DOCS = Path(__file__).resolve().parents[1]
+DOCS = Path(inspect.getfile(lambda: None)).resolve().parents[1]  # there is no `__file__` in a gallery
 SHOTS = (1, 2, 4, 8)
 
 

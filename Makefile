@@ -3,13 +3,23 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-all lint clean
+.PHONY: quickstart test test-all lint docs dist clean
 
 # The environment stands for the files it was made from: it is made again when they change.
 $(VENV)/.installed: pyproject.toml $(wildcard anomalib_fewshot/startup/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+# The site's packages are added to it where the site is built, and nowhere else.
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+# So are those that build and check a release.
+$(VENV)/.release: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet build twine
 	touch $@
 
 quickstart: $(VENV)/.installed ## CoftAD on four good pictures of solar cells
@@ -26,5 +36,13 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.docs ## the site, in build/docs
+	$(BIN)/python -m sphinx -W --keep-going --quiet -b html docs build/docs
+
+dist: $(VENV)/.release ## the files of a release, in dist
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist docs/auto_gallery docs/sg_execution_times.rst .mypy_cache .pytest_cache .ruff_cache

@@ -3,12 +3,15 @@
 
 """How Sphinx builds the site: `make docs`."""
 
+# ruff: noqa: E402  a build is quiet and fetches nothing: that is set before anything is imported
+
+import logging
 import os
 import re
 import warnings
 from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before timm is imported: a build fetches nothing
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 warnings.filterwarnings("ignore", category=FutureWarning)  # of imports within anomalib
 
@@ -16,8 +19,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 import anomalib_fewshot
-
-DOCS = Path(__file__).parent
+import anomalib_fewshot.models  # noqa: F401  before the examples, whose output would have the warnings
 
 project = "anomalib-fewshot"
 author = "anomalib-fewshot contributors"
@@ -26,7 +28,6 @@ version = release = anomalib_fewshot.__version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
@@ -36,10 +37,20 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3  # links to `page.md#a-heading` work here as on a host of repositories
 suppress_warnings = ["config.cache"]  # the gallery's order is a function
 
+python_maximum_signature_line_length = 100
 autodoc_typehints = "none"  # types stand in the docstrings
 autodoc_member_order = "bysource"
 napoleon_use_ivar = True
 napoleon_numpy_docstring = False
+
+
+def quiet(_settings: dict, _script: str) -> None:
+    """Leave notes of Lightning and of anomalib out of the output of an example: they name paths of this machine."""
+    warnings.simplefilter("ignore")
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith(("lightning", "anomalib.")):
+            logging.getLogger(name).setLevel(logging.ERROR)
+
 
 sphinx_gallery_conf = {
     "examples_dirs": "gallery",
@@ -48,6 +59,8 @@ sphinx_gallery_conf = {
     "within_subsection_order": "FileNameSortKey",
     "remove_config_comments": True,
     "download_all_examples": False,
+    "min_reported_time": 3600,
+    "reset_modules": ("matplotlib", quiet),
     "show_memory": False,
     "show_signature": False,
 }
@@ -77,6 +90,14 @@ def inline_figures(app: Sphinx, doctree: nodes.document) -> None:
             image.replace_self(nodes.raw("", html, format="html"))
 
 
+def keep_figures_together(_app: Sphinx, doctree: nodes.document) -> None:
+    """Mark cells that hold figures alone, which are not broken into lines."""
+    for cell in doctree.findall(nodes.entry):
+        if re.fullmatch(r"[-+\d.,%/ \[\]]+", cell.astext()):
+            cell["classes"].append("figures")
+
+
 def setup(app: Sphinx) -> None:
     """Connect what is this site's own."""
     app.connect("doctree-read", inline_figures)
+    app.connect("doctree-read", keep_figures_together)

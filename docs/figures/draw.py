@@ -10,6 +10,7 @@ reader's system elsewhere.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 
 WIDTH, HEIGHT, GAP_X, GAP_Y, LABEL = 172, 64, 22, 26, 64
@@ -48,10 +49,10 @@ class Box:
         title, *notes = (escape(line) for line in self.text.split("\n"))
         x, y = self.left + WIDTH / 2, self.top + HEIGHT / 2 + 4 - 8 * len(notes)
         lines = "".join(f'<tspan x="{x:g}" dy="16" class="flow-note">{note}</tspan>' for note in notes)
-        return (
-            f'<rect x="{self.left:g}" y="{self.top:g}" width="{WIDTH}" height="{HEIGHT}" rx="8" class="flow-{self.kind}"/>'
-            f'<text x="{x:g}" y="{y:g}" text-anchor="middle"><tspan font-weight="600">{title}</tspan>{lines}</text>'
-        )
+        place = f'x="{self.left:g}" y="{self.top:g}" width="{WIDTH}" height="{HEIGHT}" rx="8"'
+        heading = f'<tspan font-weight="600">{title}</tspan>'
+        text = f'<text x="{x:g}" y="{y:g}" text-anchor="middle">{heading}{lines}</text>'
+        return f'<rect {place} class="flow-{self.kind}"/>{text}'
 
 
 def arrow(start: Box, end: Box) -> str:
@@ -85,7 +86,7 @@ def figure(title: str, labels: Iterable[str], rows: Iterable[list[Box]], across:
     """Return an SVG file: a label and a chain of boxes a row, and arrows between rows."""
     rows = list(rows)
     boxes = [box for row in rows for box in row]
-    pairs = [pair for row in rows for pair in zip(row, row[1:], strict=False)]
+    pairs = [pair for row in rows for pair in pairwise(row)]
     width = max(box.left for box in boxes) + WIDTH + 1
     height = max(box.top for box in boxes) + HEIGHT + 1
     names = "".join(
@@ -93,9 +94,9 @@ def figure(title: str, labels: Iterable[str], rows: Iterable[list[Box]], across:
         for label, row in zip(labels, rows, strict=True)
     )
     head = '<marker id="flow-head" viewBox="0 0 8 8" refX="5" refY="4" markerWidth="6" markerHeight="6" orient="auto">'
+    size = f'viewBox="0 0 {width:g} {height:g}" width="{width:g}"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" class="flow-svg" '
-        f'role="img" aria-label="{escape(title)}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} class="flow-svg" role="img" aria-label="{escape(title)}">',
         style(),
         f'<defs>{head}<path d="M0 0L8 4L0 8z" class="flow-tip"/></marker></defs>',
         names,

@@ -5,11 +5,10 @@
 Four good pictures: fit, score, look
 ====================================
 
-CoftAD is fitted to four intact solar cells, and scores cells that it has not seen. The four decide the threshold, too: no
-picture of a defect is needed.
+CoftAD is fitted to four intact solar cells, and scores cells that it has not seen. The four decide the threshold,
+too: no picture of a defect is needed.
 """
 
-import logging
 import tempfile
 
 import matplotlib.pyplot as plt
@@ -17,21 +16,19 @@ from anomalib.engine import Engine
 
 from anomalib_fewshot import ELPV, CoftAD, FewShot
 
-logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-
 # %%
 # The data
 # --------
-# ``FewShot`` keeps four good pictures of any datamodule of anomalib. Which four is decided by the data set, the category
-# and ``seed``, and nothing else. Twelve intact and twelve defective cells are for testing.
+# ``FewShot`` keeps four good pictures of any datamodule of anomalib. Which four is decided by the data set, the
+# category and ``seed``, and nothing else. Twelve intact and twelve defective cells are for testing.
 
 data = FewShot(ELPV(category="mono", num_test=12, val_split_mode="none"), k_shot=4, seed=0)
 
 # %%
 # The fit
 # -------
-# One call of a few seconds on a processor. Its last step takes the threshold from the four pictures, each held out of the
-# fit that it is compared by, and says what it promises.
+# One call of a few seconds on a processor. Its last step takes the threshold from the four pictures, each held out of
+# the fit that it is compared by, and says what it promises.
 
 quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 engine = Engine(default_root_dir=tempfile.mkdtemp(), accelerator="cpu", **quiet)
@@ -54,14 +51,15 @@ for label in (0, 1):
 # %%
 # The maps
 # --------
-# The three highest scores and the three lowest, with their anomaly maps.
+# The three highest scores and the three lowest, with their anomaly maps from 0.2 (dark) to 0.8; 0.5 is the line of
+# the pixels.
 
 cells.sort(key=lambda cell: float(cell.pred_score))
 figure, axes = plt.subplots(2, 6, figsize=(12, 4.4), layout="constrained")
 for (upper, lower), cell in zip(axes.T, [*cells[:3], *cells[-3:]], strict=True):
     upper.imshow(plt.imread(cell.image_path), cmap="gray")
     upper.set_title(f"{'defective' if cell.gt_label else 'intact'}\n{float(cell.pred_score):.2f}", fontsize=10)
-    lower.imshow(cell.anomaly_map.squeeze(), vmin=0, vmax=1, cmap="inferno")
+    lower.imshow(cell.anomaly_map.squeeze(), vmin=0.2, vmax=0.8, cmap="inferno")
     for axis in (upper, lower):
         axis.axis("off")
 plt.show()

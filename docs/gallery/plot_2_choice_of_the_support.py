@@ -5,8 +5,8 @@
 Which pictures are the support
 ==============================
 
-Figures of few-shot methods depend on the few pictures. ``FewShot`` chooses them so that a choice can be repeated and two
-choices can be compared.
+Figures of few-shot methods depend on the few pictures. ``FewShot`` chooses them so that a choice can be repeated and
+two choices can be compared.
 """
 
 import matplotlib.pyplot as plt
@@ -33,8 +33,8 @@ assert set(support(1, 0)) < set(support(2, 0)) < set(support(4, 0))
 # %%
 # Repeatable
 # ----------
-# The same seed names the same pictures, on every machine. The manifest, ``support.json`` beside the results of a run, has
-# their hashes, and repeats the choice by ``--data.support support.json``.
+# The same seed names the same pictures, on every machine. The manifest, ``support.json`` beside the results of a run,
+# has their hashes, and repeats the choice by ``--data.support support.json``.
 
 assert support(4, seed=0) == support(4, seed=0)
 

@@ -5,8 +5,8 @@
 Which model when: the measured tables as plots
 ==============================================
 
-Drawn from the tables of the pages of the models, which say how they were measured: the same backbone, the same supports,
-five sets of industrial pictures, five choices of the good pictures.
+Drawn from the tables of the pages of the models, which say how they were measured: the same backbone, the same
+supports, five sets of industrial pictures, five choices of the good pictures.
 """
 
 import inspect
@@ -57,7 +57,8 @@ for (name, cells), marker in zip(lines.items(), "osD^", strict=True):
     values = [numbers(cell)[0] for cell in cells]
     axis.plot(SHOTS, values, marker=marker, label=name)
     axis.annotate(f"{values[-1]:.3f}", (SHOTS[-1], values[-1]), (6, -3), textcoords="offset points", fontsize=9)
-axis.set(xscale="log", xticks=SHOTS, xticklabels=SHOTS, xlabel="good pictures, k", ylabel="image AUROC, mean of five sets")
+axis.set(xscale="log", xticks=SHOTS, xticklabels=SHOTS)
+axis.set(xlabel="good pictures, k", ylabel="image AUROC, mean of five sets")
 axis.minorticks_off()
 axis.grid(alpha=0.3)
 axis.legend(frameon=False)

@@ -18,7 +18,12 @@ from anomalib.models import AnomalibModule
 from anomalib_fewshot import CoftAD, FewShot, MVTecFolder, RegAD
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("anomalib_fewshot/**/README.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "api").glob("*.md")),
+    *sorted(ROOT.glob("anomalib_fewshot/**/README.md")),
+]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -84,7 +89,19 @@ def test_command_is_understood(command: str, checkpoint: str, monkeypatch: pytes
     assert cli.datamodule is not None
 
 
-def test_links_between_pages() -> None:
-    for page in PAGES:
-        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as hosts of repositories and MyST make them."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_pages(page: Path) -> None:
+    """Files and headings that a page links to exist. What the site alone makes is checked by its build."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\((?!http|auto_gallery)([^)]+)\)", text):
+        path, _, anchor = target.partition("#")
+        linked = page.parent / path if path else page
+        assert linked.exists(), f"{page.name}: {target}"
+        assert not anchor or anchor in anchors(linked), f"{page.name}: {target}"

@@ -47,7 +47,7 @@ napoleon_numpy_docstring = False
 def quiet(_settings: dict, _script: str) -> None:
     """Leave notes of Lightning and of anomalib out of the output of an example: they name paths of this machine."""
     warnings.simplefilter("ignore")
-    for name in list(logging.root.manager.loggerDict):
+    for name in [*logging.root.manager.loggerDict, "lightning_fabric.utilities.rank_zero"]:  # it is imported later
         if name.startswith(("lightning", "anomalib.")):
             logging.getLogger(name).setLevel(logging.ERROR)
 
@@ -80,6 +80,11 @@ html_theme_options = {
 html_copyright = copyright = "2026 anomalib-fewshot contributors, Apache-2.0"  # noqa: A001  Sphinx's name
 
 
+def link_examples(_app: Sphinx, _page: str, source: list[str]) -> None:
+    """Let links to an example's script, which are for hosts of repositories, lead to the page that is made of it."""
+    source[0] = re.sub(r"\(gallery/(plot_\w+)\.py\)", r"(auto_gallery/\1.rst)", source[0])
+
+
 def inline_figures(app: Sphinx, doctree: nodes.document) -> None:
     """Put SVG figures into the page itself, where they take the colours of the theme, light or dark."""
     for image in list(doctree.findall(nodes.image)):
@@ -90,8 +95,11 @@ def inline_figures(app: Sphinx, doctree: nodes.document) -> None:
             image.replace_self(nodes.raw("", html, format="html"))
 
 
-def keep_figures_together(_app: Sphinx, doctree: nodes.document) -> None:
-    """Mark cells that hold figures alone, which are not broken into lines."""
+def tidy_tables(_app: Sphinx, doctree: nodes.document) -> None:
+    """Leave out empty heads, and mark cells that hold figures alone, which are not broken into lines."""
+    for head in list(doctree.findall(nodes.thead)):
+        if not head.astext().strip():
+            head.parent.remove(head)
     for cell in doctree.findall(nodes.entry):
         if re.fullmatch(r"[-+\d.,%/ \[\]]+", cell.astext()):
             cell["classes"].append("figures")
@@ -99,5 +107,6 @@ def keep_figures_together(_app: Sphinx, doctree: nodes.document) -> None:
 
 def setup(app: Sphinx) -> None:
     """Connect what is this site's own."""
+    app.connect("source-read", link_examples)
     app.connect("doctree-read", inline_figures)
-    app.connect("doctree-read", keep_figures_together)
+    app.connect("doctree-read", tidy_tables)

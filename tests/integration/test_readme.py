@@ -100,7 +100,7 @@ def anchors(page: Path) -> set[str]:
 def test_links_between_pages(page: Path) -> None:
     """Files and headings that a page links to exist. What the site alone makes is checked by its build."""
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    for target in re.findall(r"\]\((?!http|auto_gallery)([^)]+)\)", text):
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", text):
         path, _, anchor = target.partition("#")
         linked = page.parent / path if path else page
         assert linked.exists(), f"{page.name}: {target}"

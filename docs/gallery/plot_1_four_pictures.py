@@ -51,15 +51,15 @@ for label in (0, 1):
 # %%
 # The maps
 # --------
-# The three highest scores and the three lowest, with their anomaly maps from 0.2 (dark) to 0.8; 0.5 is the line of
-# the pixels.
+# The three lowest scores and the three highest, with their anomaly maps from 0 (dark) to 0.7. The line of the pixels is
+# 0.5.
 
 cells.sort(key=lambda cell: float(cell.pred_score))
 figure, axes = plt.subplots(2, 6, figsize=(12, 4.4), layout="constrained")
 for (upper, lower), cell in zip(axes.T, [*cells[:3], *cells[-3:]], strict=True):
     upper.imshow(plt.imread(cell.image_path), cmap="gray")
     upper.set_title(f"{'defective' if cell.gt_label else 'intact'}\n{float(cell.pred_score):.2f}", fontsize=10)
-    lower.imshow(cell.anomaly_map.squeeze(), vmin=0.2, vmax=0.8, cmap="inferno")
+    lower.imshow(cell.anomaly_map.squeeze(), vmin=0, vmax=0.7, cmap="inferno")
     for axis in (upper, lower):
         axis.axis("off")
 plt.show()

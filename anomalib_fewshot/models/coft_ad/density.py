@@ -99,13 +99,18 @@ class FeatureGaussian(nn.Module):
         """Return the distance, shape ``(...)``, of whitened features of shape ``(..., D)``."""
         return torch.linalg.vector_norm(apply_metric(whitened, self.metric_delta), dim=-1)
 
-    def standardize(self, distances: torch.Tensor) -> torch.Tensor:
-        """Return distances relative to those of held-out normal patches, of the same shape."""
-        return (distances - self.distance_mean) / self.distance_std
-
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return the distance, shape ``(...)``, of features of shape ``(..., D)``."""
         return torch.linalg.vector_norm((features - self.mean) @ self.metric, dim=-1)
+
+
+def standardize(distances: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """Return distances relative to held-out ones, of the same shape; above the mean their logarithm.
+
+    So no group of features drowns the others where a patch is far from normal by it alone.
+    """
+    z = (distances - mean) / std
+    return torch.where(z > 0, z.clamp_min(0).log1p(), z)
 
 
 def apply_metric(whitened: torch.Tensor, metric_delta: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,22 @@ from anomalib_fewshot.models.components import Moments, seeded_generator
 from .density import FEATURE_GROUPS
 from .gaussian import symmetric_whitening
 
-Features = Callable[[torch.Tensor], tuple[torch.Tensor, list[torch.Tensor]]]  # as CoftADModel.features
+
+class Features(NamedTuple):
+    """Features of B images.
+
+    Args:
+        embeddings (torch.Tensor): Image embeddings, shape ``(B, E)``.
+        patches (list[torch.Tensor]): Patches of each group that has a Gaussian, shape ``(B, h, w, D)``.
+        raw (torch.Tensor): Patches of the memory bank, shape ``(B, h, w, D)``.
+    """
+
+    embeddings: torch.Tensor
+    patches: list[torch.Tensor]
+    raw: torch.Tensor
+
+
+Describe = Callable[[torch.Tensor], Features]  # as CoftADModel.features
 Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 Synthesize = Callable[[torch.Tensor, torch.Generator], tuple[torch.Tensor, torch.Tensor]]
 
@@ -36,13 +51,25 @@ class Fold(NamedTuple):
             views that the Gaussians are fitted to.
         embeddings (torch.Tensor): Embeddings of V views of M images, each image's first being itself, ``(M, V, E)``.
         patches (list[torch.Tensor]): Patches of each group of the same, shape ``(M, V, h, w, D)``.
+        raw (torch.Tensor): Patches of the memory bank of the same, shape ``(M, V, h, w, D)``.
         anomalous (list[torch.Tensor]): The N anomalous patches of anomalies synthesised from them, shape ``(N, D)``.
     """
 
     moments: list[Moments]
     embeddings: torch.Tensor
     patches: list[torch.Tensor]
+    raw: torch.Tensor
     anomalous: list[torch.Tensor]
+
+    @property
+    def images(self) -> Features:
+        """Features of the images as they are."""
+        return Features(self.embeddings[:, 0], [part[:, 0] for part in self.patches], self.raw[:, 0])
+
+    @property
+    def views(self) -> Features:
+        """Features of the views of the first image."""
+        return Features(self.embeddings[0, 1:], [part[0, 1:] for part in self.patches], self.raw[0, 1:])
 
 
 class HeldOut(NamedTuple):
@@ -60,7 +87,7 @@ class HeldOut(NamedTuple):
 
 
 def describe(
-    features: Features,
+    features: Describe,
     batches: Iterable[torch.Tensor],
     augment: Augment,
     *,
@@ -71,8 +98,7 @@ def describe(
     """Compute all features of the support that a fit needs, whatever it holds out.
 
     Args:
-        features (Features): Returns image embeddings, shape ``(B, E)``, and the patches of each group of features,
-            shape ``(B, h, w, D)``.
+        features (Describe): Returns the features of normalized images, shape ``(B, 3, H, W)``.
         batches (Iterable[torch.Tensor]): Normalized images in a fixed order, which decides the folds and the views,
             each batch of shape ``(B, 3, H, W)``.
         augment (Augment): Returns a random view of each image.
@@ -103,22 +129,23 @@ def describe(
     described = []
     for image in images:
         views = augment(image.expand(VIEWS_OF_SINGLE if count == 1 else 1, -1, -1, -1), held_out_rng)
-        embeddings, patches = features(torch.cat([image[None], views]))
-        anomalous = [part[0, 0, :0] for part in patches]
+        own = features(torch.cat([image[None], views]))
+        anomalous = [part[0, 0, :0] for part in own.patches]
         if synthesize is not None:
             anomalies, masks = synthesize(image, anomaly_rng)
-            cells = features(anomalies)[1]
+            cells = features(anomalies).patches
             anomalous = [part[anomalous_cells(masks, part.shape[1:3])] for part in cells]
-        described.append((embeddings, patches, anomalous))
+        described.append((*own, anomalous))
     folds = []
-    for number, own in enumerate(moments):
-        all_embeddings, all_patches, all_anomalous = zip(*described[number::MAX_FOLDS], strict=True)
+    for number, fitted in enumerate(moments):
+        embeddings, patches, raw, cells_of_groups = zip(*described[number::MAX_FOLDS], strict=True)
         folds.append(
             Fold(
-                own,
-                torch.stack(all_embeddings),
-                [torch.stack(parts) for parts in zip(*all_patches, strict=True)],
-                [torch.cat(parts) for parts in zip(*all_anomalous, strict=True)],
+                fitted,
+                torch.stack(embeddings),
+                [torch.stack(parts) for parts in zip(*patches, strict=True)],
+                torch.stack(raw),
+                [torch.cat(parts) for parts in zip(*cells_of_groups, strict=True)],
             ),
         )
     return folds
@@ -171,12 +198,11 @@ def _whiten(
     return next(white), next(white)
 
 
-def _add_by_fold(folds: list[list[Moments]], features: tuple[torch.Tensor, list[torch.Tensor]], start: int) -> None:
+def _add_by_fold(folds: list[list[Moments]], features: Features, start: int) -> None:
     """Add the moments of each of a batch of images to those of its fold, the images being counted from ``start``."""
-    embeddings, patches = features
-    for row in range(len(embeddings)):
+    for row, embedding in enumerate(features.embeddings):
         fold = (start + row) % MAX_FOLDS
-        own = [Moments.of(embeddings[row, None]), *(Moments.of(part[row]) for part in patches)]
+        own = [Moments.of(embedding[None]), *(Moments.of(part[row]) for part in features.patches)]
         if fold == len(folds):
             folds.append(own)
         else:

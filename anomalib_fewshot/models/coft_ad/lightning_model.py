@@ -37,7 +37,7 @@ from anomalib_fewshot.post_processing import NormalScores, Rule
 
 from .adaptation import adapt
 from .anomaly_synthesis import checked_kinds, synthesize_anomalies
-from .held_out import Fold, describe, hold_out
+from .held_out import Features, Fold, describe, hold_out
 from .loss import AdaptationLoss, CoftADLoss
 from .torch_model import CoftADModel
 
@@ -79,7 +79,7 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         num_anomalies (int): Anomalies of each kind that are synthesised from an image. Defaults to ``4``.
         anomaly_kinds (list[str] | None): Some of ``"cut_paste"``, ``"scar"``, ``"patches"``, ``"stain"``, ``"blur"``
             and ``"crack"``: leave out what is normal on the part. Defaults to ``None``: all.
-        image_score (str): ``"embedding"``, the published score, or ``"map"``, the highest 1 % of the anomaly map.
+        image_score (str): ``"embedding"``, the published score, or ``"map"``, the highest 0.5 % of the anomaly map.
             Defaults to ``"map"``, which sees defects that are small in the image.
         seed (int): Seed of the heads and of all views. The global seed has no influence. Defaults to ``0``.
         pre_processor (nn.Module | bool): Defaults to ``True``: resize, and normalize as the weights ask.
@@ -203,6 +203,7 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         self.model.hold_out(len(folds) if len(folds) > 1 else 0)
         total = num_steps * (1 + (len(folds) if len(folds) > 2 else 0))  # a single image is not adapted to
         show_steps(self._fit_densities(folds, num_steps), total, "Adapting", self.trainer.progress_bar_callback)
+        self.model.neighbors.fit([fold.raw for fold in folds])
         scores = self._held_out_scores(folds)
         self.model.stack()
         return scores
@@ -224,15 +225,10 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
             density.fit(moments, held_out)
 
     def _held_out_scores(self, folds: list[Fold]) -> NormalScores:
-        if len(folds) == 1:
-            (own,) = folds
-            scores, maps = self.model.density(own.embeddings[0, 1:], [part[0, 1:] for part in own.patches])
-            return NormalScores(Rule.VIEWS, self._batches(scores, maps))
-        parts = [
-            density(fold.embeddings[:, 0], [part[:, 0] for part in fold.patches])
-            for density, fold in zip(self.model.held_out, folds, strict=True)
-        ]
+        parts = self.model.score_held_out(folds)
         scores, maps = (torch.cat(part) for part in zip(*parts, strict=True))
+        if len(folds) == 1:
+            return NormalScores(Rule.VIEWS, self._batches(scores, maps))
         if self._trains_backbone:  # which has seen all images
             self.model.hold_out(0)
             return NormalScores(Rule.ONE_FIT, self._batches(scores, maps))
@@ -249,7 +245,7 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         """Return the augmentation in the normalization of the pre-processor, which a checkpoint may have replaced."""
         return SupportAugmentation(self.augmentation, *normalization_of(self.pre_processor))
 
-    def _features(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def _features(self, images: torch.Tensor) -> Features:
         with self.trainer.precision_plugin.forward_context():  # as the test images
             return self.model.features(images)
 

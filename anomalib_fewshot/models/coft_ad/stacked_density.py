@@ -11,8 +11,8 @@ from torch import nn
 
 from anomalib_fewshot.models.components import in_double_precision
 
-from .density import FeatureGaussian
-from .support_density import SupportDensity, add_on_one_grid
+from .density import FeatureGaussian, on_one_grid, standardize
+from .support_density import SupportDensity
 
 BLOCKS = 4  # of a triangle's columns: the zeros above a block are left out
 
@@ -60,7 +60,7 @@ class StackedGaussians(nn.Module):
             lengths.append(torch.linalg.vector_norm(parts.unflatten(-1, (self.count, -1)), dim=-1))
         distances = torch.linalg.vector_norm(torch.stack(lengths), dim=0)  # (B h w, F)
         distances = distances.unflatten(0, features.shape[:-1]).movedim(-1, 1)
-        return self.weight * (distances - self.distance_mean) / self.distance_std
+        return self.weight * standardize(distances, self.distance_mean, self.distance_std)
 
 
 class StackedDensity(nn.Module):
@@ -77,7 +77,8 @@ class StackedDensity(nn.Module):
 
     def forward(self, patches: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the maps, shape ``(B, F, h, w)``, of patches of each group, shape ``(B, h, w, D)``."""
-        return add_on_one_grid([stacked(part) for stacked, part in zip(self.groups, patches, strict=True)])
+        maps = [stacked(part) for stacked, part in zip(self.groups, patches, strict=True)]
+        return torch.stack(on_one_grid(maps)).sum(0)
 
 
 def _triangle(metric: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""All Gaussians of a support, and the score of an image by them."""
+"""All Gaussians of a support, and the score of a map."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from torch import nn
 
 from anomalib_fewshot.models.components import Moments
 
-from .density import FEATURE_GROUPS, FeatureGaussian, on_one_grid
+from .density import FEATURE_GROUPS, FeatureGaussian
 from .gaussian import Gaussian
 from .held_out import HeldOut
 
-TOP_FRACTION = 0.01  # of the patches, whose mean is the image's score
+TOP_FRACTION = 0.005  # of the patches, whose mean is the image's score
 
 
 class SupportDensity(nn.Module):
@@ -23,13 +23,10 @@ class SupportDensity(nn.Module):
     Args:
         image_dim (int): Length E of an image embedding.
         dims (Sequence[int]): Number of channels D of each group.
-        image_score (str): What the image's score is: the distance of its ``"embedding"``, as published, or the mean of
-            the highest 1 % of its ``"map"``.
     """
 
-    def __init__(self, image_dim: int, dims: Sequence[int], image_score: str) -> None:
+    def __init__(self, image_dim: int, dims: Sequence[int]) -> None:
         super().__init__()
-        self.image_score = image_score
         self.image = Gaussian(image_dim)
         self.groups = nn.ModuleList(FeatureGaussian(*pair) for pair in zip(FEATURE_GROUPS, dims, strict=True))
 
@@ -40,41 +37,8 @@ class SupportDensity(nn.Module):
             density.fit(own)
             density.fit_scale(density.whitened_distance(normal))
 
-    def combine(self, distances: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the map of all groups.
-
-        Args:
-            distances (Sequence[torch.Tensor]): Distances of each group, shape ``(B, h, w)`` on a grid of its own.
-
-        Returns:
-            torch.Tensor: Weighted sum of the standardized distances on the grid of the first, shape ``(B, h, w)``.
-        """
-        pairs = zip(self.groups, distances, strict=True)
-        parts = [density.group.weight * density.standardize(part)[:, None] for density, part in pairs]
-        return add_on_one_grid(parts)[:, 0]
-
-    def maps(self, patches: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the maps, shape ``(B, h, w)``, of patches of each group, shape ``(B, h, w, D)``."""
-        return self.combine([density(part) for density, part in zip(self.groups, patches, strict=True)])
-
-    def score(self, embeddings: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-        """Return the scores, shape ``(B,)``, of image embeddings, shape ``(B, E)``, and maps, shape ``(B, h, w)``."""
-        if self.image_score == "embedding":
-            return self.image(embeddings)
-        return mean_of_highest(maps)
-
-    def forward(self, embeddings: torch.Tensor, patches: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the scores, shape ``(B,)``, and the maps, shape ``(B, h, w)``, of images by their features."""
-        maps = self.maps(patches)
-        return self.score(embeddings, maps), maps
-
-
-def add_on_one_grid(maps: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return the sum, shape ``(B, C, h, w)``, of maps ``(B, C, h, w)`` on the grid of the first."""
-    return torch.stack(on_one_grid(maps)).sum(0)
-
 
 def mean_of_highest(maps: torch.Tensor) -> torch.Tensor:
-    """Return the mean of the highest 1 % of each map: ``(..., h, w)`` -> ``(...)``."""
+    """Return the mean of the highest 0.5 % of each map: ``(..., h, w)`` -> ``(...)``."""
     values = maps.flatten(-2)
     return values.topk(max(1, round(TOP_FRACTION * values.shape[-1])), dim=-1).values.mean(-1)

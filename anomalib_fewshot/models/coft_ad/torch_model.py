@@ -16,6 +16,8 @@ from torch.nn import functional as F  # noqa: N812
 from anomalib_fewshot.models.components import Backbone, RankedScore, upsample_smoothly
 
 from .density import FEATURE_GROUPS, on_one_grid
+from .held_out import Features, Fold
+from .neighbors import Neighbors, raw_patches
 from .stacked_density import StackedDensity
 from .support_density import SupportDensity, mean_of_highest
 
@@ -26,8 +28,9 @@ class CoftADModel(nn.Module):
     """Backbone with a Gaussian of image embeddings, and Gaussians of patches.
 
     The image embedding is the mean of the last feature map, and its Gaussian is the published density. The anomaly map,
-    which is this package's extension, is the sum of the distances of three groups of features, see ``FEATURE_GROUPS``,
-    each relative to those of held-out normal images.
+    which is this package's extension, is the sum of the distances of three groups of features from their Gaussians, see
+    ``FEATURE_GROUPS``, and of patches from their nearest :class:`Neighbors`, each relative to those of held-out normal
+    images.
 
     Args:
         backbone (str): Name of a timm model.
@@ -36,7 +39,7 @@ class CoftADModel(nn.Module):
         weights (str | Path | None): File with the weights, see :class:`Backbone`.
         image_size (tuple[int, int]): Height and width of the images.
         image_score (str): What the image's score is: the distance of its ``"embedding"``, as published, or the mean of
-            the highest 1 % of its ``"map"``.
+            the highest 0.5 % of its ``"map"``.
         hidden_dim (int): Width of the heads' hidden layers.
 
     Raises:
@@ -66,9 +69,10 @@ class CoftADModel(nn.Module):
         shallow = sum(channels[layer] for layer in self.backbone.layers)
         dims = [channels[-1] if group.deep else shallow for group in FEATURE_GROUPS]
         self.image_score = image_score
-        self._density = partial(SupportDensity, channels[-1], dims, image_score)
+        self._density = partial(SupportDensity, channels[-1], dims)
         self.density = self._density()
         self.held_out = nn.ModuleList()  # of the support without each of its folds
+        self.neighbors = Neighbors(shallow)
         self.ranked_score = RankedScore()
         self.stack()
         self.register_load_state_dict_post_hook(_stack)
@@ -93,20 +97,21 @@ class CoftADModel(nn.Module):
         projection = self.projection_head(embeddings)
         return projection, self.prediction_head(projection)
 
-    def features(self, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Return the features that the Gaussians are fitted to.
+    def features(self, images: torch.Tensor) -> Features:
+        """Return the features that an image is scored by.
 
         Args:
             images (torch.Tensor): Normalized images, shape ``(B, 3, H, W)``.
 
         Returns:
-            tuple[torch.Tensor, list[torch.Tensor]]: Image embeddings of length 1, shape ``(B, E)``, and the patches of
-            each group, shape ``(B, h, w, D)``.
+            Features: Image embeddings of length 1, and patches.
         """
         maps = [part.float() for part in self.backbone(images)]  # a difference of near numbers comes next
         image = F.normalize(maps[-1].mean((-2, -1)), dim=-1)
-        shallow = on_one_grid([maps[layer] for layer in self.backbone.layers])
-        return image, [group.patches(maps[-1:] if group.deep else shallow) for group in FEATURE_GROUPS]
+        layers = [maps[layer] for layer in self.backbone.layers]
+        shallow = on_one_grid(layers)
+        groups = [group.patches(maps[-1:] if group.deep else shallow) for group in FEATURE_GROUPS]
+        return Features(image, groups, raw_patches(layers))
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
         """Score images.
@@ -119,19 +124,37 @@ class CoftADModel(nn.Module):
         """
         features = self.features(images)
         with torch.autocast(images.device.type, enabled=False):
-            scores, maps = self.score(*features)
+            maps = self.stacked(features.patches)  # (B, 1 + F, h, w)
+            maps = maps + self.neighbors(features.raw)[:, : maps.shape[1]]
+            scores = self._score(features.embeddings, maps, [self.density, *self.held_out])
             return InferenceBatch(
                 pred_score=self.ranked_score(scores[0], scores[1:]),
-                anomaly_map=self.upsample(maps, images.shape[-2:]),
+                anomaly_map=self.upsample(maps[:, 0], images.shape[-2:]),
             )
 
-    def score(self, embeddings: torch.Tensor, patches: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the scores by each density, shape ``(1 + F, B)``, and the maps by the first, shape ``(B, h, w)``."""
-        maps = self.stacked(patches)  # (B, 1 + F, h, w)
+    def score_held_out(self, folds: Sequence[Fold]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Score the images of each fold by the density without it, or views of a single image by its own density.
+
+        Args:
+            folds (Sequence[Fold]): The parts of the support, each with a density in ``held_out`` unless there is one.
+
+        Returns:
+            list[tuple[torch.Tensor, torch.Tensor]]: Scores of each fold, shape ``(M,)``, and maps, shape ``(M, h, w)``.
+        """
+        densities = [self.density, *self.held_out]
+        stacked = StackedDensity(densities)
+        scored = []
+        for number, fold in enumerate(folds):
+            own, features = (number + 1, fold.images) if len(folds) > 1 else (0, fold.views)
+            maps = (stacked(features.patches) + self.neighbors(features.raw))[:, own, None]
+            scored.append((self._score(features.embeddings, maps, densities[own : own + 1])[0], maps[:, 0]))
+        return scored
+
+    def _score(self, embeddings: torch.Tensor, maps: torch.Tensor, densities: Sequence[SupportDensity]) -> torch.Tensor:
+        """Return the scores by F densities, ``(F, B)``, of embeddings, ``(B, E)``, and maps, ``(B, F, h, w)``."""
         if self.image_score == "map":
-            return mean_of_highest(maps).T, maps[:, 0]
-        scores = [density.image(embeddings) for density in (self.density, *self.held_out)]
-        return torch.stack(scores), maps[:, 0]
+            return mean_of_highest(maps).T
+        return torch.stack([density.image(embeddings) for density in densities])
 
     @staticmethod
     def upsample(maps: torch.Tensor, size: tuple[int, int] | torch.Size) -> torch.Tensor:

@@ -122,15 +122,28 @@ class CoftADModel(nn.Module):
         Returns:
             InferenceBatch: Scores, shape ``(B,)``, and anomaly maps, shape ``(B, 1, H, W)``.
         """
-        features = self.features(images)
+        scores, maps = self.by_fold(images)
         with torch.autocast(images.device.type, enabled=False):
-            maps = self.stacked(features.patches)  # (B, 1 + F, h, w)
-            maps = maps + self.neighbors(features.raw)[:, : maps.shape[1]]
-            scores = self._score(features.embeddings, maps, [self.density, *self.held_out])
             return InferenceBatch(
                 pred_score=self.ranked_score(scores[0], scores[1:]),
                 anomaly_map=self.upsample(maps[:, 0], images.shape[-2:]),
             )
+
+    def by_fold(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Score images by the density of the support, and by those of it without each of its F folds.
+
+        Args:
+            images (torch.Tensor): Normalized images, shape ``(B, 3, H, W)``.
+
+        Returns:
+            tuple[torch.Tensor, torch.Tensor]: Scores, shape ``(1 + F, B)``, and maps, shape ``(B, 1 + F, h, w)``, of
+            which there is the first alone if it is not the map that is scored.
+        """
+        features = self.features(images)
+        with torch.autocast(images.device.type, enabled=False):
+            maps = self.stacked(features.patches)
+            maps = maps + self.neighbors(features.raw)[:, : maps.shape[1]]
+            return self._score(features.embeddings, maps, [self.density, *self.held_out]), maps
 
     def score_held_out(self, folds: Sequence[Fold]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Score the images of each fold by the density without it, or views of a single image by its own density.

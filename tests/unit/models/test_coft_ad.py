@@ -20,6 +20,7 @@ from anomalib_fewshot import CoftAD, FewShot
 from anomalib_fewshot.models.coft_ad import held_out as held_out_module
 from anomalib_fewshot.models.coft_ad import lightning_model
 from anomalib_fewshot.models.coft_ad.adaptation import PATCHES, adapt, drawn_energies
+from anomalib_fewshot.models.coft_ad.density import standardize
 from anomalib_fewshot.models.coft_ad.held_out import HeldOut, anomalous_cells, describe, hold_out
 from anomalib_fewshot.models.coft_ad.loss import AdaptationLoss, mean_log_energy
 from anomalib_fewshot.models.coft_ad.torch_model import CoftADModel
@@ -51,7 +52,8 @@ def torch_model(
 @torch.no_grad()
 def fit(model: CoftADModel, support: torch.Tensor) -> None:
     """Fit the densities to images, and their scales to the same images."""
-    image, patches = model.features(support)
+    image, patches, raw = model.features(support)
+    model.neighbors.fit(raw[:, None, None].expand(-1, -1, 2, -1, -1, -1))  # each a fold, with itself as a view
     model.density.image.fit(Moments.of(image))
     for density, part in zip(model.density.groups, patches, strict=True):
         density.fit(Moments.of(part))
@@ -85,17 +87,17 @@ def test_shapes_and_scores(image_score: str) -> None:
     fit(model, images())
     with torch.no_grad():
         result = model(images())
-        image, patches = model.features(images())
+        image, patches, raw = model.features(images())
         distances = [density(part) for density, part in zip(model.density.groups, patches, strict=True)]
     assert result.pred_score.shape == (3,)
     assert result.anomaly_map.shape == (3, 1, 64, 96)
     assert [part.shape[:3] for part in patches] == [(3, 8, 12), (3, 8, 12), (3, 2, 3)]
     torch.testing.assert_close(image.norm(dim=-1), torch.ones(3))
     torch.testing.assert_close(patches[0].norm(dim=-1), torch.full((3, 8, 12), 2**0.5))  # 1 in each of two layers
-    deep = F.interpolate(distances[2][:, None], (8, 12), mode="bilinear", align_corners=False)[:, 0]
-    parts = zip((1.0, 1.0, 0.5), (distances[0], distances[1], deep), distances, strict=True)
-    expected = sum(weight * (part - d.mean()) / d.std(correction=0) for weight, part, d in parts)
-    expected = {"embedding": model.density.image(image), "map": expected.flatten(1).max(1).values}  # 1 % of 96 is one
+    first, second, deep = (standardize(part, part.mean(), part.std(correction=0)) for part in distances)
+    deep = F.interpolate(deep[:, None], (8, 12), mode="bilinear", align_corners=False)[:, 0]
+    expected = first + second + 0.5 * deep + model.neighbors(raw)[:, 0]
+    expected = {"embedding": model.density.image(image), "map": expected.flatten(1).max(1).values}  # 0.5 % of 96
     torch.testing.assert_close(result.pred_score, expected[image_score], rtol=1e-3, atol=1e-3)
 
 
@@ -257,7 +259,7 @@ def test_held_out_images_are_those_of_a_loop(count: int) -> None:
     with torch.no_grad():
         folds = describe(model.features, support.split(4), lambda batch, _: batch, num_views=1, seed=0)
         total, held_out = hold_out(folds)
-        embeddings, patches = model.features(support)
+        embeddings, patches, _ = model.features(support)
         torch.testing.assert_close(total[0].mean.float(), embeddings.mean(0))
         turn = torch.arange(count) % 8
         order = sorted(range(count), key=lambda index: int(turn[index]))
@@ -433,17 +435,19 @@ def test_an_image_is_compared_with_each_other_by_a_model_of_the_rest(
     support = model.pre_processor.transform(next(iter(datamodule.support_dataloader())).image)
     new = images(4, (64, 64))
     new = torch.stack([support[0] * w + new[0] * (1 - w) for w in (0.99, 0.95, 0.8, 0.0)])  # from normal to noise
+    with torch.no_grad():
+        by_fold, _ = model.eval().model.by_fold(new)
     for index in range(4):
         other = small(**settings)
         others = FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0), support=names[:index] + names[index + 1 :])
         Engine(default_root_dir=tmp_path, enable_progress_bar=False).fit(other, datamodule=others)
         plain.density.load_state_dict(other.model.density.state_dict())  # without a rank
+        plain.neighbors.load_state_dict(other.model.neighbors.state_dict())
         plain.stack()
         with torch.no_grad():
             beaten += plain(new).pred_score > plain(support[index, None]).pred_score
-            held_out = model.model.held_out[index](*model.model.features(new))[0]
             if num_steps == 0:  # the anomalies of an image follow from its number
-                torch.testing.assert_close(held_out, plain(new).pred_score, rtol=1e-3, atol=1e-3)
+                torch.testing.assert_close(by_fold[index + 1], plain(new).pred_score, rtol=1e-3, atol=1e-3)
     ranked = scores_of(model, new)
     if num_steps == 0:
         assert (ranked.floor().clamp_max(4) == beaten).all()
@@ -458,8 +462,9 @@ def test_single_image_has_no_rank_and_a_backbone_that_saw_all_images_neither(mvt
         train(model, mvtec_root, tmp_path, k_shot=k_shot)
         assert model.post_processor.rule is rule
         assert len(model.model.held_out) == 0
-        features = model.eval().model.features(images(2, (64, 64)))
-        torch.testing.assert_close(scores_of(model, images(2, (64, 64))), model.model.density(*features)[0])
+        with torch.no_grad():
+            (scores,), _ = model.eval().model.by_fold(images(2, (64, 64)))
+        torch.testing.assert_close(scores_of(model, images(2, (64, 64))), scores)
     model = small(fine_tuning="backbone", num_steps=0)
     train(model, mvtec_root, tmp_path, k_shot=3)
     assert model.post_processor.rule is Rule.HELD_OUT

@@ -35,9 +35,8 @@ from anomalib_fewshot.models.components import (
 )
 from anomalib_fewshot.post_processing import NormalScores, Rule
 
-from .adaptation import adapt
 from .anomaly_synthesis import checked_kinds, synthesize_anomalies
-from .held_out import Features, Fold, describe, hold_out
+from .held_out import Features, Fold, describe
 from .loss import AdaptationLoss, CoftADLoss
 from .torch_model import CoftADModel
 
@@ -200,29 +199,17 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
             seed=self.seed,
             synthesize=self._synthesize if num_steps > 0 else None,
         )
-        self.model.hold_out(len(folds) if len(folds) > 1 else 0)
         total = num_steps * (1 + (len(folds) if len(folds) > 2 else 0))  # a single image is not adapted to
-        show_steps(self._fit_densities(folds, num_steps), total, "Adapting", self.trainer.progress_bar_callback)
-        self.model.neighbors.fit([fold.raw for fold in folds])
-        scores = self._held_out_scores(folds)
-        self.model.stack()
-        return scores
-
-    def _fit_densities(self, folds: list[Fold], num_steps: int) -> Iterator[float]:
-        """Fit the density of the support and those without each fold, and yield the loss of each step."""
-        others = [folds[:fold] + folds[fold + 1 :] for fold in range(len(self.model.held_out))]
-        for density, parts in zip([self.model.density, *self.model.held_out], [folds, *others], strict=True):
-            moments, held_out = hold_out(parts)
-            yield from adapt(
-                density.groups,
-                held_out,
-                self.adaptation_loss,
-                num_steps=num_steps,
-                learning_rate=self.learning_rate,
-                weight_decay=self.weight_decay,
-                seed=self.seed,
-            )
-            density.fit(moments, held_out)
+        steps = self.model.fit(
+            folds,
+            self.adaptation_loss,
+            num_steps=num_steps,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            seed=self.seed,
+        )
+        show_steps(steps, total, "Adapting", self.trainer.progress_bar_callback)
+        return self._held_out_scores(folds)
 
     def _held_out_scores(self, folds: list[Fold]) -> NormalScores:
         parts = self.model.score_held_out(folds)
@@ -231,6 +218,7 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
             return NormalScores(Rule.VIEWS, self._batches(scores, maps))
         if self._trains_backbone:  # which has seen all images
             self.model.hold_out(0)
+            self.model.stack()
             return NormalScores(Rule.ONE_FIT, self._batches(scores, maps))
         ranked = self.model.ranked_score
         ranked.fit(scores, torch.cat([torch.full((len(s),), fold) for fold, (s, _) in enumerate(parts)]))

@@ -3,7 +3,7 @@
 
 """PyTorch model of CoftAD."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from torch.nn import functional as F  # noqa: N812
 
 from anomalib_fewshot.models.components import Backbone, RankedScore, upsample_smoothly
 
+from .adaptation import adapt
 from .density import FEATURE_GROUPS, on_one_grid
-from .held_out import Features, Fold
+from .held_out import Features, Fold, hold_out
+from .loss import AdaptationLoss
 from .neighbors import Neighbors, raw_patches
 from .stacked_density import StackedDensity
 from .support_density import SupportDensity, mean_of_highest
@@ -83,8 +85,48 @@ class CoftADModel(nn.Module):
         self.held_out = nn.ModuleList(self._density().to(device) for _ in range(count))
         self.ranked_score = RankedScore().to(device)
 
+    def fit(
+        self,
+        folds: Sequence[Fold],
+        loss: AdaptationLoss,
+        *,
+        num_steps: int,
+        learning_rate: float,
+        weight_decay: float,
+        seed: int,
+    ) -> Iterator[float]:
+        """Fit the density of the support, those of it without each of its folds, and the memory bank.
+
+        Args:
+            folds (Sequence[Fold]): Features of the parts of the support, of :func:`describe`.
+            loss (AdaptationLoss): Loss of the fine-tuning.
+            num_steps (int): Number of its steps, for each density.
+            learning_rate (float): Learning rate of AdamW.
+            weight_decay (float): Weight decay of AdamW.
+            seed (int): Seed of the patches of each step.
+
+        Yields:
+            float: Loss of each step. All is fitted after the last.
+        """
+        self.hold_out(len(folds) if len(folds) > 1 else 0)
+        others = [[*folds[:fold], *folds[fold + 1 :]] for fold in range(len(self.held_out))]
+        for density, parts in zip([self.density, *self.held_out], [folds, *others], strict=True):
+            moments, held_out = hold_out(parts)
+            yield from adapt(
+                density.groups,
+                held_out,
+                loss,
+                num_steps=num_steps,
+                learning_rate=learning_rate,
+                weight_decay=weight_decay,
+                seed=seed,
+            )
+            density.fit(moments, held_out)
+        self.neighbors.fit([fold.raw for fold in folds])
+        self.stack()
+
     def stack(self) -> None:
-        """Bring the densities in the form in which images are scored, when they are fitted."""
+        """Bring the densities in the form in which images are scored."""
         by_map = self.held_out if self.image_score == "map" else []
         self.stacked = StackedDensity([self.density, *by_map])
 
@@ -122,28 +164,27 @@ class CoftADModel(nn.Module):
         Returns:
             InferenceBatch: Scores, shape ``(B,)``, and anomaly maps, shape ``(B, 1, H, W)``.
         """
-        scores, maps = self.by_fold(images)
+        features = self.features(images)
         with torch.autocast(images.device.type, enabled=False):
+            scores, maps = self.score(features)
             return InferenceBatch(
                 pred_score=self.ranked_score(scores[0], scores[1:]),
                 anomaly_map=self.upsample(maps[:, 0], images.shape[-2:]),
             )
 
-    def by_fold(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def score(self, features: Features) -> tuple[torch.Tensor, torch.Tensor]:
         """Score images by the density of the support, and by those of it without each of its F folds.
 
         Args:
-            images (torch.Tensor): Normalized images, shape ``(B, 3, H, W)``.
+            features (Features): Features of B images.
 
         Returns:
             tuple[torch.Tensor, torch.Tensor]: Scores, shape ``(1 + F, B)``, and maps, shape ``(B, 1 + F, h, w)``, of
             which there is the first alone if it is not the map that is scored.
         """
-        features = self.features(images)
-        with torch.autocast(images.device.type, enabled=False):
-            maps = self.stacked(features.patches)
-            maps = maps + self.neighbors(features.raw)[:, : maps.shape[1]]
-            return self._score(features.embeddings, maps, [self.density, *self.held_out]), maps
+        maps = self.stacked(features.patches)
+        maps = maps + self.neighbors(features.raw)[:, : maps.shape[1]]
+        return self._score(features.embeddings, maps, [self.density, *self.held_out]), maps
 
     def score_held_out(self, folds: Sequence[Fold]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Score the images of each fold by the density without it, or views of a single image by its own density.

@@ -436,7 +436,7 @@ def test_an_image_is_compared_with_each_other_by_a_model_of_the_rest(
     new = images(4, (64, 64))
     new = torch.stack([support[0] * w + new[0] * (1 - w) for w in (0.99, 0.95, 0.8, 0.0)])  # from normal to noise
     with torch.no_grad():
-        by_fold, _ = model.eval().model.by_fold(new)
+        by_fold, _ = model.eval().model.score(model.model.features(new))
     for index in range(4):
         other = small(**settings)
         others = FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0), support=names[:index] + names[index + 1 :])
@@ -463,7 +463,7 @@ def test_single_image_has_no_rank_and_a_backbone_that_saw_all_images_neither(mvt
         assert model.post_processor.rule is rule
         assert len(model.model.held_out) == 0
         with torch.no_grad():
-            (scores,), _ = model.eval().model.by_fold(images(2, (64, 64)))
+            (scores,), _ = model.eval().model.score(model.model.features(images(2, (64, 64))))
         torch.testing.assert_close(scores_of(model, images(2, (64, 64))), scores)
     model = small(fine_tuning="backbone", num_steps=0)
     train(model, mvtec_root, tmp_path, k_shot=3)

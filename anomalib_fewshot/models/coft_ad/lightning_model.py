@@ -152,7 +152,7 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
             if fine_tuning != "backbone":
                 self.model.backbone.fold_batch_norm()
         self.model.requires_grad_(fine_tuning == "backbone")
-        self._augment()  # a wrong argument is refused now
+        self.views()  # a wrong argument is refused now
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """Return anomalib's callbacks, and one that makes the progress bar count steps."""
@@ -171,7 +171,7 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         if not self._trains_backbone:
             return self.zero_loss()
         rng = seeded_generator(self.seed, 0, self.global_step, self.global_rank)
-        augment = self._augment()
+        augment = self.views()
         embeddings = [self.model.image_embedding(augment(batch.image, rng)) for _ in range(2)]
         (first, first_prediction), (second, second_prediction) = (self.model.project(e) for e in embeddings)
         clean = anomalous = None
@@ -194,10 +194,10 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         folds = describe(
             self._features,
             self.support(),
-            self._augment(),
+            self.views(),
             num_views=self.num_views,
             seed=self.seed,
-            synthesize=self._synthesize if num_steps > 0 else None,
+            synthesize=self.synthesize if num_steps > 0 else None,
         )
         total = num_steps * (1 + (len(folds) if len(folds) > 2 else 0))  # a single image is not adapted to
         steps = self.model.fit(
@@ -229,7 +229,7 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         for some, own in zip(scores.split(MAPS_AT_ONCE), maps.split(MAPS_AT_ONCE), strict=True):
             yield InferenceBatch(some, anomaly_map=self.model.upsample(own, self.model.image_size))
 
-    def _augment(self) -> SupportAugmentation:
+    def views(self) -> SupportAugmentation:
         """Return the augmentation in the normalization of the pre-processor, which a checkpoint may have replaced."""
         return SupportAugmentation(self.augmentation, *normalization_of(self.pre_processor))
 
@@ -237,8 +237,17 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         with self.trainer.precision_plugin.forward_context():  # as the test images
             return self.model.features(images)
 
-    def _synthesize(self, image: torch.Tensor, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return normalized anomalies synthesised from a normalized image, and their masks."""
+    def synthesize(self, image: torch.Tensor, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Synthesise anomalies from an image.
+
+        Args:
+            image (torch.Tensor): Normalized image, shape ``(3, H, W)``.
+            rng (torch.Generator): Source of randomness.
+
+        Returns:
+            tuple[torch.Tensor, torch.Tensor]: N normalized anomalies, shape ``(N, 3, H, W)``, and their masks,
+            ``(N, H, W)``.
+        """
         mean, std = (torch.tensor(values).to(image).view(3, 1, 1) for values in normalization_of(self.pre_processor))
         image = (image * std + mean).clamp(0, 1)
         images, masks = synthesize_anomalies(image[None], rng, self.num_anomalies, self.anomaly_kinds)

@@ -558,7 +558,7 @@ def test_weights_reach_the_losses() -> None:
 def test_anomalies_are_of_the_kinds_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, make = [], lightning_model.synthesize_anomalies
     monkeypatch.setattr(lightning_model, "synthesize_anomalies", lambda *a: asked.append(a[2:]) or make(*a))
-    small(anomaly_kinds=["crack"], num_anomalies=3)._synthesize(images(1, (64, 64))[0], torch.Generator())  # noqa: SLF001
+    small(anomaly_kinds=["crack"], num_anomalies=3).synthesize(images(1, (64, 64))[0], torch.Generator())
     assert asked == [(3, ["crack"])]
 
 
@@ -584,7 +584,7 @@ def test_views_and_anomalies_have_the_colours_of_the_user_s_pre_processor(
     train(model, mvtec_root, tmp_path)
     image = torch.rand(3, 64, 64)
     normalize = transform.transforms[1] if isinstance(transform, Compose) else nn.Identity()
-    anomalies, masks = model._synthesize(normalize(image), torch.Generator().manual_seed(0))  # noqa: SLF001
+    anomalies, masks = model.synthesize(normalize(image), torch.Generator().manual_seed(0))
     outside = ~masks[:, None].expand_as(anomalies)
     assert (anomalies - normalize(image)).abs()[outside].mean() < 1e-3  # all but edges, which are soft
 

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-all lint docs dist clean
+.PHONY: quickstart test test-all lint docs dist upstream clean
 
 # The environment stands for the files it was made from: it is made again when they change.
 $(VENV)/.installed: pyproject.toml $(wildcard anomalib_fewshot/startup/*)
@@ -43,6 +43,9 @@ dist: $(VENV)/.release ## the files of a release, in dist
 	rm -rf dist
 	$(BIN)/python -m build
 	$(BIN)/python -m twine check --strict dist/*
+
+upstream: $(VENV)/.installed ## what pull requests to anomalib would hold, in build/upstream
+	$(BIN)/python docs/upstream/make_kit.py
 
 clean:
 	rm -rf $(VENV) build dist docs/auto_gallery docs/sg_execution_times.rst .mypy_cache .pytest_cache .ruff_cache

@@ -89,7 +89,7 @@ from anomalib.data import FewShot, MVTecAD
 from anomalib.engine import Engine
 from anomalib.models import Padim
 data = FewShot(MVTecAD({str(mvtec_root)!r}, "bolt", num_workers=0), k_shot=2)
-model = Padim("resnet10t", ["layer1"], pre_trained=False)
+model = Padim("resnet10t", ["layer1"], pre_trained=False, n_features=20)
 Engine(default_root_dir={str(tmp_path)!r}, accelerator="cpu", logger=False).train(model, datamodule=data)
 """
     assert "image_AUROC" in make_kit.run(copy, "-c", code)

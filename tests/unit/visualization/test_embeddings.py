@@ -1,0 +1,95 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""One vector an image."""
+
+from typing import Any
+
+import pytest
+import torch
+from anomalib.models import Padim, Patchcore
+from torch import nn
+
+from anomalib_fewshot import CoftAD, RegAD, UniAD
+from anomalib_fewshot.visualization import embed, patch_features
+
+SMALL = {"backbone": "resnet10t", "pre_trained": False}
+MODELS = [
+    (CoftAD, SMALL | {"image_size": 64}),
+    (CoftAD, SMALL | {"image_size": 64, "image_score": "embedding"}),
+    (RegAD, SMALL | {"image_size": 64}),
+    (UniAD, SMALL | {"image_size": 64, "dim": 32, "num_layers": 1, "neighbor_size": 3}),
+    (Patchcore, SMALL | {"layers": ["layer1", "layer2"]}),
+]
+
+
+class Known(nn.Module):
+    """A model whose features are the pixels."""
+
+
+@patch_features.register
+def _(model: Known, images: torch.Tensor) -> torch.Tensor:
+    del model
+    return images.flatten(2).transpose(1, 2)
+
+
+class Plain(nn.Module):
+    """What is used of an anomalib model."""
+
+    pre_processor = None
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Known()
+
+
+@pytest.mark.parametrize(("model", "arguments"), MODELS)
+def test_each_model_gives_a_finite_vector_an_image(model: type, arguments: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    made = model(**arguments)
+    for density in made.model.modules():
+        if hasattr(density, "metric"):
+            density.metric.copy_(torch.eye(len(density.metric)))
+    support, images = torch.rand(2, 3, 64, 64), torch.rand(3, 3, 64, 64)
+    vectors = embed(made, support, images)
+    assert vectors.shape[0] == 5
+    assert vectors.isfinite().all()
+    torch.testing.assert_close(embed(made, support, images[1:]), vectors[[0, 1, 3, 4]])
+    assert vectors.unique(dim=0).shape == vectors.shape
+
+
+def test_mean_is_over_positions() -> None:
+    images = torch.rand(3, 3, 4, 5)
+    torch.testing.assert_close(embed(Plain(), images[:2], images[2:]), images.mean((2, 3)))
+
+
+def test_peak_is_the_position_that_is_farthest_from_the_support_in_its_units() -> None:
+    """The second channel varies little in the support: there, a small step is far."""
+    support = torch.zeros(1, 2, 1, 4)
+    support[0, 0, 0] = torch.tensor([-10.0, 10.0, -10.0, 10.0])
+    support[0, 1, 0] = torch.tensor([-0.1, 0.1, 0.1, -0.1])
+    image = torch.zeros(1, 2, 1, 4)
+    image[0, 0, 0, 1], image[0, 1, 0, 2] = 12.0, 0.5
+    assert embed(Plain(), support, image, "peak")[1].tolist() == [0.0, 0.5]
+
+
+def test_peak_and_mean_are_the_same_at_a_single_position() -> None:
+    images = torch.rand(4, 3, 1, 1)
+    torch.testing.assert_close(embed(Plain(), images[:2], images[2:], "peak"), embed(Plain(), images[:2], images[2:]))
+
+
+def test_batches_have_no_influence() -> None:
+    images = torch.rand(40, 3, 2, 2)
+    torch.testing.assert_close(embed(Plain(), images[:1], images[1:]), images.mean((2, 3)))
+
+
+def test_model_without_features_says_how_to_get_them() -> None:
+    model = Padim("resnet10t", ["layer1"], pre_trained=False, n_features=20)
+    with pytest.raises(TypeError, match=r"must have registered features, got PadimModel. Register a function"):
+        embed(model, torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64))
+
+
+def test_unknown_pooling() -> None:
+    with pytest.raises(ValueError, match=r"`pooling` must be one of \('mean', 'peak'\), got 'max'"):
+        embed(Plain(), torch.rand(1, 3, 2, 2), torch.rand(1, 3, 2, 2), "max")

@@ -252,13 +252,17 @@ def test_failed_run_of_all_categories_is_a_row_of_each(
 
 @pytest.mark.parametrize(
     "name",
-    [path.stem for path in sorted((CONFIGS / "benchmark").iterdir()) if path.stem not in {"cost", "parity"}],
+    [
+        path.stem
+        for path in sorted((CONFIGS / "benchmark").iterdir())
+        if path.stem not in {"cost", "features", "parity"}
+    ],
 )
 def test_files(name: str, mvtec_root: Path, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     """The files parse and plan; the first run of the smallest is carried out with the real data and weights."""
     path = CONFIGS / "benchmark" / f"{name}.yaml"
     flags = ["fewshot", "--config", str(path), "--results", str(tmp_path / "sweep")]
-    flags += ["--root", str(mvtec_root)] if name.startswith("realmini") else []
+    flags += ["--root", str(mvtec_root)] if name.startswith(("controlled", "realmini")) else []
     AnomalibCLI([*flags, "--dry_run"])
     runs = {"smoke": 8, "realmini": 8 * 2 * 4 * 5, "realmini_reg_ad": 5 * 2 * 4 * 5, "realmini_coft_ad": 13 * 2 * 2 * 5}
     runs |= {
@@ -266,6 +270,7 @@ def test_files(name: str, mvtec_root: Path, capsys: pytest.CaptureFixture, tmp_p
         "realmini_uni_ad": (4 + 2 * 2) * 4 * 5,
         "realmini_uni_ad_pairs": 5 * 3,
     }
+    runs |= {"controlled_digits": 4 * 2 * 3, "paper_coft_ad": 4 * 15 * 4 * 5}
     runs |= {"mvtec": 8 * 15 * 4 * 5, "visa": 8 * 12 * 4 * 5}
     runs |= {"paper_reg_ad_mvtec": 5 * 15 * 3 * 10, "paper_reg_ad_mpdd": 5 * 6 * 3 * 10}
     runs |= {"paper_uni_ad_mvtec": (3 + 2 * 15) * 5 * 5, "paper_uni_ad_dagm": (3 + 2 * 10) * 5 * 5}

@@ -43,11 +43,11 @@ def patch_features(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 @patch_features.register
 def _(model: CoftADModel, images: torch.Tensor) -> torch.Tensor:
     """Return the features of the first group in the metric of its Gaussian; as published, the image's embedding."""
-    embeddings, patches = model.features(images)
-    if model.density.image_score == "embedding":
-        return embeddings[:, None]
+    features = model.features(images)
+    if model.image_score == "embedding":
+        return features.embeddings[:, None]
     density = model.density.groups[0]
-    return ((patches[0] - density.mean) @ density.metric).flatten(1, 2)
+    return ((features.patches[0] - density.mean) @ density.metric).flatten(1, 2)
 
 
 @patch_features.register

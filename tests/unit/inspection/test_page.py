@@ -250,6 +250,7 @@ def test_enlarged(page: Page) -> None:
 
 def test_marks_are_kept_and_give_a_command(page: Page, part: Path) -> None:
     from selenium.webdriver import ActionChains
+    from selenium.webdriver.support.ui import WebDriverWait
 
     assert not page.one("#marks").is_displayed()
     path = page.paths()[0]
@@ -262,6 +263,7 @@ def test_marks_are_kept_and_give_a_command(page: Page, part: Path) -> None:
     assert words[:4] == ["anomalib", "inspect", "--good", str(part / "good")]
     assert words[4:] == [str(part / "new" / path), "--new", str(part / "new")]
     page.one("#copy").click()
+    WebDriverWait(page.driver, 10).until(lambda _: page.text("#copied"))  # the clipboard is asked, not called
     assert page.text("#copied").startswith("Copied.")
     page.js("document.body.insertAdjacentHTML('beforeend', '<textarea id=probe></textarea>')")
     page.js("document.querySelector('#probe').focus()")

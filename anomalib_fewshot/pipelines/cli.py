@@ -18,6 +18,7 @@ from .cost import measure_cost
 from .parity import measure_parity
 
 INTERRUPTED = 130  # exit status of a command that Ctrl-C has ended
+WIDTH_OF_FILE = 160  # of a table in characters, where there is no terminal
 
 
 class Command(Pipeline):
@@ -98,7 +99,7 @@ class FewShotCost(Command):
         shown = Table("method", *(name.replace("_", " ") for name in table))
         for method, values in table.iterrows():
             shown.add_row(str(method), *("" if pd.isna(value) else f"{value:.2f}" for value in values))
-        Console().print(shown)
+        _print(shown)
 
 
 class FewShotParity(Command):
@@ -113,7 +114,7 @@ class FewShotParity(Command):
             shown = Table("runtime", *(name.replace("_", " ") for name in rows), title=str(method))
             for (_, runtime), values in rows.iterrows():
                 shown.add_row(runtime, *map(_shown, values))
-            Console().print(shown)
+            _print(shown)
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401  whatever a file may hold
@@ -123,6 +124,12 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  whatever a file may hold
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
     return [_plain(part) for part in value] if isinstance(value, list) else value
+
+
+def _print(table: Table) -> None:
+    """Print a table, with all of its figures where it goes to a file."""
+    console = Console()
+    (console if console.is_terminal else Console(width=WIDTH_OF_FILE)).print(table)
 
 
 def _shown(value: float | str) -> str:

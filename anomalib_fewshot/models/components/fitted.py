@@ -174,6 +174,9 @@ class FittedMixin(DescribedExportMixin):
     def _fit(self, *, has_validation: bool) -> None:
         training = self.model.training
         self.model.eval()
+        if self.trainer.world_size > 1:  # running statistics of the last step are of each process's own batch
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, src=0)
         normal = self.fit()
         if not has_validation and isinstance(self.post_processor, SupportPostProcessor):
             self.post_processor.fit_normal(normal)

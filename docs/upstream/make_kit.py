@@ -10,18 +10,17 @@ files to keep. Kits are made for the installed anomalib, whose lists of names th
 
 import argparse
 import ast
-import os
 import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from string import Template
+
+from host_copy import upstream_package
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "anomalib_fewshot"
@@ -340,68 +339,11 @@ def write(files: dict[str, str], folder: Path) -> None:
     settings = [f'lint.flake8-copyright.notice-rgx="{notice}"', 'src=["src","tests"]', "lint.per-file-ignores={}"]
     options = [part for setting in (str(ROOT / "pyproject.toml"), *settings) for part in ("--config", setting)]
     ruff = [sys.executable, "-m", "ruff"]
-    theirs = [
-        f"--exclude=src/anomalib/{name}/__init__.py" for name in LISTS
-    ]  # newer rules than theirs find more in them
+    theirs = [f"--exclude=src/anomalib/{name}/__init__.py" for name in LISTS]  # newer rules find more in them
     steps = (["check", "--select", "I", "--fix"], ["format"], ["check", *theirs])
     for command, *arguments in steps:
         line = [*ruff, command, "--quiet", *arguments, *options, "--no-cache", "."]
         subprocess.run(line, cwd=folder, check=True)  # noqa: S603
-
-
-def upstream_package() -> Path:
-    """Return the folder of the installed anomalib."""
-    spec = find_spec("anomalib")
-    if spec is None or not spec.submodule_search_locations:
-        msg = "anomalib must be installed. Install this package."
-        raise ModuleNotFoundError(msg)
-    return Path(spec.submodule_search_locations[0])
-
-
-def copy_upstream(folder: Path) -> Path:
-    """Copy the installed anomalib to `folder/src`, and link what it needs, but not this package, to `folder/site`."""
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(upstream_package(), folder / "src" / "anomalib")
-    site = folder / "site"
-    site.mkdir()
-    for path in Path(sysconfig.get_path("purelib")).iterdir():
-        if path.name != "anomalib" and not path.name.startswith((PACKAGE, "_editable_impl")):
-            (site / path.name).symlink_to(path)
-    return folder
-
-
-def apply(kit_folder: Path, copy: Path) -> None:
-    """Put the files of a kit into a copy of anomalib."""
-    shutil.copytree(kit_folder, copy, dirs_exist_ok=True)
-
-
-def apply_patch(patch: Path, copy: Path) -> None:
-    """Apply a patch to a copy of anomalib.
-
-    Raises:
-        subprocess.CalledProcessError: If it does not fit.
-    """
-    environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(copy.resolve().parent)}  # it may lie in a repository
-    command = ["git", "apply", "-p1", str(patch)]
-    subprocess.run(command, cwd=copy, check=True, env=environment)  # noqa: S603
-
-
-def run(copy: Path, *arguments: str, also: Sequence[Path] = (), **environment: str) -> str:
-    """Run Python on a copy of anomalib, without any start-up file, and return what it prints."""
-    places = os.pathsep.join(str(path) for path in (copy / "src", *also, copy / "site"))
-    environment = {"PYTHONPATH": places, "HF_HUB_OFFLINE": "1"} | environment
-    command = [sys.executable, "-S", "-W", "ignore", *arguments]
-    finished = subprocess.run(  # noqa: S603
-        command,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if finished.returncode:
-        msg = f"Python must end well on the copy of anomalib, got {finished.returncode}:\n{finished.stderr[-3000:]}"
-        raise RuntimeError(msg)
-    return finished.stdout
 
 
 def main() -> None:

@@ -4,11 +4,11 @@
 """The upstream kit on a copy of anomalib, in an environment without this package."""
 
 import ast
-import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
 
+import host_copy
+import make_kit
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -17,24 +17,11 @@ PATCH = ROOT / "docs/upstream/entry_points.patch"
 MODELS = {"coft_ad": "CoftAD", "reg_ad": "RegAD", "uni_ad": "UniAD"}
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_kit", ROOT / "docs/upstream/make_kit.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_kit"] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
-
-
-make_kit = load()
-
-
 def applied(keys: list[str], tmp_path: Path) -> Path:
     """Return a copy of anomalib with the kit of some pull requests."""
     make_kit.write(make_kit.kit([make_kit.PULL_REQUESTS[key] for key in keys]), tmp_path / "kit")
-    copy = make_kit.copy_upstream(tmp_path / "copy")
-    make_kit.apply(tmp_path / "kit", copy)
+    copy = host_copy.copy_upstream(tmp_path / "copy")
+    host_copy.apply(tmp_path / "kit", copy)
     return copy
 
 
@@ -62,7 +49,7 @@ for name in ("coft_ad", "reg_ad", "uni_ad"):
 print({"coft_a_d", "reg_a_d", "uni_a_d"} <= list_models(), anomalib.data.FewShot.__module__)
 print(any(name.startswith("anomalib_fewshot") for name in sys.modules))
 """
-    printed = make_kit.run(copy, "-c", code).split()
+    printed = host_copy.run(copy, "-c", code).split()
     assert printed[:3] == [f"anomalib.models.image.{key}.lightning_model" for key in MODELS]
     assert printed[3:] == ["True", "anomalib.data.datamodules.few_shot.few_shot", "False"]
 
@@ -77,8 +64,8 @@ from pathlib import Path
 from stages import every_stage
 every_stage({key!r}, Path({str(mvtec_root)!r}), Path({str(tmp_path / "results")!r}))
 """
-    make_kit.run(copy, "-c", code, also=[HERE])
-    assert "passed" in make_kit.run(copy, "-m", "pytest", "-q", "-c", "/dev/null", str(copy / "tests"))
+    host_copy.run(copy, "-c", code, also=[HERE])
+    assert "passed" in host_copy.run(copy, "-m", "pytest", "-q", "-c", "/dev/null", str(copy / "tests"))
 
 
 @pytest.mark.slow
@@ -92,15 +79,15 @@ data = FewShot(MVTecAD({str(mvtec_root)!r}, "bolt", num_workers=0), k_shot=2)
 model = Padim("resnet10t", ["layer1"], pre_trained=False, n_features=20)
 Engine(default_root_dir={str(tmp_path)!r}, accelerator="cpu", logger=False).train(model, datamodule=data)
 """
-    assert "image_AUROC" in make_kit.run(copy, "-c", code)
+    assert "image_AUROC" in host_copy.run(copy, "-c", code)
     assert len(list(tmp_path.rglob("support.json"))) == 1
 
 
 @pytest.mark.slow
 def test_hook_finds_nothing_to_do_with_the_patch(mvtec_root: Path, tmp_path: Path) -> None:
     """With entry points in anomalib, `--model CoftAD` works without the hook, which then changes nothing."""
-    copy = make_kit.copy_upstream(tmp_path / "copy")
-    make_kit.apply_patch(PATCH, copy)
+    copy = host_copy.copy_upstream(tmp_path / "copy")
+    host_copy.apply_patch(PATCH, copy)
     code = f"""
 import sys
 from anomalib.cli import AnomalibCLI
@@ -120,10 +107,10 @@ print("hook", _autoload._PluginFinder in sys.meta_path, before == names())
     info = next(Path(path) for path in sys.path if list(Path(path).glob("anomalib_fewshot-*.dist-info")))
     (link,) = info.glob("anomalib_fewshot-*.dist-info")
     (copy / "site" / link.name).symlink_to(link)
-    printed = make_kit.run(copy, "-c", code, also=[ROOT], ANOMALIB_FEWSHOT_AUTOLOAD="0")
+    printed = host_copy.run(copy, "-c", code, also=[ROOT], ANOMALIB_FEWSHOT_AUTOLOAD="0")
     assert "image_AUROC" in printed
     assert "hook False True" in printed
-    assert "passed" in make_kit.run(copy, "-m", "pytest", "-q", "-c", "/dev/null", str(copy / "tests"))
+    assert "passed" in host_copy.run(copy, "-m", "pytest", "-q", "-c", "/dev/null", str(copy / "tests"))
 
 
 @pytest.mark.parametrize(

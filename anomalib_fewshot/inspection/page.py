@@ -11,7 +11,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from anomalib_fewshot.atomic import write_atomically
 from anomalib_fewshot.post_processing import Rule, SupportPostProcessor
-from anomalib_fewshot.post_processing.rule import LOOK_RANKS
 
 from .inline import choose_parts, encode
 from .run_folder import RunFolder
@@ -79,9 +78,10 @@ def _lines(post_processor: SupportPostProcessor) -> dict[str, Any]:
             "look": "There is one good picture: above this line are scores that its own views do not have. No promise.",
         }
         return {"levels": [], "look": about["look_score"], "defect": None, "promises": only}
+    look = rank if rule is None else rule.look_rank(rank, count)
     words = {
         "defect": _promise(rule, rank, count, "called a defect"),
-        "look": _promise(rule, LOOK_RANKS * rank, count, "called look or defect"),
+        "look": _promise(rule, look, count, "called look or defect"),
     }
     levels = [level["score_up_to"] for level in about.get("p_values", [])]
     return {"levels": levels, "look": about["look_score"], "defect": about["defect_score"], "promises": words}

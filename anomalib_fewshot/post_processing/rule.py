@@ -87,6 +87,20 @@ class Rule(str, Enum):
         allowed = rate * (count + 1) + 1e-9
         return max(1, floor(allowed if self is Rule.APART else (allowed + 1) / 2))
 
+    def look_rank(self, rank: int, count: int) -> int:
+        """Return the rank of the line of "look": twice that of a defect, or the highest that can promise anything.
+
+        Args:
+            rank (int): Rank m of a defect.
+            count (int): Number k of normal images.
+
+        Example:
+            >>> Rule.HELD_OUT.look_rank(1, 4), Rule.HELD_OUT.look_rank(1, 2), Rule.ONE_FIT.look_rank(1, 2)
+            (2, 1, 2)
+        """
+        ranks = range(LOOK_RANKS * rank, rank, -1)
+        return next((m for m in ranks if (self.promised_rate(m, count) or 0) < 1), rank)
+
 
 def needed(rate: float) -> int:
     """Return the number of normal images that a rate of false alarms takes.

@@ -14,7 +14,7 @@ from anomalib.data import Batch, ImageBatch, InferenceBatch
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 
-from .rule import LOOK_RANKS, Rule, needed, p_values, rate_bound
+from .rule import Rule, needed, p_values, rate_bound
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class SupportPostProcessor(PostProcessor):
         rank = self.rank
         if self.rule is Rule.VIEWS:
             self.levels = self.levels[-1:]  # views of one image are one image
-        self._look_threshold.copy_(self._at_rank(self.levels, LOOK_RANKS * rank))
+        self._look_threshold.copy_(self._at_rank(self.levels, self.rule.look_rank(rank, len(self.levels))))
         self._set("image", self.levels, rank)
         if limits:
             lowest, highest = torch.cat(limits, dim=1)
@@ -136,6 +136,16 @@ class SupportPostProcessor(PostProcessor):
         if self.rule is None or self.rule is Rule.VIEWS:
             return 1
         return self.rule.rank(self.false_alarm_rate, len(self.levels))
+
+    def told_apart(self, rule: Rule, count: int) -> int:
+        """Return how many of the highest ranks decide a verdict: those down to the line of "look".
+
+        Args:
+            rule (Rule): How a new image is compared with normal ones.
+            count (int): Number k of normal images.
+        """
+        possible = self.false_alarm_rate is None or needed(self.false_alarm_rate) <= count
+        return rule.look_rank(rule.rank(self.false_alarm_rate if possible else None, count), count)
 
     @staticmethod
     def _at_rank(ascending: torch.Tensor, rank: int) -> torch.Tensor:

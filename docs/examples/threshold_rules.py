@@ -24,6 +24,7 @@ from sklearn.metrics import precision_recall_curve
 
 from anomalib_fewshot import CoftAD
 from anomalib_fewshot.models.coft_ad.held_out import Features, Fold, describe
+from anomalib_fewshot.models.coft_ad.lightning_model import NUM_ANGLES
 from anomalib_fewshot.models.components import seeded_generator
 
 NEW = 20  # good pictures that are scored for each support, and as many defects
@@ -50,6 +51,8 @@ class Category:
                 num_views=model.num_views,
                 seed=number,
                 synthesize=model.synthesize if model.num_steps > 0 else None,
+                quarter_turns=model.turns != "none",
+                num_angles=NUM_ANGLES if model.turns in {"any", "auto"} else 0,
             )
             patches = [part[:, :2] for part in fold.patches]  # the image and one view, as of several images
             self.good.append(fold._replace(patches=patches, raw=fold.raw[:, :2]))

@@ -37,6 +37,7 @@ OTHER = {
     "CoftAD": OTHER_BACKBONE
     | {"fine_tuning": "backbone", "num_steps": 2, "learning_rate": 0.1, "weight_decay": 0.5, "positive_weight": 0.5}
     | {"negative_weight": 0.5, "anchor_weight": 0.0, "augmentation": "strong", "num_views": 2, "num_anomalies": 2}
+    | {"turns": "none"}
     | {"anomaly_kinds": ["stain"], "image_score": "embedding"},
     "PlainStatistic": {"statistic": "spread", "image_size": 96},
     "RegAD": OTHER_BACKBONE

@@ -5,14 +5,13 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
-from itertools import repeat
 from operator import add
 from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_fewshot.models.components import Moments, seeded_generator
+from anomalib_fewshot.models.components import Moments, seeded_generator, symmetry, turned_views
 
 from .density import FEATURE_GROUPS
 from .gaussian import symmetric_whitening
@@ -53,6 +52,7 @@ class Fold(NamedTuple):
         patches (list[torch.Tensor]): Patches of each group of the same, shape ``(M, V, h, w, D)``.
         raw (torch.Tensor): Patches of the memory bank of the same, shape ``(M, V, h, w, D)``.
         anomalous (list[torch.Tensor]): The N anomalous patches of anomalies synthesised from them, shape ``(N, D)``.
+        turned (torch.Tensor | None): Patches of the memory bank of the first image at A angles, ``(A, h, w, D)``.
     """
 
     moments: list[Moments]
@@ -60,6 +60,7 @@ class Fold(NamedTuple):
     patches: list[torch.Tensor]
     raw: torch.Tensor
     anomalous: list[torch.Tensor]
+    turned: torch.Tensor | None = None
 
     @property
     def images(self) -> Features:
@@ -94,6 +95,8 @@ def describe(
     num_views: int,
     seed: int,
     synthesize: Synthesize | None = None,
+    quarter_turns: bool = False,
+    num_angles: int = 0,
 ) -> list[Fold]:
     """Compute all features of the support that a fit needs, whatever it holds out.
 
@@ -106,6 +109,10 @@ def describe(
         seed (int): Seed of the views and anomalies. Views do not depend on whether there are anomalies.
         synthesize (Synthesize | None): Returns anomalies synthesised from an image of shape ``(3, H, W)``, and their
             masks. Defaults to ``None``: no anomalies.
+        quarter_turns (bool): Turn and mirror each of an image's views by another of the eight symmetries of a square.
+            Defaults to ``False``.
+        num_angles (int): Number of angles, from 0 to 360 degrees, that each fold's first image is turned by. Defaults
+            to ``0``.
 
     Returns:
         list[Fold]: Each image; of more than 32, as many parts.
@@ -118,8 +125,9 @@ def describe(
     images: list[torch.Tensor] = []
     count = 0
     for batch in batches:
-        views = [batch, *(augment(images, density_rng) for images in repeat(batch, num_views - 1))]
-        for view in views:
+        _add_by_fold(moments, features(batch), count)
+        for number in range(1, num_views):
+            view = augment(symmetry(batch, number) if quarter_turns else batch, density_rng)
             _add_by_fold(moments, features(view), count)
         images += batch[: max(0, MAX_HELD_OUT - count)].unbind()
         count += len(batch)
@@ -148,7 +156,12 @@ def describe(
                 [torch.cat(parts) for parts in zip(*cells_of_groups, strict=True)],
             ),
         )
-    return folds
+    if num_angles == 0:
+        return folds
+    return [
+        fold._replace(turned=torch.cat([features(view).raw for view in turned_views(image[None], num_angles)]))
+        for fold, image in zip(folds, images, strict=False)
+    ]
 
 
 def hold_out(folds: Sequence[Fold]) -> tuple[list[Moments], HeldOut]:

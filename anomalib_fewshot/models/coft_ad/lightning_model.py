@@ -7,6 +7,7 @@ Paper: https://arxiv.org/abs/2402.18998 (IEEE TIP 33, 2024). There is no public 
 description, and settings that the description does not give are this package's.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -33,7 +34,7 @@ from anomalib_fewshot.models.components import (
     show_steps,
     std_of_l2_normalized,
 )
-from anomalib_fewshot.post_processing import NormalScores, Rule
+from anomalib_fewshot.post_processing import NormalScores, Rule, SupportPostProcessor
 
 from .anomaly_synthesis import checked_kinds, synthesize_anomalies
 from .held_out import Features, Fold, describe
@@ -41,7 +42,11 @@ from .loss import AdaptationLoss, CoftADLoss
 from .torch_model import CoftADModel
 
 FINE_TUNINGS = ("adaptation", "backbone")
+TURNS = ("none", "quarter", "any", "auto")
+NUM_ANGLES = 12
 MAPS_AT_ONCE = 8
+
+logger = logging.getLogger(__name__)
 
 
 class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
@@ -75,6 +80,10 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         augmentation (str): Views that are normal: ``"none"``, ``"mild"`` or ``"strong"``. Defaults to ``"mild"``.
         num_views (int): Views of each image that the densities are fitted to, the image itself among them.
             Defaults to ``8``.
+        turns (str): How views are turned. ``"none"``: not. ``"quarter"``: each view that the densities are fitted to is
+            turned by quarter turns and mirrored, another way each. ``"any"``: and the memory bank holds the images at
+            12 angles, for a part that lies at any angle. ``"auto"``: as ``"any"`` where held-out images are much nearer
+            to turned ones, else as ``"quarter"``. Defaults to ``"auto"``.
         num_anomalies (int): Anomalies of each kind that are synthesised from an image. Defaults to ``4``.
         anomaly_kinds (list[str] | None): Some of ``"cut_paste"``, ``"scar"``, ``"patches"``, ``"stain"``, ``"blur"``
             and ``"crack"``: leave out what is normal on the part. Defaults to ``None``: all.
@@ -113,6 +122,7 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         anchor_weight: float = 20.0,
         augmentation: str = "mild",
         num_views: int = 8,
+        turns: str = "auto",
         num_anomalies: int = 4,
         anomaly_kinds: list[str] | None = None,
         image_score: str = "map",
@@ -126,6 +136,9 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         check_at_least(1, num_views=num_views, num_anomalies=num_anomalies)
         if fine_tuning not in FINE_TUNINGS:
             msg = f"`fine_tuning` must be one of {FINE_TUNINGS}, got {fine_tuning!r}."
+            raise ValueError(msg)
+        if turns not in TURNS:
+            msg = f"`turns` must be one of {TURNS}, got {turns!r}."
             raise ValueError(msg)
         size = height_and_width(image_size)
         if pre_processor is True:
@@ -141,6 +154,7 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.num_views = num_views
+        self.turns = turns
         self.num_anomalies = num_anomalies
         self.anomaly_kinds = checked_kinds(anomaly_kinds)
         self.seed = seed
@@ -198,6 +212,8 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
             num_views=self.num_views,
             seed=self.seed,
             synthesize=self.synthesize if num_steps > 0 else None,
+            quarter_turns=self.turns != "none",
+            num_angles=NUM_ANGLES if self.turns in {"auto", "any"} else 0,
         )
         total = num_steps * (1 + (len(folds) if len(folds) > 2 else 0))  # a single image is not adapted to
         steps = self.model.fit(
@@ -207,8 +223,11 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             seed=self.seed,
+            always_turned=self.turns == "any",
         )
         show_steps(steps, total, "Adapting", self.trainer.progress_bar_callback)
+        if self.model.neighbors.is_turned[0]:
+            logger.info("The part comes turned: patches of turned images are kept too.")
         return self._held_out_scores(folds)
 
     def _held_out_scores(self, folds: list[Fold]) -> NormalScores:
@@ -220,9 +239,12 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
             self.model.hold_out(0)
             self.model.stack()
             return NormalScores(Rule.ONE_FIT, self._batches(scores, maps))
-        ranked = self.model.ranked_score
-        ranked.fit(scores, torch.cat([torch.full((len(s),), fold) for fold, (s, _) in enumerate(parts)]))
         rule = Rule.HELD_OUT if len(folds) == len(scores) else Rule.FOLDS
+        processor = (
+            self.post_processor if isinstance(self.post_processor, SupportPostProcessor) else SupportPostProcessor()
+        )
+        ranked, fold = self.model.ranked_score, [torch.full((len(own),), n) for n, (own, _) in enumerate(parts)]
+        ranked.fit(scores, torch.cat(fold), processor.told_apart(rule, len(scores)))
         return NormalScores(rule, self._batches(ranked.levels, maps))
 
     def _batches(self, scores: torch.Tensor, maps: torch.Tensor) -> Iterator[InferenceBatch]:

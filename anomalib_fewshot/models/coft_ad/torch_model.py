@@ -94,6 +94,7 @@ class CoftADModel(nn.Module):
         learning_rate: float,
         weight_decay: float,
         seed: int,
+        always_turned: bool = False,
     ) -> Iterator[float]:
         """Fit the density of the support, those of it without each of its folds, and the memory bank.
 
@@ -104,6 +105,8 @@ class CoftADModel(nn.Module):
             learning_rate (float): Learning rate of AdamW.
             weight_decay (float): Weight decay of AdamW.
             seed (int): Seed of the patches of each step.
+            always_turned (bool): Keep the patches of turned images, if folds have them, whatever held-out images say.
+                Defaults to ``False``.
 
         Yields:
             float: Loss of each step. All is fitted after the last.
@@ -122,7 +125,8 @@ class CoftADModel(nn.Module):
                 seed=seed,
             )
             density.fit(moments, held_out)
-        self.neighbors.fit([fold.raw for fold in folds])
+        turned = [fold.turned for fold in folds if fold.turned is not None]
+        self.neighbors.fit([fold.raw for fold in folds], turned, always=always_turned)
         self.stack()
 
     def stack(self) -> None:

@@ -15,7 +15,14 @@ from .seeding import seeded, seeded_generator
 from .smooth_upsampling import upsample_smoothly
 from .stages import backbone_stages
 from .step_progress import StepProgress, StepReport, show_steps
-from .support_augmentation import NUM_FIXED_VIEWS, SupportAugmentation, cut_paste, fixed_views
+from .support_augmentation import (
+    NUM_FIXED_VIEWS,
+    SupportAugmentation,
+    cut_paste,
+    fixed_views,
+    symmetry,
+    turned_views,
+)
 from .weights import normalization, normalization_of
 
 __all__ = [
@@ -44,5 +51,7 @@ __all__ = [
     "seeded_generator",
     "show_steps",
     "std_of_l2_normalized",
+    "symmetry",
+    "turned_views",
     "upsample_smoothly",
 ]

@@ -103,14 +103,43 @@ def fixed_views(images: torch.Tensor, mean: Sequence[float], std: Sequence[float
         for signs in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
             shift = (fraction * size * images.new_tensor(signs)).expand(len(images), 2)
             yield translate(images, shift, padding_mode="reflection", align_corners=False)
-    yield images.flip(-1)
+    yield symmetry(images, 4)
     scale, offset = (images.new_tensor(list(values)).view(3, 1, 1) for values in (std, mean))
     yield (rgb_to_grayscale(images * scale + offset, num_output_channels=3) - offset) / scale
     for turns in (1, 2, 3):
-        view = images.rot90(turns, (-2, -1))
-        if view.shape != images.shape:
-            view = F.interpolate(view, images.shape[-2:], mode="bilinear", align_corners=False)
-        yield view
+        yield symmetry(images, turns)
+
+
+def symmetry(images: torch.Tensor, number: int) -> torch.Tensor:
+    """Return images by one of the eight symmetries of a square.
+
+    Args:
+        images (torch.Tensor): Images, shape ``(B, C, H, W)``.
+        number (int): 0 to 3: as many quarter turns. 4 to 7: of the mirror image, 0 to 3. Any other, modulo 8.
+
+    Returns:
+        torch.Tensor: Images of the same shape: those that are not square are stretched after a quarter turn.
+    """
+    mirrored, turns = divmod(number % 8, 4)
+    view = (images.flip(-1) if mirrored else images).rot90(turns, (-2, -1))
+    if view.shape != images.shape:
+        view = F.interpolate(view, images.shape[-2:], mode="bilinear", align_corners=False)
+    return view
+
+
+def turned_views(images: torch.Tensor, count: int) -> Iterator[torch.Tensor]:
+    """Yield images turned by so many angles in equal steps, 0 degrees first. Borders are reflected.
+
+    Args:
+        images (torch.Tensor): Images, shape ``(B, C, H, W)``.
+        count (int): Number of angles.
+
+    Yields:
+        torch.Tensor: A view of each image, shape ``(B, C, H, W)``.
+    """
+    for step in range(count):
+        angle = images.new_full((len(images),), 360 / count * step)
+        yield rotate(images, angle, padding_mode="reflection", align_corners=False)
 
 
 def cut_paste(images: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:

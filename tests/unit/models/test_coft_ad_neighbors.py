@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_fewshot.models.coft_ad.density import standardize
-from anomalib_fewshot.models.coft_ad.neighbors import Neighbors, raw_patches, scale_by_ring
+from anomalib_fewshot.models.coft_ad.neighbors import Neighbors, comes_turned, coreset, raw_patches, scale_by_ring
 
 SIZE, DIM = 9, 5
 
@@ -66,7 +66,7 @@ def test_a_single_image_is_compared_with_its_views() -> None:
 
 def test_a_patch_of_the_support_has_no_distance() -> None:
     folds = patches(3)
-    assert fitted(folds).nearest(folds[1][0, 0, ::2, ::2])[..., 1].max() < 1e-2
+    assert Neighbors.nearest(folds[1][0, 0, ::2, ::2], fitted(folds).bank)[..., 1].max() < 1e-2
 
 
 def test_scale_of_each_ring() -> None:
@@ -91,9 +91,73 @@ def test_raw_patches_are_means_that_leave_the_padding_out() -> None:
     assert result[0, 1, 1, 0] == 5  # of nine
 
 
-def test_checkpoint() -> None:
-    folds = patches(3)
-    neighbors, loaded = fitted(folds), Neighbors(DIM)
+def turned(count: int, seed: int = 0, same: bool = False) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Return images that are others at each angle, and the same turned: all of them to one another, or none."""
+    rng = torch.Generator().manual_seed(seed)
+    folds = patches(count, seed=seed)
+    if same:  # turned, an image shows what the others show
+        return folds, [torch.cat([fold[0, :1] for fold in folds]) for _ in folds]
+    return folds, [9 + torch.randn(4, SIZE, SIZE, DIM, generator=rng) for _ in folds]
+
+
+def test_turned_images_are_kept_where_they_are_nearer() -> None:
+    for same in (True, False):
+        neighbors = Neighbors(DIM)
+        neighbors.fit(*turned(4, same=same))
+        assert neighbors.is_turned.tolist() == [same] * 5
+        assert (neighbors.turned_bank.shape[1] > 0) == same
+    neighbors.fit(*turned(4, same=False), always=True)
+    assert neighbors.is_turned.all()
+    neighbors.fit(patches(4))
+    assert not neighbors.is_turned.any()
+    assert neighbors.turned_bank.shape == (4, 0, DIM)
+
+
+def test_a_single_image_is_turned_if_it_is_said_alone() -> None:
+    folds, views = turned(1, same=True)
+    neighbors = Neighbors(DIM)
+    neighbors.fit(folds, views)
+    assert neighbors.is_turned.tolist() == [False]
+    neighbors.fit(folds, views, always=True)
+    assert neighbors.is_turned.tolist() == [True]
+    assert neighbors(folds[0][0]).shape == (2, 1, SIZE, SIZE)
+
+
+def test_maps_with_turned_images_are_those_of_banks_without_each_image() -> None:
+    """An image's own verdict, scale and rows are not in what it is compared by."""
+    (folds, views), (new,) = turned(4, same=True), patches(1, seed=9)
+    neighbors = Neighbors(DIM)
+    neighbors.fit(folds, views)
+    maps = neighbors(new[0])
+    for number in range(4):
+        others = Neighbors(DIM)
+        others.fit(folds[:number] + folds[number + 1 :], views[:number] + views[number + 1 :])
+        torch.testing.assert_close(maps[:, 1 + number], others(new[0])[:, 0], rtol=1e-4, atol=1e-4)
+
+
+def test_verdict_about_turned_images_in_numbers() -> None:
+    """The farthest tenth of 20 patches: 10 and 8 from the others, turned 6 and 9, which is not nearer than 8."""
+    upright, near = torch.ones(20, 3), torch.ones(20, 3)
+    upright[3], upright[7], near[3], near[7] = 10, 8, 6, 9
+    assert comes_turned([(upright, near)] * 3, [0, 1, 2])  # (6 + 8) / 18 = 0.78
+    near[3] = 8
+    assert not comes_turned([(upright, near)] * 3, [0, 1, 2])  # (8 + 8) / 18 = 0.89
+    assert not comes_turned([(upright, 0 * near)] * 3, [1])
+    near[3, 0] = 0
+    assert comes_turned([(upright, near)] * 2 + [(upright, 0 * near)], [0, 1, 2])  # image 0 is near the others
+
+
+def test_coreset_is_spread() -> None:
+    rows = torch.tensor([[0.0], [0.1], [5.0], [10.0], [9.9]])
+    assert coreset(rows, 3).flatten().tolist() == [0, 10, 5]
+    assert len(coreset(rows, 9)) == 5
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_checkpoint(same: bool) -> None:
+    folds, views = turned(3, same=same)
+    neighbors, loaded = Neighbors(DIM), Neighbors(DIM)
+    neighbors.fit(folds, views)
     loaded.load_state_dict(neighbors.state_dict())
     torch.testing.assert_close(loaded(folds[0][0]), neighbors(folds[0][0]))
     assert F.relu(loaded.std).min() > 0

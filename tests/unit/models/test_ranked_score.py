@@ -9,10 +9,10 @@ import torch
 from anomalib_fewshot.models.components import RankedScore
 
 
-def fitted(count: int, folds: int | None = None) -> tuple[RankedScore, torch.Tensor]:
+def fitted(count: int, folds: int | None = None, ranks: int | None = None) -> tuple[RankedScore, torch.Tensor]:
     rng = torch.Generator().manual_seed(count)
     ranked, held_out = RankedScore(), 2 + torch.rand(count, generator=rng)
-    ranked.fit(held_out, torch.arange(count) % (folds or count))
+    ranked.fit(held_out, torch.arange(count) % (folds or count), ranks or count)
     return ranked, held_out
 
 
@@ -30,6 +30,21 @@ def test_rank_is_the_number_of_held_out_images_that_are_beaten(count: int, folds
     assert 0 < result[0] < 1  # beats none
     assert result[1] > count  # beats all
     assert ranked.levels.tolist() == list(range(1, count + 1))
+
+
+@pytest.mark.parametrize(("count", "ranks"), [(4, 1), (4, 2), (8, 3), (2, 9)])
+def test_the_lowest_ranks_are_one(count: int, ranks: int) -> None:
+    """With R ranks of k, those that beat k - R images or fewer are ordered by the score alone."""
+    (all_ranks, _), (ranked, _) = fitted(count), fitted(count, ranks=ranks)
+    rng = torch.Generator().manual_seed(0)
+    scores, by_fold = 4 * torch.rand(50, generator=rng), 4 * torch.rand(count, 50, generator=rng)
+    whole, result = all_ranks(scores, by_fold), ranked(scores, by_fold)
+    merged = max(0, count - ranks)
+    low = whole < merged + 1
+    torch.testing.assert_close(result[~low], whole[~low] - merged)
+    assert (result[low] < 1).all()
+    assert result[low].argsort().tolist() == scores[low].argsort().tolist()
+    assert ranked.levels.tolist() == [1.0] * merged + list(range(1, count - merged + 1))
 
 
 def test_among_equal_ranks_the_score_decides() -> None:

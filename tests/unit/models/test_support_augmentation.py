@@ -6,7 +6,14 @@
 import pytest
 import torch
 
-from anomalib_fewshot.models.components import NUM_FIXED_VIEWS, SupportAugmentation, cut_paste, fixed_views
+from anomalib_fewshot.models.components import (
+    NUM_FIXED_VIEWS,
+    SupportAugmentation,
+    cut_paste,
+    fixed_views,
+    symmetry,
+    turned_views,
+)
 
 HALF = [0.5] * 3
 
@@ -129,3 +136,24 @@ def test_fixed_grey_view_is_grey_in_colours_as_they_were() -> None:
     colours = grey * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
     torch.testing.assert_close(colours[:, 0], colours[:, 1])
     torch.testing.assert_close(colours[:, 0], colours[:, 2])
+
+
+def test_symmetries_of_a_square() -> None:
+    """Eight different ones, the image first, four of them mirrored; all others start again."""
+    square = images()[..., :32]
+    views = [symmetry(square, number) for number in range(8)]
+    assert torch.equal(views[0], square)
+    assert torch.equal(views[3], square.rot90(-1, (-2, -1)))
+    assert torch.equal(views[6], square.flip(-2))
+    assert all(not torch.equal(one, two) for i, one in enumerate(views) for two in views[:i])
+    assert torch.equal(symmetry(square, 13), views[5])
+    assert all(symmetry(images(), number).shape == images().shape for number in range(8))
+
+
+def test_turned_views_are_in_equal_steps() -> None:
+    square = images()[..., :32]
+    views = list(turned_views(square, 4))
+    assert len(views) == 4
+    for turns, view in enumerate(views):
+        torch.testing.assert_close(view, square.rot90(turns, (-2, -1)), rtol=1e-4, atol=1e-4)
+    assert list(turned_views(square, 0)) == []

@@ -74,8 +74,30 @@ def test_verdicts_and_p_values_of_ranked_scores() -> None:
     torch.testing.assert_close(post_processor.p_value(shown), torch.tensor([1.0, 0.8, 0.6, 0.4, 0.2, 0.2]).double())
     higher = fitted(Rule.HELD_OUT, RANKED, false_alarm_rate=0.7)
     shown = higher(InferenceBatch(pred_score=raw)).pred_score
-    assert higher.verdicts(shown) == ["good", "look", "look", "defect", "defect", "defect"]
+    assert higher.verdicts(shown) == [
+        "good",
+        "good",
+        "good",
+        "defect",
+        "defect",
+        "defect",
+    ]  # a lower line is worth nothing
     torch.testing.assert_close(higher.p_value(shown), post_processor.p_value(original))
+
+
+@pytest.mark.parametrize(
+    ("rate", "rule", "count", "ranks"),
+    [
+        (None, Rule.HELD_OUT, 2, 1),  # "look" would be promised for all good pictures
+        (None, Rule.HELD_OUT, 3, 2),
+        (None, Rule.HELD_OUT, 8, 2),
+        (0.1, Rule.HELD_OUT, 32, 4),
+        (0.01, Rule.HELD_OUT, 4, 2),  # refused when a threshold is taken
+        (None, Rule.FOLDS, 40, 2),
+    ],
+)
+def test_the_ranks_that_decide_a_verdict(rate: float | None, rule: Rule, count: int, ranks: int) -> None:
+    assert SupportPostProcessor(false_alarm_rate=rate).told_apart(rule, count) == ranks
 
 
 @pytest.mark.parametrize("normalized", [True, False])

@@ -12,8 +12,9 @@ from torch.nn import functional as F  # noqa: N812
 from .density import MIN_STD, on_one_grid, standardize
 
 WEIGHT = 1.0  # in the anomaly map
-STRIDE = 2  # of the positions that are kept: means over 3 x 3 overlap
-TURNED_ROWS = 2  # times as many rows of turned images as of an image as it is
+ROWS = 200  # of each image, which stand for all its patches, whatever their number
+TURNED_ROWS = 400  # of the same image at all angles
+STRIDE = 2  # of the positions of turned images: means over 3 x 3 overlap
 FARTHEST = 0.1  # of the patches of an image are those that tell whether a part comes turned
 TURNED = 0.85  # times their distance or less, and it does. On five sets of parts that hardly do, 0.87 to 0.96
 RINGS = 4  # of cells by their distance from the border: the zeros that a backbone pads with are seen from near it
@@ -56,7 +57,7 @@ class Neighbors(DynamicBufferMixin):
                 or nothing, of all of them.
             always (bool): Keep them whatever held-out images say. Defaults to ``False``.
         """
-        self.bank = torch.stack([patches[0, 0, ::STRIDE, ::STRIDE].flatten(0, 1) for patches in folds])
+        self.bank = torch.stack([coreset(patches[0, 0].flatten(0, 1), ROWS) for patches in folds])
         numbers = range(len(folds))
         keeps = [[*numbers], *([n for n in numbers if n != fold] for fold in numbers if len(folds) > 1)]
         upright = [self.nearest(patches, self.bank) for patches in folds]
@@ -67,10 +68,11 @@ class Neighbors(DynamicBufferMixin):
         )
         if turned:
             rows = torch.stack([patches[:, ::STRIDE, ::STRIDE].flatten(0, 2) for patches in turned])
-            pairs = [(self.nearest(own, self.bank), self.nearest(own, rows)) for own in self.bank]
+            images = torch.stack([patches[0, 0, ::STRIDE, ::STRIDE].flatten(0, 1) for patches in folds])
+            pairs = [(self.nearest(own, images), self.nearest(own, rows)) for own in images]
             self.is_turned |= self.is_turned.new_tensor([always or comes_turned(pairs, kept) for kept in keeps])
         if self.is_turned.any():
-            self.turned_bank = torch.stack([coreset(own, TURNED_ROWS * self.bank.shape[1]) for own in rows])
+            self.turned_bank = torch.stack([coreset(own, TURNED_ROWS) for own in rows])
             both = [torch.minimum(d, self.nearest(p, self.turned_bank)) for d, p in zip(upright, folds, strict=True)]
             nearest = [both if is_turned else upright for is_turned in self.is_turned]
         scales = [scale_by_ring(_held_out(*pair)) for pair in zip(nearest, keeps, strict=True)]

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_fewshot.models.coft_ad.density import standardize
-from anomalib_fewshot.models.coft_ad.neighbors import Neighbors, comes_turned, coreset, raw_patches, scale_by_ring
+from anomalib_fewshot.models.coft_ad.neighbors import ROWS, Neighbors, comes_turned, coreset, raw_patches, scale_by_ring
 
 SIZE, DIM = 9, 5
 
@@ -26,9 +26,8 @@ def fitted(folds: list[torch.Tensor]) -> Neighbors:
 
 
 def nearest(new: torch.Tensor, folds: list[torch.Tensor]) -> torch.Tensor:
-    """Return the distances of patches, (h, w, D), from the nearest that are kept of any image, in a loop."""
-    positions = [(row, column) for row in range(0, SIZE, 2) for column in range(0, SIZE, 2)]
-    kept = torch.stack([fold[0, 0, row, column] for fold in folds for row, column in positions])
+    """Return the distances of patches, (h, w, D), from the nearest of any image, in a loop: all of a few are kept."""
+    kept = torch.cat([fold[0, 0].flatten(0, 1) for fold in folds])
     return torch.stack([torch.stack([(patch - kept).norm(dim=-1).min() for patch in row]) for row in new])
 
 
@@ -67,6 +66,11 @@ def test_a_single_image_is_compared_with_its_views() -> None:
 def test_a_patch_of_the_support_has_no_distance() -> None:
     folds = patches(3)
     assert Neighbors.nearest(folds[1][0, 0, ::2, ::2], fitted(folds).bank)[..., 1].max() < 1e-2
+
+
+def test_a_large_image_has_as_many_rows() -> None:
+    folds = [torch.randn(1, 2, size, size, DIM) for size in (20, 20)]
+    assert fitted(folds).bank.shape == (2, ROWS, DIM)
 
 
 def test_scale_of_each_ring() -> None:

@@ -69,8 +69,8 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         pre_trained (bool): Load pretrained weights. Defaults to ``True``.
         weights (str | None): File with the backbone's weights, in timm's naming. Defaults to ``None``: the package that
             carries them, else timm's hub and its cache.
-        image_size (int | tuple[int, int]): Size that images are resized to. 448 sees smaller defects, in twice the time.
-            Defaults to ``320``.
+        image_size (int | tuple[int, int]): Size that images are resized to. 448 sees smaller defects, in nearly twice
+            the time. Defaults to ``320``.
         fine_tuning (str): ``"adaptation"`` or ``"backbone"``. Defaults to ``"adaptation"``.
         num_steps (int): Number of optimiser steps. 0 is no fine-tuning. Defaults to ``40``.
         learning_rate (float): Learning rate of AdamW. Defaults to ``1e-3``, which is for the adaptation.

@@ -93,6 +93,7 @@ class MultiCategory(AnomalibDataModule):
         self.support = support
         self.validation = validation
         self._parts: dict[str, FewShot] = {}
+        self._chosen: list[str] | None = None  # of the other categories, by a model
 
     @property
     def name(self) -> str:  # type: ignore[override]  # as in anomalib, over an attribute of Lightning's
@@ -126,7 +127,7 @@ class MultiCategory(AnomalibDataModule):
     @property
     def train_categories(self) -> list[str]:
         """The categories that a network is trained on."""
-        return [name for name in self.parts if name != self.target]
+        return [name for name in self.parts if name != self.target] if self._chosen is None else self._chosen
 
     @property
     def manifest(self) -> SupportManifest | None:
@@ -158,6 +159,7 @@ class MultiCategory(AnomalibDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Set up all categories, choose the supports, and check that nothing of the target is trained on."""
         self._check_devices()
+        self._chosen = None
         for part in self.parts.values():
             part.trainer = self.trainer
             part.setup(stage)
@@ -171,6 +173,22 @@ class MultiCategory(AnomalibDataModule):
             self.val_data = ConcatDataset([part.val_data for part in tested.values()])
         self._check()
         self._check_evaluator()
+
+    def train_on(self, categories: Sequence[str]) -> None:
+        """Train on some of the other categories alone. Call it after ``setup``, which goes back to all.
+
+        Args:
+            categories (Sequence[str]): Their names. Of none, the training images are the support.
+
+        Raises:
+            ValueError: If one is not among ``train_categories``.
+        """
+        unknown = [name for name in categories if name not in self.train_categories]
+        if unknown:
+            msg = f"`categories` must be some of {self.train_categories}, got {unknown}."
+            raise ValueError(msg)
+        self._chosen = list(categories)
+        self.train_data = ConcatDataset([self.parts[name].normal_data for name in categories] or [self.support_data])
 
     def teardown(self, stage: str) -> None:
         """Say after the test where the results lie."""

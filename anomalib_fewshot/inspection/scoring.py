@@ -98,7 +98,7 @@ class Scorer:
         if not parts:
             return
         images = torch.stack([image for _, image in parts]).to(self.model.device)
-        result = self.post_processor(self.model.model(images))
+        result = self.post_processor(self.model.score_images(images))
         scores = result.pred_score.flatten().cpu()  # type: ignore[union-attr]
         verdicts, p_values = self.post_processor.verdicts(scores), self.post_processor.p_value(scores).tolist()
         heats = result.anomaly_map[:, 0].float().cpu().numpy()  # type: ignore[index]

@@ -43,7 +43,7 @@ OTHER = {
     "RegAD": OTHER_BACKBONE
     | {"stn_mode": "affine", "num_supports": 1, "max_epochs": 0, "learning_rate": 0.1, "momentum": 0.0}
     | {"weight_decay": 0.5, "freeze_batch_norm": False, "adversarial_weight": 0.5, "adversarial_learning_rate": 0.1}
-    | {"augment_support": True, "regularization": 0.5, "allow_seen": True},
+    | {"augment_support": True, "regularization": 0.5, "allow_seen": True, "min_similarity": None},
     "UniAD": OTHER_BACKBONE
     | {"neighbor_size": 1, "jitter_scale": 1.0, "dim": 32, "num_heads": 2, "num_layers": 2, "feedforward_dim": 32}
     | {"dropout": 0.5, "standardize": False, "pool_size": 16, "num_steps": 2, "warmup_steps": 0, "batch_size": 3}

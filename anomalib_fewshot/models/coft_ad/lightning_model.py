@@ -29,6 +29,7 @@ from anomalib_fewshot.models.components import (
     cut_paste,
     height_and_width,
     normalization_of,
+    parts_of,
     seeded,
     seeded_generator,
     show_steps,
@@ -258,7 +259,10 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
 
     def _features(self, images: torch.Tensor) -> Features:
         with self.trainer.precision_plugin.forward_context():  # as the test images
-            return self.model.features(images)
+            embeddings, patches, raw = zip(*(self.model.features(part) for part in parts_of(images)), strict=True)
+            return Features(
+                torch.cat(embeddings), [torch.cat(own) for own in zip(*patches, strict=True)], torch.cat(raw),
+            )
 
     def synthesize(self, image: torch.Tensor, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Synthesise anomalies from an image.

@@ -11,6 +11,7 @@ from .collapse import std_of_l2_normalized
 from .fitted import FittedMixin
 from .moments import Moments, in_double_precision
 from .ranked_score import RankedScore
+from .scoring import ScoringMixin, parts_of
 from .seeding import seeded, seeded_generator
 from .smooth_upsampling import upsample_smoothly
 from .stages import backbone_stages
@@ -36,6 +37,7 @@ __all__ = [
     "FittedMixin",
     "Moments",
     "RankedScore",
+    "ScoringMixin",
     "StepProgress",
     "StepReport",
     "SupportAugmentation",
@@ -47,6 +49,7 @@ __all__ = [
     "in_double_precision",
     "normalization",
     "normalization_of",
+    "parts_of",
     "seeded",
     "seeded_generator",
     "show_steps",

@@ -13,20 +13,21 @@ from anomalib import LearningType
 from anomalib.data import Batch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from anomalib_fewshot.data.support import support_dataloader
 from anomalib_fewshot.metrics import CategoryEvaluator
 from anomalib_fewshot.post_processing import NormalScores, SupportPostProcessor
 
 from .export import DescribedExportMixin
+from .scoring import ScoringMixin
 
 logger = logging.getLogger(__name__)
 
 FROM_ELSEWHERE = {"pre_trained": False, "weights": None, "network": None}  # a checkpoint holds what they would load
 
 
-class FittedMixin(DescribedExportMixin):
+class FittedMixin(ScoringMixin, DescribedExportMixin):
     """Part of an anomalib model that is fitted to a support in one call, and refuses to score before.
 
     :meth:`fit` is called once, when the training is over: before the validation at its end or, without one, as the last
@@ -83,11 +84,6 @@ class FittedMixin(DescribedExportMixin):
     def on_predict_start(self) -> None:
         """Refuse to score without a fit."""
         self.check_fitted()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
-        """Score a batch."""
-        del batch_idx
-        return batch.update(**self.model(batch.image)._asdict())
 
     def check_fitted(self) -> None:
         """Raise if the model cannot score.

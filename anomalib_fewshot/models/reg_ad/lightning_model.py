@@ -12,7 +12,7 @@ from math import isfinite
 from typing import Any
 
 import torch
-from anomalib.data import AnomalibDataModule, Batch, InferenceBatch
+from anomalib.data import AnomalibDataModule, AnomalibDataset, Batch, InferenceBatch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.visualization import Visualizer
@@ -20,11 +20,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import distributed, nn
 
+from anomalib_fewshot.data.multi_category import MultiCategory
 from anomalib_fewshot.data.support import HasSupport, support_dataloader
 from anomalib_fewshot.models.components import (
     ADVERSARIAL_RAMP,
     NUM_FIXED_VIEWS,
     AdversarialStep,
+    Backbone,
     BackboneMixin,
     FittedMixin,
     SupportAugmentation,
@@ -41,11 +43,13 @@ from anomalib_fewshot.post_processing import NormalScores, Rule
 from .density import PositionGaussian
 from .loss import RegADLoss
 from .network import read_network
+from .sources import similarities
 from .torch_model import RegADModel
 
 logger = logging.getLogger(__name__)
 
 MAX_FOLDS = 8  # densities that score held-out images
+MAX_COMPARED = 16  # images of another category that are compared with the support
 MAX_BATCH = 32  # support images that go through the network at once
 MIN_FEATURE_STD = 0.1  # of the encodings; below it a warning is given
 
@@ -69,6 +73,9 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
             pre-processing are taken. Defaults to ``None``: a backbone with new heads.
         image_size (int | tuple[int, int]): Size that images are resized to. Defaults to ``224``.
         stn_mode (str): Transforms of the spatial transformers. Defaults to ``"rotation_scale"``.
+        min_similarity (float | None): With ``MultiCategory`` and a target, train on the other categories that are at
+            least so like the support, as the mean cosine of their images' deepest features; on none, if none is.
+            ``None``, as published: on all. Defaults to ``0.4``. It takes a backbone with weights and no ``network``.
         num_supports (int): Images of a batch that each is registered with. Defaults to ``2``.
         max_epochs (int | None): Number of epochs. 0 is no training: without a ``network`` the control. Defaults to
             ``None``: 50, or 0 with a ``network``.
@@ -113,6 +120,7 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
         network: str | None = None,
         image_size: int | tuple[int, int] = 224,
         stn_mode: str = "rotation_scale",
+        min_similarity: float | None = 0.4,
         num_supports: int = 2,
         max_epochs: int | None = None,
         learning_rate: float = 1e-4,
@@ -145,6 +153,7 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
             visualizer=visualizer,
         )
         self.hparams["max_epochs"] = max_epochs  # a checkpoint trains as long, without `network`
+        self.min_similarity = min_similarity if network is None and (pre_trained or weights is not None) else None
         self.num_supports = num_supports
         self.max_epochs = max_epochs
         self.learning_rate = learning_rate
@@ -155,6 +164,7 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
         self.seed = seed
         self.loss = RegADLoss()
         self.seen_categories: list[str] = []
+        self.has_sources = True  # no other category may be like the target
         self.fitted_support: str | None = None  # digest of its manifest
         self._warned = False
         if trained is not None:
@@ -177,9 +187,48 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
         dim = self.model.trunk.channels[-1]
         self.adversarial = AdversarialStep(dim, adversarial_weight, adversarial_learning_rate, seed=seed)
 
+    def setup(self, stage: str) -> None:
+        """Choose the other categories to train on, before their images are read."""
+        super().setup(stage)
+        datamodule = self._datamodule
+        self.has_sources = True
+        if stage == TrainerFn.FITTING and isinstance(datamodule, MultiCategory) and datamodule.target is not None:
+            self._choose_sources(datamodule)
+
+    def _choose_sources(self, datamodule: MultiCategory) -> None:
+        if self.min_similarity is None or self.max_epochs == 0:
+            return
+        given = self.hparams
+        size = height_and_width(given["image_size"])
+        backbone = Backbone(given["backbone"], None, given["pre_trained"], given["weights"], size).eval()
+        parts = datamodule.parts
+        found = similarities(
+            lambda images: backbone(images)[-1].mean((-2, -1)),
+            self.support(),
+            {name: self._some_images(parts[name].normal_data) for name in datamodule.train_categories},
+        )
+        chosen = [name for name, similarity in found.items() if similarity >= self.min_similarity]
+        datamodule.train_on(chosen)
+        listed = ", ".join(f"{name} {similarity:.2f}" for name, similarity in found.items())
+        if chosen:
+            logger.info("Trained on what is like %s: %s (of %s).", datamodule.target, ", ".join(chosen), listed)
+            return
+        logger.info("No other category is like %s, and the network is not trained: %s.", datamodule.target, listed)
+        self.has_sources = False
+        self.trainer.fit_loop.max_epochs = self.trainer.check_val_every_n_epoch = 1
+
+    def _some_images(self, data: AnomalibDataset) -> Iterator[torch.Tensor]:
+        for index in range(min(len(data), MAX_COMPARED)):
+            item: Any = data[index]
+            yield self.preprocess(item.image[None])
+
+    @property
+    def _trains(self) -> bool:
+        return self.max_epochs > 0 and self.has_sources
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return SGD, with a cosine of the epochs, or nothing if there is no training."""
-        if self.max_epochs == 0:
+        if not self._trains:
             return None
         optimizer = torch.optim.SGD(
             self.model.parameters(),
@@ -195,7 +244,7 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
         datamodule = self._datamodule
         support_dataloader(datamodule)  # what has no support is refused now, not after the training
         self._check_category(datamodule)
-        if self.max_epochs > 0:
+        if self._trains:
             self.adversarial.ramp_steps = int(ADVERSARIAL_RAMP * self.trainer.estimated_stepping_batches)
             if isinstance(datamodule, HasSupport):
                 others = set(datamodule.train_categories) - {datamodule.category}
@@ -204,7 +253,7 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
     def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
         """Return the loss of registering each image with others of its category."""
         del batch_idx
-        if self.max_epochs == 0:
+        if not self._trains:
             return self.zero_loss()
         images: torch.Tensor = batch.image
         if len(images) == 1:  # a single image has no other: it is registered with a view of itself

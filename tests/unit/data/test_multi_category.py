@@ -54,6 +54,24 @@ def test_target_is_tested_and_the_others_are_learnt_from(root: Path) -> None:
     assert (datamodule.name, datamodule.category) == ("data", "cloth")
 
 
+def test_some_of_the_other_categories_are_trained_on(root: Path) -> None:
+    datamodule = make(root, target="cloth", k_shot=3)
+    datamodule.train_on(["nut"])
+    assert datamodule.train_categories == ["nut"]
+    assert {Path(path).parents[2].name for batch in datamodule.train_dataloader() for path in batch.image_path} == {
+        "nut",
+    }
+    datamodule.train_on([])
+    batches = list(datamodule.train_dataloader())
+    assert sorted(path for batch in batches for path in batch.image_path) == sorted(
+        path for batch in datamodule.support_dataloader() for path in batch.image_path
+    )
+    datamodule.setup()
+    assert datamodule.train_categories == ["bolt", "nut"]
+    with pytest.raises(ValueError, match=r"`categories` must be some of \['bolt', 'nut'\], got \['cloth'\]"):
+        datamodule.train_on(["cloth"])
+
+
 def test_test_images_of_other_categories_are_of_no_concern(root: Path) -> None:
     (root / "bolt/test/good/000.png").write_bytes(b"")
     make(root, target="cloth")

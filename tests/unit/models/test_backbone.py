@@ -83,7 +83,7 @@ def test_packaged_weights_are_those_of_the_whole_network() -> None:
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = full.forward_intermediates(images, intermediates_only=True)[-1]
-        torch.testing.assert_close(Backbone("tf_efficientnet_lite0").eval()(images)[-1], expected)
+        torch.testing.assert_close(Backbone("tf_efficientnet_lite0").eval()(images)[-1], expected, rtol=1e-4, atol=1e-4)
         packaged = timm.create_model("tf_efficientnet_lite0_packaged", pretrained=True).eval()
         torch.testing.assert_close(packaged(images), full(images))
 

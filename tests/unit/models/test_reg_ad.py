@@ -4,7 +4,7 @@
 """RegAD's models, on small untrained backbones."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torchvision.transforms.v2 import Resize
 
 from anomalib_fewshot import FewShot, MultiCategory, PlainStatistic, RegAD
 from anomalib_fewshot.models.components import NUM_FIXED_VIEWS
+from anomalib_fewshot.models.reg_ad.sources import similarities
 from anomalib_fewshot.models.reg_ad.stn import warp
 from anomalib_fewshot.models.reg_ad.torch_model import RegADModel, support_features
 
@@ -428,6 +429,50 @@ def test_own_support_is_not_seen(mvtec_root: Path, tmp_path: Path) -> None:
     model = small(network=path)
     train(model, few_shot(mvtec_root, k_shot=4), tmp_path)
     assert model.seen_categories == []
+
+
+def test_similarity_is_a_mean_cosine() -> None:
+    """Of (1, 0) and (0, 2) in the support: 1 and 0 with (3, 0), .6 and .8 with (3, 4)."""
+    support = [torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]])]
+    others = {"one": [torch.tensor([[3.0, 0.0]])], "two": [torch.tensor([[3.0, 4.0], [-3.0, -4.0]])]}
+    assert similarities(lambda x: x, support, others) == pytest.approx({"one": 0.5, "two": 0.0})
+
+
+@pytest.mark.parametrize("found", [0.39, 0.41])
+def test_network_is_trained_on_what_is_like_the_target(
+    found: float,
+    mvtec_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else it is the control, to the last bit, and has seen nothing."""
+    compared = {}
+
+    def similar(embed: Callable, support: Iterator, others: dict) -> dict[str, float]:
+        compared.update({name: sum(len(images) for images in batches) for name, batches in others.items()})
+        assert embed(torch.cat([*support])).shape == (2, 320)
+        return {"cloth": found}
+
+    monkeypatch.setattr("anomalib_fewshot.models.reg_ad.lightning_model.similarities", similar)
+    settings = {"image_size": 64, "augment_support": False, "learning_rate": 1e-2, "visualizer": False}
+    model, control = RegAD(max_epochs=2, **settings), RegAD(max_epochs=0, **settings)
+    train(model, others_of(mvtec_root, "bolt"), tmp_path)
+    train(control, few_shot(mvtec_root), tmp_path)
+    assert compared == {"cloth": len(list((mvtec_root / "cloth" / "train" / "good").iterdir()))}
+    assert model.seen_categories == (["cloth"] if found > 0.4 else [])
+    assert torch.equal(scores(model), scores(control)) == (found < 0.4)
+    assert model.trainer.current_epoch == (2 if found > 0.4 else 1)
+
+
+@pytest.mark.parametrize("arguments", [{"min_similarity": None}, {"pre_trained": False}])
+def test_all_categories_are_trained_on_where_none_is_compared(
+    arguments: dict[str, Any],
+    mvtec_root: Path,
+    tmp_path: Path,
+) -> None:
+    model = RegAD(image_size=64, max_epochs=1, augment_support=False, visualizer=False, **arguments)
+    train(model, others_of(mvtec_root, "bolt"), tmp_path)
+    assert model.seen_categories == ["cloth"]
 
 
 @pytest.mark.parametrize("k_shot", [1, 4])

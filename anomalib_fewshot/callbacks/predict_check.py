@@ -18,10 +18,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anomalib_fewshot.data.finding import report
 from anomalib_fewshot.data.picture_check import check_left_out, check_pictures
+from anomalib_fewshot.post_processing import VERDICTS
 
 logger = logging.getLogger(__name__)
 
-VERDICTS = ("defect", "look", "good")
 NUM_SHOWN = 3  # names in a line
 
 
@@ -73,7 +73,7 @@ class PredictCheck(Callback):
         self._count()
         if not self.files:
             return
-        kinds = VERDICTS if set(self._counts) <= set(VERDICTS) else ("anomalous", "normal")
+        kinds = VERDICTS[::-1] if set(self._counts) <= set(VERDICTS) else ("anomalous", "normal")
         verdicts = ", ".join(f"{self._counts[kind]} {kind}" for kind in kinds) if self._counts else "no labels"
         logger.info("%d pictures: %s.", len(self.files), verdicts)
         if (folder := _map_folder(trainer)) is not None:

@@ -29,6 +29,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from anomalib_fewshot.data.finding import ERROR, Finding, report
 from anomalib_fewshot.data.picture_check import check_left_out, check_pictures
+from anomalib_fewshot.post_processing import VERDICTS
 
 from .drift import describe_drift
 from .ignored import Ignored
@@ -355,7 +356,7 @@ class _Inspection:
     def conclude(self, table: pd.DataFrame) -> None:
         """Say what was found and where it lies."""
         counts = table.verdict.value_counts()
-        verdicts = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in ("defect", "look", "good"))
+        verdicts = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in VERDICTS[::-1])
         folder = self.run.path
         lines = [
             "",

@@ -3,7 +3,8 @@
 
 """Compare rules that take a threshold from k good pictures, over random supports: false alarms, and defects found.
 
-python threshold_rules.py CATEGORY... [--k_shot 2 4 8 16] [--supports 100] [--num_steps 0] [--results rules.csv]
+python threshold_rules.py CATEGORY... [--k_shot 2 4 8 16] [--supports 100] [--num_steps 0] [--image_size 224]
+    [--results rules.csv]
 
 A CATEGORY is a folder in MVTec AD's layout. Support and new pictures are drawn from all good pictures of the category,
 those of `train` and those of `test`, so that they are exchangeable, which is what the promise is about. Features are
@@ -23,6 +24,7 @@ from scipy.stats import betaprime
 from sklearn.metrics import precision_recall_curve
 
 from anomalib_fewshot import CoftAD
+from anomalib_fewshot.models.coft_ad.adaptation import AdaptationSettings
 from anomalib_fewshot.models.coft_ad.held_out import Features, Fold, describe
 from anomalib_fewshot.models.coft_ad.lightning_model import NUM_ANGLES
 from anomalib_fewshot.models.components import seeded_generator
@@ -88,8 +90,8 @@ def compare(category: Category, model: CoftAD, k_shot: int, rng: np.random.Gener
     support, new = order[:k_shot], order[k_shot:][:NEW]
     defects = rng.permutation(len(category.defects))[:NEW]
     folds = [category.good[index] for index in support]
-    settings = {name: getattr(model, name) for name in ("num_steps", "learning_rate", "weight_decay", "seed")}
-    list(network.fit(folds, model.adaptation_loss, **settings))
+    settings = AdaptationSettings(model.num_steps, model.learning_rate, model.weight_decay, model.seed)
+    list(network.fit(folds, model.adaptation_loss, settings))
     tested = [category.good[index].images for index in new] + [category.defects[index] for index in defects]
     is_defect = np.repeat([False, True], [len(new), len(defects)])
     by_fold = network.score(together(tested))[0].numpy()
@@ -141,9 +143,10 @@ def main() -> None:
     parser.add_argument("--k_shot", nargs="+", type=int, default=[2, 4, 8, 16])
     parser.add_argument("--supports", type=int, default=100)
     parser.add_argument("--num_steps", type=int, default=0)
+    parser.add_argument("--image_size", type=int, default=224)
     parser.add_argument("--results", type=Path, default=Path("rules.csv"))
     arguments = parser.parse_args()
-    model = CoftAD(num_steps=arguments.num_steps).eval()
+    model = CoftAD(num_steps=arguments.num_steps, image_size=arguments.image_size).eval()
     rows: list[dict] = []
     for root in arguments.categories:
         category = Category(root, model)

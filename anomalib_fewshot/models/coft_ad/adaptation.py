@@ -4,6 +4,7 @@
 """Fine-tuning of the metric of Gaussians, on features that are computed once."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -16,17 +17,30 @@ from .loss import AdaptationLoss, mean_log_energy
 PATCHES = 1024  # normal and anomalous patches of each group in a step
 
 
+@dataclass(frozen=True)
+class AdaptationSettings:
+    """How long and how fast a metric is fine-tuned.
+
+    Args:
+        num_steps (int): Number of steps of AdamW.
+        learning_rate (float): Its learning rate.
+        weight_decay (float): Its weight decay.
+        seed (int): Seed of the patches that a step draws.
+    """
+
+    num_steps: int
+    learning_rate: float
+    weight_decay: float
+    seed: int
+
+
 @torch.inference_mode(mode=False)
 @torch.enable_grad()
 def adapt(
     densities: Sequence[FeatureGaussian],
     held_out: HeldOut,
     loss: AdaptationLoss,
-    *,
-    num_steps: int,
-    learning_rate: float,
-    weight_decay: float,
-    seed: int,
+    settings: AdaptationSettings,
 ) -> Iterator[float]:
     """Fine-tune the metric of each Gaussian by AdamW, from the identity.
 
@@ -37,10 +51,7 @@ def adapt(
         densities (Sequence[FeatureGaussian]): Gaussians, whose ``metric_delta`` is set when the last step is done.
         held_out (HeldOut): Whitened features of held-out images and of synthesised anomalies.
         loss (AdaptationLoss): Loss of a group.
-        num_steps (int): Number of optimiser steps.
-        learning_rate (float): Learning rate.
-        weight_decay (float): Weight decay.
-        seed (int): Seed of the patches that a step draws.
+        settings (AdaptationSettings): Length, rate and seed.
 
     Yields:
         float: Loss of each step, summed over the groups.
@@ -55,9 +66,9 @@ def adapt(
     if not groups:
         return
     trained = [parameter for _, delta, threshold, *_ in groups for parameter in (delta, threshold)]
-    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay)
-    for step in range(num_steps):
-        rng = seeded_generator(seed, 0, step)
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    for step in range(settings.num_steps):
+        rng = seeded_generator(settings.seed, 0, step)
         losses = []
         for _, delta, threshold, *pair in groups:
             near, far = (drawn_energies(patches.flatten(0, -2), delta, rng) for patches in pair)

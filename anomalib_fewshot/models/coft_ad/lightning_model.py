@@ -37,6 +37,7 @@ from anomalib_fewshot.models.components import (
 )
 from anomalib_fewshot.post_processing import NormalScores, Rule, SupportPostProcessor
 
+from .adaptation import AdaptationSettings
 from .anomaly_synthesis import checked_kinds, synthesize_anomalies
 from .held_out import Features, Fold, describe
 from .loss import AdaptationLoss, CoftADLoss
@@ -218,15 +219,8 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
             num_angles=NUM_ANGLES if self.turns in {"auto", "any"} else 0,
         )
         total = num_steps * (1 + (len(folds) if len(folds) > 2 else 0))  # a single image is not adapted to
-        steps = self.model.fit(
-            folds,
-            self.adaptation_loss,
-            num_steps=num_steps,
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            seed=self.seed,
-            always_turned=self.turns == "any",
-        )
+        settings = AdaptationSettings(num_steps, self.learning_rate, self.weight_decay, self.seed)
+        steps = self.model.fit(folds, self.adaptation_loss, settings, always_turned=self.turns == "any")
         show_steps(steps, total, "Adapting", self.trainer.progress_bar_callback)
         if self.model.neighbors.is_turned[0]:
             logger.info("The part comes turned: patches of turned images are kept too.")
@@ -261,7 +255,9 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         with self.trainer.precision_plugin.forward_context():  # as the test images
             embeddings, patches, raw = zip(*(self.model.features(part) for part in parts_of(images)), strict=True)
             return Features(
-                torch.cat(embeddings), [torch.cat(own) for own in zip(*patches, strict=True)], torch.cat(raw),
+                torch.cat(embeddings),
+                [torch.cat(own) for own in zip(*patches, strict=True)],
+                torch.cat(raw),
             )
 
     def synthesize(self, image: torch.Tensor, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from anomalib_fewshot.models.components import Backbone, RankedScore, upsample_smoothly
 
-from .adaptation import adapt
+from .adaptation import AdaptationSettings, adapt
 from .density import FEATURE_GROUPS, on_one_grid
 from .held_out import Features, Fold, hold_out
 from .loss import AdaptationLoss
@@ -89,11 +89,8 @@ class CoftADModel(nn.Module):
         self,
         folds: Sequence[Fold],
         loss: AdaptationLoss,
+        settings: AdaptationSettings,
         *,
-        num_steps: int,
-        learning_rate: float,
-        weight_decay: float,
-        seed: int,
         always_turned: bool = False,
     ) -> Iterator[float]:
         """Fit the density of the support, those of it without each of its folds, and the memory bank.
@@ -101,10 +98,7 @@ class CoftADModel(nn.Module):
         Args:
             folds (Sequence[Fold]): Features of the parts of the support, of :func:`describe`.
             loss (AdaptationLoss): Loss of the fine-tuning.
-            num_steps (int): Number of its steps, for each density.
-            learning_rate (float): Learning rate of AdamW.
-            weight_decay (float): Weight decay of AdamW.
-            seed (int): Seed of the patches of each step.
+            settings (AdaptationSettings): Length, rate and seed of the fine-tuning, for each density.
             always_turned (bool): Keep the patches of turned images, if folds have them, whatever held-out images say.
                 Defaults to ``False``.
 
@@ -115,15 +109,7 @@ class CoftADModel(nn.Module):
         others = [[*folds[:fold], *folds[fold + 1 :]] for fold in range(len(self.held_out))]
         for density, parts in zip([self.density, *self.held_out], [folds, *others], strict=True):
             moments, held_out = hold_out(parts)
-            yield from adapt(
-                density.groups,
-                held_out,
-                loss,
-                num_steps=num_steps,
-                learning_rate=learning_rate,
-                weight_decay=weight_decay,
-                seed=seed,
-            )
+            yield from adapt(density.groups, held_out, loss, settings)
             density.fit(moments, held_out)
         turned = [fold.turned for fold in folds if fold.turned is not None]
         self.neighbors.fit([fold.raw for fold in folds], turned, always=always_turned)

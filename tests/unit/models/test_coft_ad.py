@@ -4,6 +4,7 @@
 """CoftAD's models, on small untrained backbones."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize, Transform
 from anomalib_fewshot import CoftAD, FewShot
 from anomalib_fewshot.models.coft_ad import held_out as held_out_module
 from anomalib_fewshot.models.coft_ad import lightning_model
-from anomalib_fewshot.models.coft_ad.adaptation import PATCHES, adapt, drawn_energies
+from anomalib_fewshot.models.coft_ad.adaptation import PATCHES, AdaptationSettings, adapt, drawn_energies
 from anomalib_fewshot.models.coft_ad.density import standardize
 from anomalib_fewshot.models.coft_ad.held_out import HeldOut, anomalous_cells, describe, hold_out
 from anomalib_fewshot.models.coft_ad.loss import AdaptationLoss, mean_log_energy
@@ -187,7 +188,7 @@ def held_out_of(model: CoftADModel, support: torch.Tensor) -> tuple[list[Moments
         return hold_out(describe(model.features, [support], augment, num_views=2, seed=0, synthesize=synthesize))
 
 
-SETTINGS = {"num_steps": 30, "learning_rate": 1e-2, "weight_decay": 0.0, "seed": 0}
+SETTINGS = AdaptationSettings(num_steps=30, learning_rate=1e-2, weight_decay=0.0, seed=0)
 
 
 def test_adaptation_moves_anomalies_away_from_normal_patches() -> None:
@@ -195,7 +196,7 @@ def test_adaptation_moves_anomalies_away_from_normal_patches() -> None:
     model = torch_model(image_size=(64, 64))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     _, held_out = held_out_of(model, images(4, (64, 64)))
-    losses = list(adapt(model.density.groups, held_out, AdaptationLoss(1.0, 1.0, 1.0), **SETTINGS))
+    losses = list(adapt(model.density.groups, held_out, AdaptationLoss(1.0, 1.0, 1.0), SETTINGS))
     assert len(losses) == 30
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     for density, normal, anomalous in zip(model.density.groups, held_out.normal, held_out.anomalous, strict=True):
@@ -210,8 +211,8 @@ def test_adaptation_follows_the_seed_and_draws_other_patches_in_each_step() -> N
     model = torch_model(image_size=(64, 64))
     _, held_out = held_out_of(model, images(4, (64, 64)))
     still = AdaptationLoss(1.0, 1.0, 0.0)
-    settings = SETTINGS | {"learning_rate": 0.0, "num_steps": 3}
-    runs = [list(adapt(model.density.groups, held_out, still, **settings | {"seed": seed})) for seed in (0, 0, 1)]
+    settings = replace(SETTINGS, learning_rate=0.0, num_steps=3)
+    runs = [list(adapt(model.density.groups, held_out, still, replace(settings, seed=seed))) for seed in (0, 0, 1)]
     assert runs[0] == runs[1]
     assert len({*runs[0], *runs[2]}) == 6  # nothing moves: only the draws differ
 
@@ -234,11 +235,11 @@ def test_adaptation_leaves_a_single_image_and_a_group_without_anomalies_alone() 
     loss = AdaptationLoss(1.0, 1.0, 20.0)
     _, single = held_out_of(model, images(1, (64, 64)))
     assert single.is_single_image
-    assert list(adapt(model.density.groups, single, loss, **SETTINGS)) == []
+    assert list(adapt(model.density.groups, single, loss, SETTINGS)) == []
     assert not any(density.metric_delta.any() for density in model.density.groups)
     _, held_out = held_out_of(model, images(3, (64, 64)))
     held_out = held_out._replace(anomalous=[held_out.anomalous[0], held_out.anomalous[1][:0], held_out.anomalous[2]])
-    assert len(list(adapt(model.density.groups, held_out, loss, **SETTINGS))) == 30
+    assert len(list(adapt(model.density.groups, held_out, loss, SETTINGS))) == 30
     assert [bool(density.metric_delta.any()) for density in model.density.groups] == [True, False, True]
 
 
@@ -246,9 +247,9 @@ def test_adaptation_starts_from_the_identity() -> None:
     model = torch_model(image_size=(64, 64))
     _, held_out = held_out_of(model, images(3, (64, 64)))
     loss = AdaptationLoss(1.0, 1.0, 20.0)
-    runs = [list(adapt(model.density.groups, held_out, loss, **SETTINGS)) for _ in range(2)]
+    runs = [list(adapt(model.density.groups, held_out, loss, SETTINGS)) for _ in range(2)]
     assert runs[0] == runs[1]
-    list(adapt(model.density.groups, held_out, loss, **SETTINGS | {"num_steps": 0}))
+    list(adapt(model.density.groups, held_out, loss, replace(SETTINGS, num_steps=0)))
     assert not any(density.metric_delta.any() for density in model.density.groups)
 
 

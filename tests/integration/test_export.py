@@ -208,3 +208,14 @@ def test_export_that_replaces_another_model_s_is_warned_of(tmp_path: Path, caplo
     (path.parent / "metadata.json").write_text("{", encoding="utf-8")
     fitted_plain_statistic(3.0).to_torch(tmp_path / "b")  # no description, no comparison
     assert caplog.text.count("another model") == 1
+
+
+def test_a_model_need_not_have_an_image_size(tmp_path: Path) -> None:
+    """Such as one of another package."""
+    model = fitted_plain_statistic()
+    path = model.to_torch(tmp_path)
+    description = path.with_name("metadata.json")
+    assert json.loads(description.read_text())["preprocess"]["image_size"] == 64
+    del model.hparams["image_size"]
+    model.to_torch(tmp_path)
+    assert json.loads(description.read_text())["preprocess"]["image_size"] is None

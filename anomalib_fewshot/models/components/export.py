@@ -78,7 +78,7 @@ class DescribedExportMixin(LightningModule):
             "model": type(self).__name__,
             "file": path.name,
             "state_sha256": self._state_sha256(),
-            "preprocess": {"image_size": self.hparams["image_size"], "input": "RGB from 0 to 1, of any size"},
+            "preprocess": {"image_size": self.hparams.get("image_size"), "input": "RGB from 0 to 1, of any size"},
             "postprocess": post_processor.metadata() if isinstance(post_processor, SupportPostProcessor) else {},
         }
         description = path.with_name("metadata.json")

@@ -3,6 +3,7 @@
 
 """An exported model says of a file of any size what `predict` says, in each runtime: score, map, verdict and mask."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

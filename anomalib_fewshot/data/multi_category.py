@@ -174,6 +174,10 @@ class MultiCategory(AnomalibDataModule):
         self._check()
         self._check_evaluator()
 
+    def normal_images(self, category: str) -> AnomalibDataset:
+        """Return the normal training images of a category, after ``setup``."""
+        return self.parts[category].normal_data
+
     def train_on(self, categories: Sequence[str]) -> None:
         """Train on some of the other categories alone. Call it after ``setup``, which goes back to all.
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
-from anomalib.data import AnomalibDataModule, ImageBatch, ImageItem
+from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageBatch, ImageItem
 from anomalib.data.utils import LabelName
 from torch.utils.data import DataLoader
 
@@ -30,6 +30,25 @@ class HasSupport(Protocol):
 
     def support_dataloader(self) -> DataLoader:
         """Return the loader of the support, in a fixed order."""
+
+
+@runtime_checkable
+class HasSources(Protocol):
+    """A datamodule that trains a network on other categories than the one under test: :class:`MultiCategory`.
+
+    Attributes:
+        category (str): Category under test, empty if there are several, and then no other is trained on.
+        train_categories (list[str]): Categories that a network is trained on.
+    """
+
+    category: str
+    train_categories: list[str]
+
+    def normal_images(self, category: str) -> AnomalibDataset:
+        """Return the normal training images of a category, after ``setup``."""
+
+    def train_on(self, categories: Sequence[str]) -> None:
+        """Train on some of the other categories alone; of none, on the support. Call it after ``setup``."""
 
 
 def support_dataloader(datamodule: AnomalibDataModule) -> DataLoader:

@@ -20,8 +20,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import distributed, nn
 
-from anomalib_fewshot.data.multi_category import MultiCategory
-from anomalib_fewshot.data.support import HasSupport, support_dataloader
+from anomalib_fewshot.data.support import HasSources, HasSupport, support_dataloader
 from anomalib_fewshot.models.components import (
     ADVERSARIAL_RAMP,
     NUM_FIXED_VIEWS,
@@ -192,39 +191,8 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
         super().setup(stage)
         datamodule = self._datamodule
         self.has_sources = True
-        if stage == TrainerFn.FITTING and isinstance(datamodule, MultiCategory) and datamodule.target is not None:
+        if stage == TrainerFn.FITTING and isinstance(datamodule, HasSources) and datamodule.category:
             self._choose_sources(datamodule)
-
-    def _choose_sources(self, datamodule: MultiCategory) -> None:
-        if self.min_similarity is None or self.max_epochs == 0:
-            return
-        given = self.hparams
-        size = height_and_width(given["image_size"])
-        backbone = Backbone(given["backbone"], None, given["pre_trained"], given["weights"], size).eval()
-        parts = datamodule.parts
-        found = similarities(
-            lambda images: backbone(images)[-1].mean((-2, -1)),
-            self.support(),
-            {name: self._some_images(parts[name].normal_data) for name in datamodule.train_categories},
-        )
-        chosen = [name for name, similarity in found.items() if similarity >= self.min_similarity]
-        datamodule.train_on(chosen)
-        listed = ", ".join(f"{name} {similarity:.2f}" for name, similarity in found.items())
-        if chosen:
-            logger.info("Trained on what is like %s: %s (of %s).", datamodule.target, ", ".join(chosen), listed)
-            return
-        logger.info("No other category is like %s, and the network is not trained: %s.", datamodule.target, listed)
-        self.has_sources = False
-        self.trainer.fit_loop.max_epochs = self.trainer.check_val_every_n_epoch = 1
-
-    def _some_images(self, data: AnomalibDataset) -> Iterator[torch.Tensor]:
-        for index in range(min(len(data), MAX_COMPARED)):
-            item: Any = data[index]
-            yield self.preprocess(item.image[None])
-
-    @property
-    def _trains(self) -> bool:
-        return self.max_epochs > 0 and self.has_sources
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return SGD, with a cosine of the epochs, or nothing if there is no training."""
@@ -363,6 +331,36 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
     @property
     def _normalization(self) -> tuple[list[float], list[float]]:
         return normalization_of(self.pre_processor)  # which a checkpoint may have replaced
+
+    def _choose_sources(self, datamodule: HasSources) -> None:
+        if self.min_similarity is None or self.max_epochs == 0:
+            return
+        given = self.hparams
+        size = height_and_width(given["image_size"])
+        backbone = Backbone(given["backbone"], None, given["pre_trained"], given["weights"], size).eval()
+        found = similarities(
+            lambda images: backbone(images)[-1].mean((-2, -1)),
+            self.support(),
+            {name: self._some_images(datamodule.normal_images(name)) for name in datamodule.train_categories},
+        )
+        chosen = [name for name, similarity in found.items() if similarity >= self.min_similarity]
+        datamodule.train_on(chosen)
+        listed = ", ".join(f"{name} {similarity:.2f}" for name, similarity in found.items())
+        if chosen:
+            logger.info("Trained on what is like %s: %s (of %s).", datamodule.category, ", ".join(chosen), listed)
+            return
+        logger.info("No other category is like %s, and the network is not trained: %s.", datamodule.category, listed)
+        self.has_sources = False
+        self.trainer.fit_loop.max_epochs = self.trainer.check_val_every_n_epoch = 1
+
+    def _some_images(self, data: AnomalibDataset) -> Iterator[torch.Tensor]:
+        for index in range(min(len(data), MAX_COMPARED)):
+            item: Any = data[index]
+            yield self.preprocess(item.image[None])
+
+    @property
+    def _trains(self) -> bool:
+        return self.max_epochs > 0 and self.has_sources
 
     def _check_network(self, arguments: dict[str, Any]) -> None:
         for name in self._different_arguments(arguments):

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 
+@torch.no_grad()
 def similarities(
     embed: Callable[[torch.Tensor], torch.Tensor],
     support: Iterable[torch.Tensor],

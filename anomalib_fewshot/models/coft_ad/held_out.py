@@ -15,6 +15,7 @@ from anomalib_fewshot.models.components import Moments, seeded_generator, symmet
 
 from .density import FEATURE_GROUPS
 from .gaussian import symmetric_whitening
+from .neighbors import thinned
 
 
 class Features(NamedTuple):
@@ -52,7 +53,8 @@ class Fold(NamedTuple):
         patches (list[torch.Tensor]): Patches of each group of the same, shape ``(M, V, h, w, D)``.
         raw (torch.Tensor): Patches of the memory bank of the same, shape ``(M, V, h, w, D)``.
         anomalous (list[torch.Tensor]): The N anomalous patches of anomalies synthesised from them, shape ``(N, D)``.
-        turned (torch.Tensor | None): Patches of the memory bank of the first image at A angles, ``(A, h, w, D)``.
+        turned (torch.Tensor | None): Patches of the memory bank of the first image at A angles, :func:`thinned`,
+            shape ``(A, h', w', D)``.
     """
 
     moments: list[Moments]
@@ -159,7 +161,9 @@ def describe(
     if num_angles == 0:
         return folds
     return [
-        fold._replace(turned=torch.cat([features(view).raw for view in turned_views(image[None], num_angles)]))
+        fold._replace(
+            turned=torch.cat([thinned(features(view).raw) for view in turned_views(image[None], num_angles)]),
+        )
         for fold, image in zip(folds, images, strict=False)
     ]
 

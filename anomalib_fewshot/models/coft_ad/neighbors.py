@@ -14,7 +14,7 @@ from .density import MIN_STD, on_one_grid, standardize
 WEIGHT = 1.0  # in the anomaly map
 ROWS = 200  # of each image, which stand for all its patches, whatever their number
 TURNED_ROWS = 400  # of the same image at all angles
-STRIDE = 2  # of the positions of turned images: means over 3 x 3 overlap
+STRIDE = 2  # of the positions that are looked at to see whether a part comes turned
 FARTHEST = 0.1  # of the patches of an image are those that tell whether a part comes turned
 TURNED = 0.85  # times their distance or less, and it does. On five sets of parts that hardly do, 0.87 to 0.96
 RINGS = 4  # of cells by their distance from the border: the zeros that a backbone pads with are seen from near it
@@ -53,8 +53,8 @@ class Neighbors(DynamicBufferMixin):
         Args:
             folds (Sequence[torch.Tensor]): Patches of V views of the M images of each of F folds, each image's first
                 being itself, shape ``(M, V, h, w, D)``.
-            turned (Sequence[torch.Tensor]): Patches of each fold's first image at A angles, shape ``(A, h, w, D)``,
-                or nothing, of all of them.
+            turned (Sequence[torch.Tensor]): Patches of each fold's first image at A angles, :func:`thinned`, shape
+                ``(A, h', w', D)``, or nothing, of all of them.
             always (bool): Keep them whatever held-out images say. Defaults to ``False``.
         """
         self.bank = torch.stack([coreset(patches[0, 0].flatten(0, 1), ROWS) for patches in folds])
@@ -67,8 +67,8 @@ class Neighbors(DynamicBufferMixin):
             torch.zeros(len(keeps), dtype=torch.bool).to(self.bank.device),
         )
         if turned:
-            rows = torch.stack([patches[:, ::STRIDE, ::STRIDE].flatten(0, 2) for patches in turned])
-            images = torch.stack([patches[0, 0, ::STRIDE, ::STRIDE].flatten(0, 1) for patches in folds])
+            rows = torch.stack([patches.flatten(0, 2) for patches in turned])
+            images = torch.stack([thinned(patches[0, :1]).flatten(0, 2) for patches in folds])
             pairs = [(self.nearest(own, images), self.nearest(own, rows)) for own in images]
             self.is_turned |= self.is_turned.new_tensor([always or comes_turned(pairs, kept) for kept in keeps])
         if self.is_turned.any():
@@ -94,6 +94,11 @@ class Neighbors(DynamicBufferMixin):
             turned = torch.minimum(nearest, self.nearest(patches, self.turned_bank))
             distances = torch.where(self.is_turned, _without_each(turned), distances)
         return WEIGHT * standardize(distances.movedim(-1, 1), self.mean, self.std)
+
+
+def thinned(patches: torch.Tensor) -> torch.Tensor:
+    """Return patches of every other position: ``(B, h, w, D)`` -> ``(B, h', w', D)``. Means over 3 x 3 overlap."""
+    return patches[:, ::STRIDE, ::STRIDE]
 
 
 def raw_patches(maps: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -24,8 +24,16 @@ from anomalib_fewshot.models.coft_ad.adaptation import PATCHES, AdaptationSettin
 from anomalib_fewshot.models.coft_ad.density import standardize
 from anomalib_fewshot.models.coft_ad.held_out import HeldOut, anomalous_cells, describe, hold_out
 from anomalib_fewshot.models.coft_ad.loss import AdaptationLoss, mean_log_energy
+from anomalib_fewshot.models.coft_ad.neighbors import thinned
 from anomalib_fewshot.models.coft_ad.torch_model import CoftADModel
-from anomalib_fewshot.models.components import Moments, SupportAugmentation, seeded, seeded_generator
+from anomalib_fewshot.models.components import (
+    Moments,
+    SupportAugmentation,
+    seeded,
+    seeded_generator,
+    symmetry,
+    turned_views,
+)
 from anomalib_fewshot.post_processing import Rule
 
 
@@ -295,6 +303,60 @@ def test_of_many_images_some_are_held_out(monkeypatch: pytest.MonkeyPatch) -> No
     assert moments[0].count == 20  # the Gaussians are of all
 
 
+@pytest.mark.parametrize("quarter_turns", [True, False])
+def test_gaussians_are_of_turned_views(quarter_turns: bool) -> None:
+    model, support = torch_model(image_size=(64, 64)), images(2, (64, 64))
+    with torch.no_grad():
+        folds = describe(
+            model.features,
+            [support],
+            lambda batch, _: batch,
+            num_views=6,
+            seed=0,
+            quarter_turns=quarter_turns,
+            num_angles=3,
+        )
+        for fold, image in zip(folds, support.split(1), strict=True):
+            views = torch.cat([symmetry(image, number if quarter_turns else 0) for number in range(6)])
+            expected = Moments.of(model.features(views).patches[0].flatten(0, -2))
+            torch.testing.assert_close(fold.moments[1].mean, expected.mean)
+            torch.testing.assert_close(fold.moments[1].covariance, expected.covariance)
+            angles = thinned(model.features(torch.cat([*turned_views(image, 3)])).raw)
+            torch.testing.assert_close(fold.turned, angles, rtol=1e-4, atol=1e-4)
+            assert fold.patches[0].shape[:2] == (1, 2)  # what is held out is not turned
+
+
+def drawn_parts(*, turned: bool) -> torch.Tensor:
+    """Return four noisy pictures of a ribbed bar with a head, which lies at one angle or at any."""
+    rng, size = torch.Generator().manual_seed(0), 160
+    y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
+    pictures = []
+    for _ in range(4):
+        angle = 2 * torch.pi * torch.rand((), generator=rng) if turned else torch.tensor(0.3)
+        along, across = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
+        bar = (along.abs() < 0.7) & (across.abs() < 0.12)
+        head = (along - 0.7).square() + across.square() < 0.06
+        picture = (bar | head) + 0.5 * bar * (20 * along).sin()
+        pictures.append(picture.clamp(0, 1) * 1.6 - 0.8 + 0.05 * torch.randn(3, size, size, generator=rng))
+    return torch.stack(pictures)
+
+
+@pytest.mark.parametrize("turned", [True, False])
+def test_held_out_images_tell_whether_a_part_comes_turned(turned: bool) -> None:
+    model = CoftAD(image_size=160, num_steps=0).eval()
+    with torch.no_grad():
+        folds = describe(
+            model.model.features,
+            [drawn_parts(turned=turned)],
+            model.views(),
+            num_views=2,
+            seed=0,
+            num_angles=12,
+        )
+        model.model.neighbors.fit([fold.raw for fold in folds], [fold.turned for fold in folds])
+    assert model.model.neighbors.is_turned.tolist() == [turned] * 5
+
+
 def test_no_image_is_refused() -> None:
     with pytest.raises(ValueError, match="must have an image, got none"):
         describe(torch_model().features, [], lambda batch, _: batch, num_views=1, seed=0)
@@ -515,6 +577,7 @@ def test_scoring_before_training(mvtec_root: Path, tmp_path: Path) -> None:
         ({"image_size": 8}, "`image_size` must be at least 32, got 8"),
         ({"backbone": "resnet"}, "`backbone` must be the name of a timm model, got 'resnet'"),
         ({"augmentation": "weak"}, "`augmentation` must be one of"),
+        ({"turns": "half"}, "`turns` must be one of .* got 'half'"),
     ],
 )
 def test_wrong_arguments(arguments: dict, message: str) -> None:

@@ -8,7 +8,15 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_fewshot.models.coft_ad.density import standardize
-from anomalib_fewshot.models.coft_ad.neighbors import ROWS, Neighbors, comes_turned, coreset, raw_patches, scale_by_ring
+from anomalib_fewshot.models.coft_ad.neighbors import (
+    ROWS,
+    Neighbors,
+    comes_turned,
+    coreset,
+    raw_patches,
+    scale_by_ring,
+    thinned,
+)
 
 SIZE, DIM = 9, 5
 
@@ -100,7 +108,7 @@ def turned(count: int, seed: int = 0, same: bool = False) -> tuple[list[torch.Te
     rng = torch.Generator().manual_seed(seed)
     folds = patches(count, seed=seed)
     if same:  # turned, an image shows what the others show
-        return folds, [torch.cat([fold[0, :1] for fold in folds]) for _ in folds]
+        return folds, [thinned(torch.cat([fold[0, :1] for fold in folds])) for _ in folds]
     return folds, [9 + torch.randn(4, SIZE, SIZE, DIM, generator=rng) for _ in folds]
 
 

@@ -5,8 +5,8 @@
 Which model when: the measured tables as plots
 ==============================================
 
-Drawn from the tables of the pages of the models, which say how they were measured: the same backbone, the same
-supports, five sets of industrial pictures, five choices of the good pictures.
+Drawn from the tables of the pages of the models, which say how they were measured: the same backbone, at 320
+pixels or 224, the same supports, five sets of industrial pictures, five choices of the good pictures.
 """
 
 import inspect
@@ -67,7 +67,7 @@ plt.show()
 # %%
 # Each set
 # --------
-# The mean hides where a model wins: PatchCore on bricks and on the cells of one crystal, CoftAD on magnetic tiles.
+# The mean hides where a model wins: PatchCore on the cells of one crystal, CoftAD on magnetic tiles.
 
 sets = {}
 for page, methods in {

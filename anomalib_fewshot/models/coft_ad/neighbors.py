@@ -61,20 +61,17 @@ class Neighbors(DynamicBufferMixin):
         numbers = range(len(folds))
         keeps = [[*numbers], *([n for n in numbers if n != fold] for fold in numbers if len(folds) > 1)]
         upright = [self.nearest(patches, self.bank) for patches in folds]
-        nearest = [upright] * len(keeps)
-        self.turned_bank, self.is_turned = (
-            self.bank[:, :0],
-            torch.zeros(len(keeps), dtype=torch.bool).to(self.bank.device),
-        )
+        nearest, is_turned, self.turned_bank = [upright] * len(keeps), [False] * len(keeps), self.bank[:, :0]
         if turned:
             rows = torch.stack([patches.flatten(0, 2) for patches in turned])
             images = torch.stack([thinned(patches[0, :1]).flatten(0, 2) for patches in folds])
             pairs = [(self.nearest(own, images), self.nearest(own, rows)) for own in images]
-            self.is_turned |= self.is_turned.new_tensor([always or comes_turned(pairs, kept) for kept in keeps])
-        if self.is_turned.any():
+            is_turned = [always or comes_turned(pairs, kept) for kept in keeps]
+        if any(is_turned):
             self.turned_bank = torch.stack([coreset(own, TURNED_ROWS) for own in rows])
             both = [torch.minimum(d, self.nearest(p, self.turned_bank)) for d, p in zip(upright, folds, strict=True)]
-            nearest = [both if is_turned else upright for is_turned in self.is_turned]
+            nearest = [both if own else upright for own in is_turned]
+        self.is_turned = torch.tensor(is_turned, device=self.bank.device)
         scales = [scale_by_ring(_held_out(*pair)) for pair in zip(nearest, keeps, strict=True)]
         self.mean, self.std = (torch.stack(parts) for parts in zip(*scales, strict=True))
 

@@ -67,7 +67,7 @@ class Backbone(nn.Module):
             arguments["img_size"] = tuple(image_size)
         # A few images make poor batch statistics. Lightning keeps the mode of each module: a mode would not last.
         features = freeze_batch_norm_2d(create_backbone(name, pre_trained, weights, arguments))
-        self.features = features.to(memory_format=torch.channels_last)  # faster on every device
+        self.features = features.to(memory_format=torch.channels_last)  # faster on a processor
         self.channels_last = getattr(self.features, "output_fmt", None) == Format.NHWC  # Swin's maps, for one
         self.layers = [indices.index(layer) for layer in wanted]
         self.channels = [info[index]["num_chs"] for index in indices]

@@ -12,20 +12,19 @@ from math import isfinite
 from typing import Any
 
 import torch
-from anomalib.data import AnomalibDataModule, AnomalibDataset, Batch, InferenceBatch
+from anomalib.data import AnomalibDataModule, Batch, InferenceBatch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.visualization import Visualizer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
-from torch import distributed, nn
+from torch import nn
 
 from anomalib_fewshot.data.support import HasSources, HasSupport, support_dataloader
 from anomalib_fewshot.models.components import (
     ADVERSARIAL_RAMP,
     NUM_FIXED_VIEWS,
     AdversarialStep,
-    Backbone,
     BackboneMixin,
     FittedMixin,
     SupportAugmentation,
@@ -42,13 +41,12 @@ from anomalib_fewshot.post_processing import NormalScores, Rule
 from .density import PositionGaussian
 from .loss import RegADLoss
 from .network import read_network
-from .sources import similarities
+from .sources import deepest_features, first_images, similarities
 from .torch_model import RegADModel
 
 logger = logging.getLogger(__name__)
 
 MAX_FOLDS = 8  # densities that score held-out images
-MAX_COMPARED = 16  # images of another category that are compared with the support
 MAX_BATCH = 32  # support images that go through the network at once
 MIN_FEATURE_STD = 0.1  # of the encodings; below it a warning is given
 
@@ -247,7 +245,6 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
             NormalScores: Scores of the support, each image held out in turn, of more than eight an eighth of them. A
             single image has no others: its views are scored by its own density, which is too kind.
         """
-        self._share_batch_statistics()
         support = torch.cat([*self.support()])
         self._fit_density(self.model.density, support)
         self.fitted_support = _digest(self._datamodule)
@@ -278,12 +275,6 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
     def _score(self, images: torch.Tensor, density: PositionGaussian) -> InferenceBatch:
         with self.trainer.precision_plugin.forward_context():
             return self.model.score(images, density)
-
-    def _share_batch_statistics(self) -> None:
-        """Give all processes those of the first: each has seen other batches since the last exchange."""
-        if self.trainer.world_size > 1:
-            for buffer in self.model.trunk.buffers():
-                distributed.broadcast(buffer, 0)
 
     def on_validation_start(self) -> None:
         """Fit at the end of a training; else score only by the support that was fitted."""
@@ -336,12 +327,13 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
         if self.min_similarity is None or self.max_epochs == 0:
             return
         given = self.hparams
-        size = height_and_width(given["image_size"])
-        backbone = Backbone(given["backbone"], None, given["pre_trained"], given["weights"], size).eval()
         found = similarities(
-            lambda images: backbone(images)[-1].mean((-2, -1)),
+            deepest_features(given["backbone"], given["pre_trained"], given["weights"]),
             self.support(),
-            {name: self._some_images(datamodule.normal_images(name)) for name in datamodule.train_categories},
+            {
+                name: map(self.preprocess, first_images(datamodule.normal_images(name)))
+                for name in datamodule.train_categories
+            },
         )
         chosen = [name for name, similarity in found.items() if similarity >= self.min_similarity]
         datamodule.train_on(chosen)
@@ -352,11 +344,6 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
         logger.info("No other category is like %s, and the network is not trained: %s.", datamodule.category, listed)
         self.has_sources = False
         self.trainer.fit_loop.max_epochs = self.trainer.check_val_every_n_epoch = 1
-
-    def _some_images(self, data: AnomalibDataset) -> Iterator[torch.Tensor]:
-        for index in range(min(len(data), MAX_COMPARED)):
-            item: Any = data[index]
-            yield self.preprocess(item.image[None])
 
     @property
     def _trains(self) -> bool:

@@ -3,10 +3,35 @@
 
 """Which other categories are like the target: those that a registration network learns from."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
+from anomalib.data import AnomalibDataset
 from torch.nn import functional as F  # noqa: N812
+
+from anomalib_fewshot.models.components import Backbone
+
+MAX_COMPARED = 16  # images of another category that are compared with the support
+
+
+def first_images(data: AnomalibDataset) -> Iterator[torch.Tensor]:
+    """Yield the first images of a dataset, each of shape ``(1, 3, H, W)``: their sizes may differ."""
+    for index in range(min(len(data), MAX_COMPARED)):
+        item: Any = data[index]
+        yield item.image[None]
+
+
+def deepest_features(name: str, pre_trained: bool, weights: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what embeds images, ``(B, 3, H, W)`` -> ``(B, E)``: the mean of the last map of a convolutional backbone.
+
+    Args:
+        name (str): Name of a timm model.
+        pre_trained (bool): Load weights.
+        weights (str | None): File with the weights, see :class:`Backbone`.
+    """
+    backbone = Backbone(name, None, pre_trained, weights).eval()
+    return lambda images: backbone(images)[-1].mean((-2, -1))
 
 
 @torch.no_grad()

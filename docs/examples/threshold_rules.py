@@ -70,6 +70,12 @@ def together(features: Sequence[Features]) -> Features:
     return Features(torch.cat(embeddings), [torch.cat(parts) for parts in zip(*patches, strict=True)], torch.cat(raw))
 
 
+def _with_images(fold: Fold, images: Features) -> Fold:
+    """Return a fold whose images are others."""
+    embeddings, patches, raw = images
+    return fold._replace(embeddings=embeddings[:, None], patches=[part[:, None] for part in patches], raw=raw[:, None])
+
+
 def best_f1(normal: np.ndarray, anomalous: np.ndarray) -> float:
     """Return the line that scores of the best F1 are above."""
     is_anomalous = np.repeat([False, True], [len(normal), len(anomalous)])
@@ -95,11 +101,11 @@ def compare(category: Category, model: CoftAD, k_shot: int, rng: np.random.Gener
     tested = [category.good[index].images for index in new] + [category.defects[index] for index in defects]
     is_defect = np.repeat([False, True], [len(new), len(defects)])
     by_fold = network.score(together(tested))[0].numpy()
-    held_out = torch.cat([scores for scores, _ in network.score_held_out(folds)]).numpy()
-    seen = network.score(together([fold.images for fold in folds]))[0][0].numpy()
-    anomalies = np.concatenate(
-        [network.score(category.anomalies[index])[0][row + 1].numpy() for row, index in enumerate(support)],
+    held_out, anomalies = (
+        torch.cat([scores for scores, _ in network.score_held_out(parts)]).numpy()
+        for parts in (folds, [_with_images(category.good[index], category.anomalies[index]) for index in support])
     )
+    seen = network.score(together([fold.images for fold in folds]))[0][0].numpy()
     scores = by_fold[0]
     half = np.arange(len(scores)) % 2 == 0  # upstream takes the threshold from one half of the test pictures
     low, high = np.quantile(held_out, [0.25, 0.75])

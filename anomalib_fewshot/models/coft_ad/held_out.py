@@ -183,13 +183,15 @@ def hold_out(folds: Sequence[Fold]) -> tuple[list[Moments], HeldOut]:
     total = _total(folds)
     if len(folds) == 1:
         (own,) = folds
-        whitened = [_whiten(total, [part[:, 1:] for part in own.patches], own.anomalous)]
+        gaussians = _gaussians(total, own.raw.device)
+        whitened = [_whiten(gaussians, [part[:, 1:] for part in own.patches], own.anomalous)]
     else:
         whitened = []
         for turn in range(min(MAX_TURNS, len(folds))):
             held_out = folds[turn::MAX_TURNS]
             others = [one - two for one, two in zip(total, _total(held_out), strict=True)]
-            whitened += [_whiten(others, fold.patches, fold.anomalous) for fold in held_out]
+            gaussians = _gaussians(others, folds[0].raw.device)
+            whitened += [_whiten(gaussians, fold.patches, fold.anomalous) for fold in held_out]
     normal, anomalous = (
         [torch.cat(group) for group in zip(*parts, strict=True)] for parts in zip(*whitened, strict=True)
     )
@@ -200,16 +202,19 @@ def _total(folds: Sequence[Fold]) -> list[Moments]:
     return [reduce(add, parts) for parts in zip(*(fold.moments for fold in folds), strict=True)]
 
 
+def _gaussians(moments: list[Moments], device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return mean and whitening of each group of patches."""
+    pairs = zip(FEATURE_GROUPS, moments[1:], strict=True)
+    fitted = (symmetric_whitening(own, group.regularization) for group, own in pairs)
+    return [(mean.to(device), whitening.to(device)) for mean, whitening in fitted]
+
+
 def _whiten(
-    moments: list[Moments],
+    gaussians: list[tuple[torch.Tensor, torch.Tensor]],
     normal: list[torch.Tensor],
     anomalous: list[torch.Tensor],
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Return patches of each group whitened by Gaussians: ``(M, V, h, w, D)`` -> ``(M V, h, w, D)``, and ``(N, D)``."""
-    gaussians = [
-        [part.to(patches.device) for part in symmetric_whitening(own, group.regularization)]
-        for group, own, patches in zip(FEATURE_GROUPS, moments[1:], normal, strict=True)
-    ]
     normal = [part.flatten(0, 1) for part in normal]
     white = ([(p - mean) @ w for p, (mean, w) in zip(parts, gaussians, strict=True)] for parts in (normal, anomalous))
     return next(white), next(white)

@@ -186,12 +186,12 @@ class CoftADModel(nn.Module):
             list[tuple[torch.Tensor, torch.Tensor]]: Scores of each fold, shape ``(M,)``, and maps, shape ``(M, h, w)``.
         """
         densities = [self.density, *self.held_out]
-        stacked = StackedDensity(densities)
         scored = []
         for number, fold in enumerate(folds):
             own, features = (number + 1, fold.images) if len(folds) > 1 else (0, fold.views)
-            maps = (stacked(features.patches) + self.neighbors(features.raw))[:, own, None]
-            scored.append((self._score(features.embeddings, maps, densities[own : own + 1])[0], maps[:, 0]))
+            by = densities[own : own + 1]
+            maps = StackedDensity(by)(features.patches) + self.neighbors(features.raw)[:, own, None]
+            scored.append((self._score(features.embeddings, maps, by)[0], maps[:, 0]))
         return scored
 
     def _score(self, embeddings: torch.Tensor, maps: torch.Tensor, densities: Sequence[SupportDensity]) -> torch.Tensor:

@@ -14,10 +14,10 @@ import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, get_model
-from anomalib.pre_processing import PreProcessor
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_fewshot import CoftAD, FewShot, PlainStatistic
+from anomalib_fewshot.pre_processing import ExportablePreProcessor
 
 BACKBONE = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64}
 SMALL = {
@@ -29,7 +29,7 @@ SMALL = {
 }
 COMPONENTS = {
     "post_processor": False,
-    "pre_processor": PreProcessor(Compose([Resize((64, 64)), Normalize([0.2] * 3, [0.7] * 3)])),
+    "pre_processor": ExportablePreProcessor(Compose([Resize((64, 64)), Normalize([0.2] * 3, [0.7] * 3)])),
     "visualizer": True,
 }
 OTHER_BACKBONE = {"backbone": "resnet14t", "layers": [1], "weights": "weights.pt", "image_size": 96, "seed": 1}

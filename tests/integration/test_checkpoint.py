@@ -45,7 +45,15 @@ OTHER = {
     | {"weight_decay": 0.5, "freeze_batch_norm": False, "adversarial_weight": 0.5, "adversarial_learning_rate": 0.1}
     | {"augment_support": True, "regularization": 0.5, "allow_seen": True, "min_similarity": None},
     "UniAD": OTHER_BACKBONE
-    | {"neighbor_size": 1, "jitter_scale": 1.0, "dim": 32, "num_heads": 2, "num_layers": 2, "feedforward_dim": 32}
+    | {
+        "neighbor_size": 1,
+        "norm_power": 0.0,
+        "jitter_scale": 1.0,
+        "dim": 32,
+        "num_heads": 2,
+        "num_layers": 2,
+        "feedforward_dim": 32,
+    }
     | {"dropout": 0.5, "standardize": False, "pool_size": 16, "num_steps": 2, "warmup_steps": 0, "batch_size": 3}
     | {"learning_rate": 0.1, "weight_decay": 0.5, "gradient_clip_val": 1.0, "adversarial_weight": 0.5}
     | {"adversarial_pair": "layers", "adversarial_learning_rate": 0.1, "augment_support": True, "cache_tokens": False}
@@ -54,7 +62,10 @@ OTHER = {
 # Where weights come from: no other ones can be had here, and RegAD's own test. Of an evaluator that a checkpoint lacks,
 # anomalib 2.7 cannot log the metrics.
 ELSEWHERE = {"pre_trained", "network", "evaluator"}
-DECIDING = {"backbone", "layers", "image_size", "image_score", "stn_mode", "neighbor_size", "num_heads", "statistic"}
+DECIDING = {"backbone", "layers", "image_size", "image_score", "stn_mode", "neighbor_size", "num_heads"} | {
+    "norm_power",
+    "statistic",
+}
 CASES = [
     pytest.param(name, argument, marks=[] if argument in DECIDING else pytest.mark.slow)
     for name in SMALL

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_fewshot.models.components import Moments
+from anomalib_fewshot.models.components import Moments, divide_by_length
 
 from .gaussian import symmetric_whitening
 
-MIN_NORM = MIN_STD = 1e-6
+MIN_STD = 1e-6
 
 
 class FeatureGroup(NamedTuple):
@@ -22,8 +22,7 @@ class FeatureGroup(NamedTuple):
 
     Args:
         deep (bool): Whether they are of the backbone's last map, on its own grid, or of the layers of the anomaly map.
-        norm_power (float): A layer's feature is divided by its length to this power. 1: its direction alone counts.
-            0.5: half of the length, on a logarithmic scale, counts too.
+        norm_power (float): A layer's feature is divided by its length to this power, see :func:`divide_by_length`.
         regularization (float): Variance added in every direction of the standardized features.
         weight (float): Weight in the anomaly map.
     """
@@ -42,8 +41,7 @@ class FeatureGroup(NamedTuple):
         Returns:
             torch.Tensor: Features, shape ``(B, h, w, D)``.
         """
-        lengths = [torch.linalg.vector_norm(m, dim=1, keepdim=True).clamp_min(MIN_NORM) for m in maps]
-        scaled = [m / length**self.norm_power for m, length in zip(maps, lengths, strict=True)]
+        scaled = divide_by_length(maps, self.norm_power)
         return torch.cat(scaled, dim=1).movedim(1, -1)  # (B, D, h, w) -> (B, h, w, D)
 
 

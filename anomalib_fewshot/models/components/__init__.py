@@ -8,6 +8,7 @@ from .backbone import Backbone
 from .backbone_mixin import BackboneMixin
 from .checks import check_at_least, height_and_width
 from .collapse import std_of_l2_normalized
+from .feature_length import divide_by_length
 from .fitted import FittedMixin
 from .moments import Moments, in_double_precision
 from .ranked_score import RankedScore
@@ -44,6 +45,7 @@ __all__ = [
     "backbone_stages",
     "check_at_least",
     "cut_paste",
+    "divide_by_length",
     "fixed_views",
     "height_and_width",
     "in_double_precision",

@@ -69,6 +69,8 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
         weights (str | None): File with the backbone's weights, in timm's naming. Defaults to ``None``: the package that
             carries them, else timm's hub and its cache.
         image_size (int | tuple[int, int]): Size that images are resized to. Defaults to ``224``.
+        norm_power (float): The features of each depth are divided by their length to this power, between 0 and 1: by
+            0.5, the length counts half, on a logarithmic scale. Defaults to ``0.5``; the paper's is 0.
         neighbor_size (int): Side of the window around a position that is hidden from its attention. Defaults to ``7``.
         jitter_scale (float): Noise of the tokens in training, see :func:`feature_jitter`. Defaults to ``5.0``; the
             paper's is 20.
@@ -79,7 +81,8 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
         dropout (float): Dropout of the transformer. Defaults to ``0.0``; the paper's is 0.1.
         standardize (bool): Scale the channels of the tokens to one variance. The paper does not: the few with a large
             one are then learned first. Defaults to ``True``.
-        pool_size (int): Side in pixels of the mean whose highest value is the image's score. Defaults to ``16``.
+        pool_size (int): Side in pixels of the mean whose highest value is the image's score. Defaults to
+            ``32``; the paper's is 16.
         num_steps (int): Number of optimiser steps, after 80 % of which the rate falls to a tenth. 0 is no training, a
             control. Defaults to ``600``, a minute or two on two cores; the paper takes 454000.
         warmup_steps (int): Steps over which the rate rises to its value. Defaults to ``50``; the paper has none.
@@ -120,6 +123,7 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
         "backbone",
         "layers",
         "image_size",
+        "norm_power",
         "neighbor_size",
         "dim",
         "num_heads",
@@ -135,6 +139,7 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
         pre_trained: bool = True,
         weights: str | None = None,
         image_size: int | tuple[int, int] = 224,
+        norm_power: float = 0.5,
         neighbor_size: int = 7,
         jitter_scale: float = 5.0,
         dim: int = 192,
@@ -143,7 +148,7 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
         feedforward_dim: int = 512,
         dropout: float = 0.0,
         standardize: bool = True,
-        pool_size: int = 16,
+        pool_size: int = 32,
         num_steps: int = 600,
         warmup_steps: int = 50,
         batch_size: int = 8,
@@ -166,6 +171,9 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
         check_at_least(0, gradient_clip_val=gradient_clip_val, cache_limit=cache_limit)
         check_at_least(1, dim=dim, num_heads=num_heads, num_layers=num_layers, feedforward_dim=feedforward_dim)
         check_at_least(1, pool_size=pool_size, batch_size=batch_size)
+        if not 0 <= norm_power <= 1:
+            msg = f"`norm_power` must be between 0 and 1, got {norm_power}."
+            raise ValueError(msg)
         size = height_and_width(image_size)
         if pre_processor is True:
             pre_processor = self.configure_pre_processor(size, backbone)
@@ -197,6 +205,7 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
                 pre_trained,
                 weights,
                 size,
+                norm_power=norm_power,
                 neighbor_size=neighbor_size,
                 dim=dim,
                 num_heads=num_heads,

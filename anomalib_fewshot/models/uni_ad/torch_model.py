@@ -11,7 +11,7 @@ from anomalib.data import InferenceBatch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_fewshot.models.components import Moments, backbone_stages
+from anomalib_fewshot.models.components import Moments, backbone_stages, divide_by_length
 
 from .transformer import Reconstruction, ReconstructionTransformer
 
@@ -29,6 +29,8 @@ class UniADModel(nn.Module):
         pre_trained (bool): Load weights.
         weights (str | Path | None): File with the weights.
         image_size (tuple[int, int]): Height and width of the images, from which the grid follows.
+        norm_power (float): The features of each depth are divided by their length to this power, see
+            :func:`divide_by_length`.
         neighbor_size (int): See :class:`ReconstructionTransformer`.
         dim (int): See :class:`ReconstructionTransformer`.
         num_heads (int): See :class:`ReconstructionTransformer`.
@@ -52,6 +54,7 @@ class UniADModel(nn.Module):
         pre_trained: bool,
         weights: str | Path | None,
         image_size: tuple[int, int],
+        norm_power: float,
         neighbor_size: int,
         dim: int,
         num_heads: int,
@@ -65,6 +68,7 @@ class UniADModel(nn.Module):
         self.stages.requires_grad_(requires_grad=False).eval()
         self.channels = sum(channels)
         self.image_size = image_size
+        self.norm_power = norm_power
         self.pool_size = pool_size
         height, width = self._maps(torch.zeros(1, 3, *image_size))[-1].shape[-2:]
         self.grid = height, width
@@ -99,6 +103,7 @@ class UniADModel(nn.Module):
             torch.Tensor: Tokens, shape ``(B, N, C)``.
         """
         maps = [F.interpolate(m, self.grid, mode="bilinear", align_corners=True) for m in self._maps(images)]
+        maps = divide_by_length(maps, self.norm_power)
         return torch.cat(maps, dim=1).flatten(2).transpose(1, 2)  # (B, C, h, w) -> (B, N, C)
 
     def _maps(self, images: torch.Tensor) -> list[torch.Tensor]:

@@ -36,7 +36,8 @@ def small(**arguments) -> UniAD:
 
 
 def torch_model(name: str = "resnet10t", image_size: tuple[int, int] = (64, 96), **arguments) -> UniADModel:
-    settings = {"layers": None, "pre_trained": False, "weights": None, "dropout": 0.1, "pool_size": 16}
+    settings = {"layers": None, "pre_trained": False, "weights": None, "norm_power": 0.0, "dropout": 0.1}
+    settings |= {"pool_size": 16}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return UniADModel(name, image_size=image_size, **settings | TINY | arguments).eval()
@@ -69,6 +70,15 @@ def tokens_of(model: UniAD, datamodule: AnomalibDataModule) -> torch.Tensor:
 def scores(model: UniAD, size: int = 64) -> torch.Tensor:
     with torch.no_grad():
         return model.eval().model(images(4, (size, size))).pred_score
+
+
+def test_features_of_each_depth_are_divided_by_their_length_to_a_power() -> None:
+    model, plain = torch_model(norm_power=0.5), torch_model()
+    with torch.no_grad():
+        depths = [maps.shape[1] for maps in plain._maps(images())]  # noqa: SLF001
+        tokens, halved = plain.embed(images()), model.embed(images())
+    expected = [part / part.square().sum(-1, keepdim=True) ** 0.25 for part in tokens.split(depths, dim=-1)]
+    torch.testing.assert_close(halved, torch.cat(expected, dim=-1))
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "tf_efficientnet_lite0", "mobilenetv2_100"])
@@ -548,6 +558,8 @@ def test_no_room_for_the_tokens(mvtec_root: Path, tmp_path: Path, monkeypatch: p
         ({"neighbor_size": 5}, "`neighbor_size` must be odd and less than .* grid of 4 x 4 features, got 5"),
         ({"num_layers": 0}, "`num_layers` must be at least 1, got 0"),
         ({"num_heads": 0}, "`num_heads` must be at least 1, got 0"),
+        ({"norm_power": -0.1}, "`norm_power` must be between 0 and 1, got -0.1"),
+        ({"norm_power": 1.1}, "`norm_power` must be between 0 and 1, got 1.1"),
         ({"jitter_scale": -1.0}, "`jitter_scale` must be at least 0, got -1"),
         ({"gradient_clip_val": -1.0}, "`gradient_clip_val` must be at least 0, got -1"),
         ({"dim": 18}, "`dim` must be a multiple of twice `num_heads`, 4, got 18"),

@@ -71,8 +71,9 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
         image_size (int | tuple[int, int]): Size that images are resized to. Defaults to ``224``.
         stn_mode (str): Transforms of the spatial transformers. Defaults to ``"rotation_scale"``.
         min_similarity (float | None): With ``MultiCategory`` and a target, train on the other categories that are at
-            least so like the support, as the mean cosine of their images' deepest features; on none, if none is.
-            ``None``, as published: on all. Defaults to ``0.4``. It takes a backbone with weights and no ``network``.
+            least so like the support, on none if none is: the cosine of the deepest features of a support image and
+            of the most similar of 16 others. ``None``, as published: on all. It takes a backbone with weights and no
+            ``network``. Defaults to ``0.5``.
         num_supports (int): Images of a batch that each is registered with. Defaults to ``2``.
         max_epochs (int | None): Number of epochs. 0 is no training: without a ``network`` the control. Defaults to
             ``None``: 50, or 0 with a ``network``.
@@ -117,7 +118,7 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
         network: str | None = None,
         image_size: int | tuple[int, int] = 224,
         stn_mode: str = "rotation_scale",
-        min_similarity: float | None = 0.4,
+        min_similarity: float | None = 0.5,
         num_supports: int = 2,
         max_epochs: int | None = None,
         learning_rate: float = 1e-4,

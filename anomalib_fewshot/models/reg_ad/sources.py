@@ -49,12 +49,12 @@ def similarities(
         others (Mapping[str, Iterable[torch.Tensor]]): Normal images of each other category, in batches.
 
     Returns:
-        dict[str, float]: Mean cosine of the embeddings of a support image and of an image of each category, between -1
-        and 1.
+        dict[str, float]: Cosine of the embeddings of a support image and of the most similar image of each category,
+        the mean over the support, between -1 and 1.
     """
 
     def directions(batches: Iterable[torch.Tensor]) -> torch.Tensor:
         return F.normalize(torch.cat([embed(images) for images in batches]), dim=-1)
 
     target = directions(support)
-    return {name: float((target @ directions(batches).T).mean()) for name, batches in others.items()}
+    return {name: float((target @ directions(batches).T).amax(1).mean()) for name, batches in others.items()}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 
 import torch
-from anomalib.data import InferenceBatch
+from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
@@ -26,9 +26,9 @@ MAX_FITS = 32  # of the support without a part of it: without single images, unl
 class SupportThreshold(Callback):
     """Set the thresholds of a memory-bank model by its own fits to all but one of the support's images.
 
-    ``Patchcore``, ``Padim`` and others learn in one pass over the images: they are fitted once more without each image,
-    which the fit then scores. The highest such score is the threshold, for which no rate of false alarms is promised,
-    see :class:`Rule`. It takes three images or more.
+    ``Patchcore``, ``Padim`` and others do not train, but pass over the images, ``MHPatchcore`` three times: they are
+    fitted once more without each image, which the fit then scores. The highest such score is the threshold, for which
+    no rate of false alarms is promised, see :class:`Rule`. It takes three images or more.
     """
 
     @classmethod
@@ -53,10 +53,13 @@ class SupportThreshold(Callback):
         """Keep the model as it is before it has seen an image."""
         del trainer
         self._empty: nn.Module = deepcopy(pl_module.model)
+        self._start = _own_buffers(pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the thresholds, before the model itself is fitted and a checkpoint is written."""
         post_processor = pl_module.post_processor
+        if trainer.current_epoch + 1 != trainer.max_epochs:
+            return
         if not isinstance(post_processor, PostProcessor):
             return
         loader = trainer.datamodule.support_dataloader()  # type: ignore[attr-defined]
@@ -76,13 +79,27 @@ class SupportThreshold(Callback):
     def _scores(self, pl_module: LightningModule, images: torch.Tensor) -> Iterator[InferenceBatch]:
         """Yield the scores of images by the model fitted to the others, as many as there are."""
         whole, fold = pl_module.model, torch.arange(len(images)) % MAX_FITS
-        batch_size = pl_module.trainer.datamodule.train_batch_size  # type: ignore[attr-defined]
+        buffers, trainer = _own_buffers(pl_module), pl_module.trainer
+        batch_size = trainer.datamodule.train_batch_size  # type: ignore[attr-defined]
         try:
             for held_out in range(int(fold.max()) + 1):
                 pl_module.model = deepcopy(self._empty).train()
-                for batch in images[fold != held_out].split(batch_size):
-                    pl_module.model(batch)
-                pl_module.fit()
+                _restore(pl_module, self._start)
+                for _ in range(trainer.max_epochs):
+                    for number, batch in enumerate(images[fold != held_out].split(batch_size)):
+                        pl_module.training_step(ImageBatch(image=batch), number)
+                    pl_module.fit()
                 yield pl_module.model.eval()(images[fold == held_out])
         finally:
             pl_module.model = whole
+            _restore(pl_module, buffers)
+
+
+def _own_buffers(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return copies of a module's buffers, without those of its parts: how far a fit has come."""
+    return {name: value.clone() for name, value in module.named_buffers(recurse=False)}
+
+
+def _restore(module: nn.Module, buffers: dict[str, torch.Tensor]) -> None:
+    for name, value in buffers.items():
+        getattr(module, name).copy_(value)

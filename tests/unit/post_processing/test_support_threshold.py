@@ -10,7 +10,7 @@ import pytest
 import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
-from anomalib.models import AnomalibModule, Padim, Patchcore, Stfpm
+from anomalib.models import AnomalibModule, MHPatchcore, Padim, Patchcore, Stfpm
 from lightning.pytorch import seed_everything
 
 from anomalib_fewshot import FewShot, PlainStatistic, SupportPostProcessor
@@ -24,8 +24,8 @@ def patchcore(**arguments) -> Patchcore:
     return model
 
 
-def fit(model: AnomalibModule, results: Path, data: FewShot) -> Engine:
-    engine = Engine(default_root_dir=results, enable_progress_bar=False, accelerator="cpu", max_epochs=1)
+def fit(model: AnomalibModule, results: Path, data: FewShot, max_epochs: int = 1) -> Engine:
+    engine = Engine(default_root_dir=results, enable_progress_bar=False, accelerator="cpu", max_epochs=max_epochs)
     engine.fit(model, datamodule=data)
     return engine
 
@@ -58,14 +58,25 @@ def test_threshold_is_that_of_a_loop_over_fits_without_one_image(own: bool, mvte
     assert result["image_F1Score"] > 0.8
 
 
-def test_the_model_is_as_without_it(mvtec_root: Path, tmp_path: Path) -> None:
-    banks = []
+@pytest.mark.parametrize(("cls", "arguments", "max_epochs"), [(Padim, {"n_features": 8}, 1), (MHPatchcore, {}, 3)])
+def test_the_model_is_as_without_it(
+    cls: type[AnomalibModule],
+    arguments: dict[str, int],
+    max_epochs: int,
+    mvtec_root: Path,
+    tmp_path: Path,
+) -> None:
+    """Also of one that passes over the images three times."""
+    states, thresholds = [], []
     for validation in ("support", "source"):
         seed_everything(0)
-        model = Padim(**LAYERS, n_features=8)
-        fit(model, tmp_path, bolt(mvtec_root, validation=validation))
-        banks.append(model.model.gaussian.mean)
-    torch.testing.assert_close(*banks, rtol=0, atol=0)
+        model = cls(**LAYERS, **arguments)
+        fit(model, tmp_path, bolt(mvtec_root, validation=validation), max_epochs)
+        states.append({name: value for name, value in model.state_dict().items() if "post_processor" not in name})
+        thresholds.append(model.post_processor.image_threshold)
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+    assert thresholds[0].isfinite()
+    assert thresholds[0] != thresholds[1]
 
 
 def test_two_pictures_are_too_few(mvtec_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -258,9 +258,15 @@ def test_files(name: str, mvtec_root: Path, capsys: pytest.CaptureFixture, tmp_p
     """The files parse and plan; the first run of the smallest is carried out with the real data and weights."""
     path = CONFIGS / "benchmark" / f"{name}.yaml"
     flags = ["fewshot", "--config", str(path), "--results", str(tmp_path / "sweep")]
-    flags += ["--root", str(mvtec_root)] if name.startswith(("controlled", "realmini")) else []
+    flags += ["--root", str(mvtec_root)] if name.startswith(("controlled", "dino", "realmini")) else []
     AnomalibCLI([*flags, "--dry_run"])
-    runs = {"smoke": 8, "realmini": 8 * 2 * 4 * 5, "realmini_reg_ad": 5 * 2 * 4 * 5, "realmini_coft_ad": 13 * 2 * 2 * 5}
+    runs = {
+        "smoke": 8,
+        "realmini": 9 * 2 * 4 * 5,
+        "dino": 4 * 2 * 4 * 5,
+        "realmini_reg_ad": 5 * 2 * 4 * 5,
+        "realmini_coft_ad": 13 * 2 * 2 * 5,
+    }
     runs |= {
         "realmini_adversarial": 2 * 2 * 5,
         "realmini_uni_ad": (4 + 2 * 2) * 4 * 5,

@@ -13,7 +13,7 @@ alarms ± their standard error (those of the worst 5 % of supports) / recall.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +127,15 @@ def compare(category: Category, model: CoftAD, k_shot: int, rng: np.random.Gener
     return row
 
 
+def sweep(root: Path, model: CoftAD, k_shots: Sequence[int], supports: int) -> Iterator[dict]:
+    """Yield a row for each support of a category, whose features are not kept."""
+    category = Category(root, model)
+    for k_shot in k_shots:
+        for support in range(supports):
+            own = compare(category, model, k_shot, np.random.default_rng([k_shot, support]))
+            yield {"category": category.name, "k_shot": k_shot, "support": support, **own}
+
+
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Return false alarms and recall of each rule and k: means over the categories."""
     measured = rows.melt(["category", "k_shot", "support"], var_name="what").dropna()
@@ -155,12 +164,8 @@ def main() -> None:
     model = CoftAD(num_steps=arguments.num_steps, image_size=arguments.image_size).eval()
     rows: list[dict] = []
     for root in arguments.categories:
-        category = Category(root, model)
-        for k_shot in arguments.k_shot:
-            for support in range(arguments.supports):
-                rng = np.random.default_rng([k_shot, support])
-                own = compare(category, model, k_shot, rng)
-                rows.append({"category": category.name, "k_shot": k_shot, "support": support, **own})
+        for own in sweep(root, model, arguments.k_shot, arguments.supports):
+            rows.append(own)
             pd.DataFrame(rows).to_csv(arguments.results, index=False)
     print(table(pd.DataFrame(rows)).to_string())
 

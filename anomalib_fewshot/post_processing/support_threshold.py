@@ -85,7 +85,7 @@ class SupportThreshold(Callback):
             for held_out in range(int(fold.max()) + 1):
                 pl_module.model = deepcopy(self._empty).train()
                 _restore(pl_module, self._start)
-                for _ in range(trainer.max_epochs):
+                for _ in range(trainer.max_epochs or 1):
                     for number, batch in enumerate(images[fold != held_out].split(batch_size)):
                         pl_module.training_step(ImageBatch(image=batch), number)
                     pl_module.fit()

@@ -38,6 +38,7 @@ def measure_cost(
     k_shot: int | list[int] = 4,
     seed: int = 0,
     backbone: str = "tf_efficientnet_lite0",
+    backbone_size: int | None = None,
     repeats: int = 3,
     rounds: int = 50,
     threads: int | None = None,
@@ -55,8 +56,10 @@ def measure_cost(
         data (dict): Datamodule that the support is chosen from: ``class_path`` and ``init_args``.
         k_shot (int | list[int]): Number of normal images, or several. Defaults to ``4``.
         seed (int): Seed of the support. Defaults to ``0``.
-        backbone (str): timm model whose whole forward pass, of an image of its own size, the latencies are compared
-            with. Defaults to ``"tf_efficientnet_lite0"``.
+        backbone (str): timm model whose whole forward pass the latencies are compared with. Defaults to
+            ``"tf_efficientnet_lite0"``.
+        backbone_size (int | None): Height and width of the image in that pass. Defaults to ``None``: what the backbone
+            was trained on.
         repeats (int): Times that each method is fitted. Defaults to ``3``.
         rounds (int): Times that each method scores. Defaults to ``50``.
         threads (int | None): Threads of torch on the CPU. Defaults to ``None``: as torch chooses.
@@ -69,10 +72,12 @@ def measure_cost(
 
     Raises:
         FileNotFoundError: If the file of a method is not there.
-        ValueError: If a method or the data are none, or if ``k_shot``, ``repeats`` or ``rounds`` is below 1.
+        ValueError: If a method or the data are none, or if ``k_shot``, ``repeats``, ``rounds`` or ``backbone_size``
+            is below 1.
     """
     shots = k_shot if isinstance(k_shot, list) else [k_shot]
-    check_at_least(1, repeats=repeats, rounds=rounds, k_shot=min(shots, default=0))
+    lowest = {"repeats": repeats, "rounds": rounds, "k_shot": min(shots, default=0)}
+    check_at_least(1, **lowest, **({} if backbone_size is None else {"backbone_size": backbone_size}))
     specs = {name: read_spec(spec) for name, spec in methods.items()}
     for spec in specs.values():
         check(spec, AnomalibModule)
@@ -85,7 +90,7 @@ def measure_cost(
     turns = [name for _ in range(repeats) for name in cases]
     fits = [_in_subprocess(_fit_cost, *cases[name]) for name in track(turns, "Fitting", console=console)]
     medians = pd.DataFrame(fits, index=turns).groupby(level=0).median()
-    by_runtime = _in_subprocess(_latencies, cases, backbone, rounds, threads, onnx)
+    by_runtime = _in_subprocess(_latencies, cases, backbone, backbone_size, rounds, threads, onnx)
     table = medians.reindex([*cases, BARE])
     for prefix, milliseconds in by_runtime.items():
         latencies = pd.DataFrame(milliseconds)
@@ -131,6 +136,7 @@ def _fit_cost(*arguments: Any) -> dict[str, float]:  # noqa: ANN401
 def _latencies(
     cases: dict[str, tuple],
     backbone: str,
+    backbone_size: int | None,
     rounds: int,
     threads: int | None,
     onnx: bool,
@@ -142,7 +148,10 @@ def _latencies(
     }
     _, image = next(iter(models.values()))
     bare = timm.create_model(backbone).eval().to(image.device)
-    models[BARE] = bare, torch.rand(1, *bare.pretrained_cfg["input_size"], device=image.device)
+    channels, *size = bare.pretrained_cfg["input_size"]
+    if backbone_size is not None:
+        size = [backbone_size, backbone_size]
+    models[BARE] = bare, torch.rand(1, channels, *size, device=image.device)
     found = {"": latencies(models, rounds)}
     if onnx:
         with silence(), TemporaryDirectory() as folder:

@@ -6,12 +6,16 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from anomalib.cli import AnomalibCLI
 
+from anomalib_fewshot.pipelines import cost
 from anomalib_fewshot.pipelines.cli import FewShotCost
 from anomalib_fewshot.pipelines.cost import BARE, measure_cost
+from anomalib_fewshot.pipelines.plan.spec import read_spec
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PLAIN = {"class_path": "PlainStatistic", "init_args": {"image_size": 64}}
@@ -50,9 +54,24 @@ def test_several_k_in_torch_and_onnx(data: dict[str, Any]) -> None:
     assert (table.onnx_times_backbone[:2] < 1).all()
 
 
+def test_size_of_the_backbones_image(data: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = []
+
+    def run(models: dict[str, tuple[torch.nn.Module, torch.Tensor]], rounds: int) -> dict[str, np.ndarray]:
+        shapes.append(models[BARE][1].shape)
+        return dict.fromkeys(models, np.ones(rounds))
+
+    monkeypatch.setattr(cost, "latencies", run)
+    case = {"plain": (*map(read_spec, (PLAIN, data)), 1, 0, 1, "cpu")}
+    for size in (None, 96):
+        cost._latencies(case, "resnet10t", size, 1, 1, onnx=False)  # noqa: SLF001
+    assert shapes == [(1, 3, 176, 176), (1, 3, 96, 96)]
+
+
 def test_file_of_shots() -> None:
     parsed = FewShotCost.get_parser().parse_args(["--config", str(CONFIGS / "benchmark" / "cost_of_shots.yaml")])
     assert (list(parsed.methods), parsed.k_shot, parsed.onnx) == (["CoftAD"], [1, 4, 8, 32], True)
+    assert parsed.backbone_size == 320
 
 
 def test_file() -> None:
@@ -68,6 +87,7 @@ def test_file() -> None:
     [
         ({"k_shot": [4, 0]}, "`k_shot` must be at least 1, got 0"),
         ({"repeats": 0}, "`repeats` must be at least 1, got 0"),
+        ({"backbone_size": 0}, "`backbone_size` must be at least 1, got 0"),
         ({"methods": {"A": {"class_path": "Patchcor"}}}, "Close to it are .'Patchcore'"),
         ({"data": {"class_path": "Patchcore"}}, "must name an AnomalibDataModule"),
     ],

@@ -3,8 +3,21 @@
 
 """Features that can be seen: normal and anomalous images on a plane, before and after a training."""
 
-from .embeddings import embed, patch_features
-from .features import Embedded, compare_features, separation
-from .pictures import draw, project, write_page
+from .embedded import Embedded, embed_images, separation
+from .embeddings import embed, has_features, patch_features
+from .features import compare_features
+from .pictures import draw, draw_one, project, write_page
 
-__all__ = ["Embedded", "compare_features", "draw", "embed", "patch_features", "project", "separation", "write_page"]
+__all__ = [
+    "Embedded",
+    "compare_features",
+    "draw",
+    "draw_one",
+    "embed",
+    "embed_images",
+    "has_features",
+    "patch_features",
+    "project",
+    "separation",
+    "write_page",
+]

@@ -70,6 +70,11 @@ def _(model: PatchcoreModel, images: torch.Tensor) -> torch.Tensor:
     return model.generate_embedding(features).flatten(2).transpose(1, 2)
 
 
+def has_features(model: AnomalibModule) -> bool:
+    """Return whether the features of a model are known to :func:`patch_features`."""
+    return patch_features.dispatch(type(getattr(model, "model", None))) is not patch_features.dispatch(object)
+
+
 def embed(
     model: AnomalibModule,
     support: torch.Tensor,

@@ -8,12 +8,12 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from sklearn.decomposition import PCA
@@ -21,8 +21,7 @@ from sklearn.manifold import TSNE
 
 from anomalib_fewshot.atomic import write_atomically
 
-if TYPE_CHECKING:
-    from .features import Embedded
+from .embedded import Embedded, separation
 
 # Okabe and Ito's colours, which those who see no red or green can discriminate, and a mark for each kind beside them.
 STYLES = {"good": ("#0072B2", "o", 18), "defect": ("#D55E00", "^", 22), "support": ("#000000", "*", 130)}
@@ -66,7 +65,7 @@ def project(vectors: torch.Tensor, projection: str = "tsne", seed: int = 0) -> n
     return PROJECTIONS[projection](vectors.double().numpy(), seed)
 
 
-def draw(embedded: Mapping[str, "Embedded"], path: Path, projection: str = "tsne", seed: int = 0) -> None:
+def draw(embedded: Mapping[str, Embedded], path: Path, projection: str = "tsne", seed: int = 0) -> None:
     """Draw embeddings as PNG, a panel for each model.
 
     Args:
@@ -82,22 +81,58 @@ def draw(embedded: Mapping[str, "Embedded"], path: Path, projection: str = "tsne
     for panel in panels:
         panel.set_axis_off()
     for panel, (name, each) in zip(panels, embedded.items(), strict=False):
-        points = project(each.vectors, projection, seed)
         panel.set_axis_on()
-        panel.set(title=name, xticks=[], yticks=[])
-        for kind, (color, marker, size) in STYLES.items():
-            own = points[[other == kind for other in each.kinds]]
-            edges = {"edgecolors": "white", "linewidths": 0.8 if kind == "support" else 0.3}
-            panel.scatter(own[:, 0], own[:, 1], s=size, c=color, marker=marker, label=kind, alpha=0.85, **edges)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+        panel.set_title(name, parse_math=False)
+        _scatter(panel, each, projection, seed)
+    _legend(figure, panels[0])
     stream = BytesIO()
     figure.savefig(stream, format="png", dpi=150)
     write_atomically(path, stream.getvalue())
 
 
+def draw_one(embedded: Embedded, seed: int = 0) -> bytes:
+    """Return a small JPEG of the embeddings of one model by t-SNE, with :func:`separation` below.
+
+    Args:
+        embedded (Embedded): Images of all kinds, four or more.
+        seed (int): Seed. Defaults to ``0``.
+    """
+    figure = Figure(figsize=(3.6, 4.0), layout="constrained")
+    panel = figure.subplots()
+    _scatter(panel, embedded, "tsne", seed)
+    found = separation(embedded)
+    panel.set_xlabel(f"defects {found['defects']:.3g} spreads away, AUROC {found['AUROC']:.3f}")
+    _legend(figure, panel)
+    stream = BytesIO()
+    figure.savefig(stream, format="jpeg", dpi=100)
+    return stream.getvalue()
+
+
+def _scatter(panel: Axes, embedded: Embedded, projection: str, seed: int) -> None:
+    """Draw the images of a model."""
+    points = project(embedded.vectors, projection, seed)
+    panel.set(xticks=[], yticks=[])
+    for kind, (color, marker, size) in STYLES.items():
+        own = points[[other == kind for other in embedded.kinds]]
+        panel.scatter(
+            own[:, 0],
+            own[:, 1],
+            s=size,
+            c=color,
+            marker=marker,
+            label=kind,
+            alpha=0.85,
+            edgecolors="white",
+            linewidths=0.8 if kind == "support" else 0.3,
+        )
+
+
+def _legend(figure: Figure, panel: Axes) -> None:
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+
+
 def write_page(
-    embedded: Mapping[str, "Embedded"],
+    embedded: Mapping[str, Embedded],
     table: pd.DataFrame,
     path: Path,
     projection: str = "tsne",

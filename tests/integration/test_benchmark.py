@@ -135,6 +135,9 @@ def test_command_line(config: dict[str, Any], tmp_path: Path) -> None:
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "CoftAD, no fine-tuning" in page
     assert "data:image/jpeg" in page
+    keys = good.drop_duplicates(["method", "category"]).set_index("key").method
+    with_features = {keys[path.parts[-3]] for path in (folder / "examples").glob("*/*/features.jpg")}
+    assert with_features == {"CoftAD", "CoftAD, no fine-tuning", "CoftAD, random weights"}
     assert "not finite" in page
 
 

@@ -26,16 +26,17 @@ from .statistics import by_category, check_rows, paired_differences, summarize
 from .tables import Cell, Table, format_k
 
 EXAMPLES = {
-    "hit": "the anomalous image with the highest score",
-    "miss": "the anomalous image with the lowest score",
-    "false_alarm": "the normal image with the highest score",
+    "hit": "the anomalous image with the highest score, beside its heat map",
+    "miss": "the anomalous image with the lowest score, beside its heat map",
+    "false_alarm": "the normal image with the highest score, beside its heat map",
 }
+FEATURES = {"features": "the support and the test images as it sees them, on a plane"}
 MAX_NAMES = 16  # images of a support that are named; the manifest has them all
 
 
 @dataclass(frozen=True)
 class Example:
-    """A sample heat map: method, category, kind, a text for those who do not see it, and the picture as a data URI."""
+    """A picture of a run: method, category, kind, a text for those who do not see it, and the picture as a data URI."""
 
     method: str
     category: str
@@ -60,8 +61,10 @@ class Section:
     heats: list[Table]
     costs: Table | None
     scatters: list[str]
-    example_k: str | None
+    example_k: str
     examples: list[Example]
+    feature_k: str
+    features: list[Example]
     measures: Table | None
 
 
@@ -206,7 +209,10 @@ def _section(
         category: f"{block['test_normal'].max():.0f} + {block['test_anomalous'].max():.0f} images"
         for category, block in done.groupby("category")
     }
-    example_k, examples = _examples(store, done, methods, baseline)
+    drawn = {row.method for row in done.itertuples() if store.has_examples(str(row.key))}
+    best = next((method for method in methods if method in drawn), baseline)
+    example_k, examples = _pictures(store, done, list(dict.fromkeys([best, baseline])), EXAMPLES)
+    feature_k, features = _pictures(store, done, methods, FEATURES)
     return Section(
         name=str(rows["dataset"].iloc[0]),
         about=f"Categories: {', '.join(sorted(rows['category'].unique()))}.",
@@ -240,6 +246,8 @@ def _section(
         scatters=_scatters(done, main, styles, name),
         example_k=example_k,
         examples=examples,
+        feature_k=feature_k,
+        features=features,
         measures=tables.measure_table(summaries, rows, methods) if shown else None,
     )
 
@@ -281,27 +289,24 @@ def _scatters(done: pd.DataFrame, main: pd.DataFrame, styles: Mapping[str, figur
     return drawn
 
 
-def _examples(
+def _pictures(
     store: Store,
     done: pd.DataFrame,
     methods: Sequence[str],
-    baseline: str,
-) -> tuple[str | None, list[Example]]:
-    """Return the k and the pictures of the best method that has some and of the baseline, of the largest k."""
-    runs = done[[store.has_examples(str(key)) for key in done["key"]]]
-    if runs.empty:
-        return None, []
-    best = min(runs["method"], key=methods.index)
-    runs = runs[runs["method"].isin([best, baseline])]
+    kinds: Mapping[str, str],
+) -> tuple[str, list[Example]]:
+    """Return k and the pictures of some kinds of the runs of methods, of the largest k, methods in their order."""
+    runs = done[done["method"].isin(methods)]
+    runs = runs[runs["key"].map(store.has_examples).astype(bool)]
     runs = runs[runs["k_shot"] == runs["k_shot"].max()].drop_duplicates(["category", "method"])
     found = []
     for row in sorted(runs.itertuples(), key=lambda row: (row.category, methods.index(row.method))):
         pictures = store.examples(str(row.key), row.category)
-        for name in filter(pictures.__contains__, EXAMPLES):
+        for name in filter(pictures.__contains__, kinds):
             uri = "data:image/jpeg;base64," + base64.b64encode(pictures[name]).decode()
-            text = f"{row.category}, {row.method}: {EXAMPLES[name]}, beside its heat map"
+            text = f"{row.category}, {row.method}: {kinds[name]}"
             found.append(Example(row.method, row.category, name.replace("_", " "), text, uri))
-    return format_k(runs["k_shot"].iloc[0]), found
+    return format_k(runs["k_shot"].max()) if found else "", found
 
 
 def _supports(store: Store, rows: pd.DataFrame) -> Iterator[tuple[str, str]]:

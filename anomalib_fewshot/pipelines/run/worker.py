@@ -25,7 +25,7 @@ from anomalib_fewshot.pipelines.results.row import Row
 from anomalib_fewshot.pipelines.results.store import Training, Trainings
 
 from .environment import package_versions
-from .examples import make_examples
+from .examples import draw_features, make_examples
 from .predictions import Recorder, accuracy
 from .resources import MIB, PeakMemory, TimedEngine, interruptible, latencies, make_model, silence, weights_hash
 from .sources import Sources
@@ -220,7 +220,7 @@ def _add_category(
     labels, scores = predictions.labels.tolist(), predictions.scores.tolist()
     outcome.scores |= {path: list(values) for path, *values in zip(predictions.paths, labels, scores, strict=True)}
     if save_examples:
-        examples = make_examples(part.test_data, predictions)
+        examples = make_examples(part.test_data, predictions) | draw_features(model, part)
         outcome.examples |= {(category, name): picture for name, picture in examples.items()}
 
 

@@ -11,7 +11,7 @@ from anomalib.models import Padim, Patchcore
 from torch import nn
 
 from anomalib_fewshot import CoftAD, RegAD, UniAD
-from anomalib_fewshot.visualization import embed, patch_features
+from anomalib_fewshot.visualization import embed, has_features, patch_features
 
 SMALL = {"backbone": "resnet10t", "pre_trained": False}
 MODELS = [
@@ -88,6 +88,9 @@ def test_model_without_features_says_how_to_get_them() -> None:
     model = Padim("resnet10t", ["layer1"], pre_trained=False, n_features=20)
     with pytest.raises(TypeError, match=r"must have registered features, got PadimModel. Register a function"):
         embed(model, torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64))
+    assert not has_features(model)
+    assert has_features(Patchcore(**SMALL, layers=["layer1"]))
+    assert has_features(Plain())
 
 
 def test_unknown_pooling() -> None:

@@ -3,6 +3,7 @@
 
 """The picture, the page and the numbers."""
 
+import io
 import json
 import re
 from pathlib import Path
@@ -16,7 +17,7 @@ import yaml
 from PIL import Image
 from test_embeddings import SMALL
 
-from anomalib_fewshot.visualization import Embedded, compare_features, project, separation, write_page
+from anomalib_fewshot.visualization import Embedded, compare_features, draw_one, project, separation, write_page
 from anomalib_fewshot.visualization.cli import FewShotFeatures
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -53,6 +54,15 @@ def test_picture_page_and_numbers(mvtec_root: Path, tmp_path: Path) -> None:
     assert kinds.count("good") == kinds.count("defect") == 2  # of 4 each every second, at most 3
     assert all(picture["thumbnail"].startswith("data:image/jpeg;base64,") for picture in data["pictures"])
     assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", page)
+
+
+def test_small_picture_of_a_model() -> None:
+    """It shows the vectors, and the same ones give the same bytes."""
+    kinds = ["support"] * 2 + ["good"] * 4 + ["defect"] * 6
+    bytes_ = [draw_one(Embedded(vectors, kinds, [""] * 12)) for vectors in (BLOBS, BLOBS, BLOBS.flip(0))]
+    assert bytes_[0] == bytes_[1] != bytes_[2]
+    with Image.open(io.BytesIO(bytes_[0])) as picture:
+        assert (picture.format, picture.size) == ("JPEG", (360, 400))
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 
 """Data that the tests make for themselves. No test uses a network."""
 
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before timm is imported: a missing weight fails at once
@@ -15,6 +16,13 @@ import torch
 from PIL import Image, ImageDraw
 
 torch.set_num_threads(1)  # figures are compared bit for bit: sums of several threads follow the load of the machine
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported out of garbage collections: Lightning asks for several a run, half of a short test."""
+    gc.collect()
+    gc.freeze()
+
 
 SIZE = 64
 CATEGORIES = ("bolt", "cloth")

@@ -3,6 +3,7 @@
 
 """Runs of a benchmark, one after the other, in this process or in any that a runner starts."""
 
+import gc
 import inspect
 import time
 from dataclasses import dataclass, replace
@@ -62,6 +63,8 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        gc.collect()
+        gc.freeze()  # what is imported stays: the collections of each run need not look at it again
         self._sources = Sources(int(settings.cache_gib * 2**30))
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)

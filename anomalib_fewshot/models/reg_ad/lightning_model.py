@@ -7,7 +7,7 @@ Paper: https://arxiv.org/abs/2207.07361 (ECCV 2022). The adversarial loss: https
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import isfinite
 from typing import Any
 
@@ -247,21 +247,33 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
             single image has no others: its views are scored by its own density, which is too kind.
         """
         support = torch.cat([*self.support()])
-        self._fit_density(self.model.density, support)
+        views = NUM_FIXED_VIEWS if self.augment_support else 1
+        few = len(support) <= MAX_BATCH and views * len(support) <= sum(self.model.trunk.channels)
+        held = [*self._maps(support)] if few else None  # no larger than the density
+
+        def fit(density: PositionGaussian, chosen: torch.Tensor) -> None:
+            maps = self._maps(support[chosen]) if held is None else (part[chosen] for part in held)
+            density.fit(maps, views * int(chosen.sum()))
+
+        fit(self.model.density, torch.ones(len(support), dtype=torch.bool))
         self.fitted_support = _digest(self._datamodule)
-        return NormalScores(Rule.VIEWS if len(support) == 1 else Rule.ONE_FIT, self._score_held_out(support))
+        return NormalScores(Rule.VIEWS if len(support) == 1 else Rule.ONE_FIT, self._score_held_out(support, fit))
 
-    def _fit_density(self, density: PositionGaussian, support: torch.Tensor) -> None:
-        count = len(support) * (NUM_FIXED_VIEWS if self.augment_support else 1)
-        with self.trainer.precision_plugin.forward_context():  # as the test images
-            density.fit(map(self.model.embed, self._views(support)), count)
-
-    def _views(self, support: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Yield the images that the density is fitted to, in batches."""
+    def _maps(self, support: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield the features that a density is fitted to: of ``MAX_BATCH`` images or fewer, view by view."""
         for images in support.split(MAX_BATCH):
-            yield from fixed_views(images, *self._normalization) if self.augment_support else [images]
+            views = fixed_views(images, *self._normalization) if self.augment_support else [images]
+            yield from map(self._embed, views)
 
-    def _score_held_out(self, support: torch.Tensor) -> Iterator[InferenceBatch]:
+    def _embed(self, images: torch.Tensor) -> torch.Tensor:
+        with self.trainer.precision_plugin.forward_context():  # as the test images
+            return self.model.embed(images)
+
+    def _score_held_out(
+        self,
+        support: torch.Tensor,
+        fit: Callable[[PositionGaussian, torch.Tensor], None],
+    ) -> Iterator[InferenceBatch]:
         if len(support) == 1:
             for view in fixed_views(support, *self._normalization):
                 yield self._score(view, self.model.density)
@@ -269,7 +281,7 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
         fold = torch.arange(len(support)) % MAX_FOLDS
         density = PositionGaussian(self.model.density.regularization).to(support.device)
         for held_out in range(int(fold.max()) + 1):
-            self._fit_density(density, support[fold != held_out])
+            fit(density, fold != held_out)
             for images in support[fold == held_out].split(MAX_BATCH):
                 yield self._score(images, density)
 

@@ -24,6 +24,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from anomalib_fewshot.data import FewShot
 from anomalib_fewshot.models.components.checks import check_at_least
+from anomalib_fewshot.models.components.export import OPENVINO_OPTIONS
 
 from .cost import fit_few_shot
 from .plan.spec import check, read_spec
@@ -71,7 +72,12 @@ def _onnx(fitted: Fitted) -> tuple[Infer, Path]:
     return lambda picture: dict(zip(names, session.run(names, {"input": picture.numpy()}), strict=True)), fitted.onnx
 
 
-def _openvino(fitted: Fitted, compression: CompressionType | None = None) -> tuple[Infer, Path]:
+def _openvino(
+    fitted: Fitted,
+    compression: CompressionType | None = None,
+    *,
+    accurate: bool = True,
+) -> tuple[Infer, Path]:
     import openvino
 
     if compression in {CompressionType.INT8, CompressionType.INT8_PTQ}:
@@ -82,7 +88,9 @@ def _openvino(fitted: Fitted, compression: CompressionType | None = None) -> tup
         model = fitted.model._compress_ov_model(model, compression, fitted.datamodule)  # noqa: SLF001
     path = fitted.folder / str(compression) / "model.xml"
     openvino.save_model(model, path, compress_to_fp16=compression == CompressionType.FP16)
-    options = {"INFERENCE_NUM_THREADS": fitted.threads} if fitted.threads else {}
+    options: dict[str, Any] = OPENVINO_OPTIONS if accurate else {}
+    if fitted.threads:
+        options = options | {"INFERENCE_NUM_THREADS": fitted.threads}
     compiled = openvino.Core().compile_model(path, "CPU", options)
     names = [output.any_name for output in compiled.outputs]
 
@@ -100,6 +108,7 @@ RUNTIMES: dict[str, Callable[[Fitted], tuple[Infer, Path]]] = {
     "torch bf16": partial(_torch, dtype=torch.bfloat16),
     "ONNX Runtime fp32": _onnx,
     "OpenVINO fp32": _openvino,
+    "OpenVINO fp32, no options": partial(_openvino, accurate=False),
     "OpenVINO fp16": partial(_openvino, compression=CompressionType.FP16),
     "OpenVINO int8 weights": partial(_openvino, compression=CompressionType.INT8),
     "OpenVINO int8": partial(_openvino, compression=CompressionType.INT8_PTQ),
@@ -118,8 +127,9 @@ def measure_parity(
     """Compare what runtimes and precisions say of the test pictures, each read from its file in its own size.
 
     Each method is fitted once. A runtime that is not installed, or that cannot run the model, has a row that says so.
-    ONNX Runtime and OpenVINO run on the CPU. ``int8 weights`` and ``int8`` are anomalib's ``int8`` and ``int8_ptq``,
-    the latter calibrated on the support.
+    ONNX Runtime and OpenVINO run on the CPU, the latter with :data:`OPENVINO_OPTIONS` where the row does not say
+    otherwise. ``int8 weights`` and ``int8`` are anomalib's ``int8`` and ``int8_ptq``, the latter calibrated on the
+    support.
 
     Args:
         methods (dict): Models by their name in the table: ``class_path`` and ``init_args``, or a YAML file of them.

@@ -17,6 +17,7 @@ from anomalib.data.utils import read_image
 from anomalib.deploy import OpenVINOInferencer, TorchInferencer
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, get_model
+from anomalib.models.components.base.export_mixin import ExportMixin
 from conftest import save
 from test_contract import MODELS, SMALL
 
@@ -62,7 +63,7 @@ class Exported:
     def openvino(self) -> Callable[[Path], Outputs]:
         """anomalib's inferencer of OpenVINO, which reads ONNX files too."""
         pytest.importorskip("openvino")
-        inferencer = OpenVINOInferencer(self.to_onnx(), device="CPU")
+        inferencer = OpenVINOInferencer(self.to_onnx(), device="CPU", config=export.OPENVINO_OPTIONS)
         return lambda path: plain(inferencer.predict(path))
 
     def to_onnx(self) -> Path:
@@ -148,6 +149,17 @@ def test_every_runtime_says_what_predict_says(
     assert len(expected) == 3 * len(SIZES)
     assert {bool(found["pred_label"]) for found in expected.values()} == {False, True}
     compare(expected, getattr(exported, runtime)(), tolerance)
+
+
+def test_openvino_export_says_how_to_load_it(
+    exported: Exported,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(ExportMixin, "to_openvino", lambda *_: tmp_path / "model.xml")
+    exported.model.to_openvino(tmp_path)
+    assert "OpenVINOInferencer(..., config={'EXECUTION_MODE_HINT': 'ACCURACY'})" in caplog.text
 
 
 @pytest.mark.slow

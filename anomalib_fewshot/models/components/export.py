@@ -21,6 +21,7 @@ from anomalib_fewshot.post_processing import SupportPostProcessor
 
 logger = logging.getLogger(__name__)
 
+OPENVINO_OPTIONS = {"EXECUTION_MODE_HINT": "ACCURACY"}  # else it rounds to bf16 where a processor has it
 ONE_FILE = 2_000_000_000  # bytes of weights that an ONNX file holds, its limit of 2 GiB less some for the graph
 
 
@@ -50,6 +51,10 @@ class DescribedExportMixin(LightningModule):
 
     def to_openvino(self, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401
         """Export as anomalib does, with a full integer quantization that is calibrated on the support."""
+        logger.warning(
+            "OpenVINO rounds to half precision where a processor can, which may change verdicts. To get those of "
+            f"`predict`, load the model with OpenVINOInferencer(..., config={OPENVINO_OPTIONS}).",
+        )
         return self._describe(super().to_openvino(*args, **kwargs))  # type: ignore[misc]
 
     @staticmethod

@@ -248,8 +248,7 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
         """
         support = torch.cat([*self.support()])
         views = NUM_FIXED_VIEWS if self.augment_support else 1
-        few = len(support) <= MAX_BATCH and views * len(support) <= sum(self.model.trunk.channels)
-        held = [*self._maps(support)] if few else None  # no larger than the density
+        held = [*self._maps(support)] if len(support) <= MAX_FOLDS else None  # as large as the density
 
         def fit(density: PositionGaussian, chosen: torch.Tensor) -> None:
             maps = self._maps(support[chosen]) if held is None else (part[chosen] for part in held)

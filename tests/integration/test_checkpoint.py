@@ -32,7 +32,7 @@ COMPONENTS = {
     "pre_processor": ExportablePreProcessor(Compose([Resize((64, 64)), Normalize([0.2] * 3, [0.7] * 3)])),
     "visualizer": True,
 }
-OTHER_BACKBONE = {"backbone": "resnet14t", "layers": [1], "weights": "weights.pt", "image_size": 96, "seed": 1}
+OTHER_BACKBONE = {"backbone": "resnet18", "layers": [1], "weights": "weights.pt", "image_size": 96, "seed": 1}
 OTHER = {
     "CoftAD": OTHER_BACKBONE
     | {"fine_tuning": "backbone", "num_steps": 2, "learning_rate": 0.1, "weight_decay": 0.5, "positive_weight": 0.5}

@@ -76,8 +76,7 @@ def measure_cost(
             is below 1.
     """
     shots = k_shot if isinstance(k_shot, list) else [k_shot]
-    lowest = {"repeats": repeats, "rounds": rounds, "k_shot": min(shots, default=0)}
-    check_at_least(1, **lowest, **({} if backbone_size is None else {"backbone_size": backbone_size}))
+    check_at_least(1, repeats=repeats, rounds=rounds, k_shot=min(shots, default=0), backbone_size=backbone_size)
     specs = {name: read_spec(spec) for name, spec in methods.items()}
     for spec in specs.values():
         check(spec, AnomalibModule)

@@ -51,11 +51,12 @@ class DescribedExportMixin(LightningModule):
 
     def to_openvino(self, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401
         """Export as anomalib does, with a full integer quantization that is calibrated on the support."""
+        path = self._describe(super().to_openvino(*args, **kwargs))  # type: ignore[misc]
         logger.warning(
             "OpenVINO rounds to half precision where a processor can, which may change verdicts. To get those of "
             f"`predict`, load the model with OpenVINOInferencer(..., config={OPENVINO_OPTIONS}).",
         )
-        return self._describe(super().to_openvino(*args, **kwargs))  # type: ignore[misc]
+        return path
 
     @staticmethod
     def _post_training_quantization_ov(model: Any, datamodule: AnomalibDataModule | None = None) -> Any:  # noqa: ANN401

@@ -7,7 +7,7 @@ Paper: https://arxiv.org/abs/2207.07361 (ECCV 2022). The adversarial loss: https
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from math import isfinite
 from typing import Any
 
@@ -23,7 +23,6 @@ from torch import nn
 from anomalib_fewshot.data.support import HasSources, HasSupport, support_dataloader
 from anomalib_fewshot.models.components import (
     ADVERSARIAL_RAMP,
-    NUM_FIXED_VIEWS,
     AdversarialStep,
     BackboneMixin,
     FittedMixin,
@@ -42,12 +41,12 @@ from .density import PositionGaussian
 from .loss import RegADLoss
 from .network import read_network
 from .sources import deepest_features, first_images, similarities
+from .support_maps import MAX_BATCH, SupportMaps
 from .torch_model import RegADModel
 
 logger = logging.getLogger(__name__)
 
 MAX_FOLDS = 8  # densities that score held-out images
-MAX_BATCH = 32  # support images that go through the network at once
 MIN_FEATURE_STD = 0.1  # of the encodings; below it a warning is given
 
 
@@ -247,32 +246,16 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
             single image has no others: its views are scored by its own density, which is too kind.
         """
         support = torch.cat([*self.support()])
-        views = NUM_FIXED_VIEWS if self.augment_support else 1
-        held = [*self._maps(support)] if len(support) <= MAX_FOLDS else None  # as large as the density
-
-        def fit(density: PositionGaussian, chosen: torch.Tensor) -> None:
-            maps = self._maps(support[chosen]) if held is None else (part[chosen] for part in held)
-            density.fit(maps, views * int(chosen.sum()))
-
-        fit(self.model.density, torch.ones(len(support), dtype=torch.bool))
+        maps = SupportMaps(self._embed, support, self.augment_support, *self._normalization)
+        maps.fit(self.model.density, torch.ones(len(support), dtype=torch.bool))
         self.fitted_support = _digest(self._datamodule)
-        return NormalScores(Rule.VIEWS if len(support) == 1 else Rule.ONE_FIT, self._score_held_out(support, fit))
-
-    def _maps(self, support: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Yield the features that a density is fitted to: of ``MAX_BATCH`` images or fewer, view by view."""
-        for images in support.split(MAX_BATCH):
-            views = fixed_views(images, *self._normalization) if self.augment_support else [images]
-            yield from map(self._embed, views)
+        return NormalScores(Rule.VIEWS if len(support) == 1 else Rule.ONE_FIT, self._score_held_out(support, maps))
 
     def _embed(self, images: torch.Tensor) -> torch.Tensor:
         with self.trainer.precision_plugin.forward_context():  # as the test images
             return self.model.embed(images)
 
-    def _score_held_out(
-        self,
-        support: torch.Tensor,
-        fit: Callable[[PositionGaussian, torch.Tensor], None],
-    ) -> Iterator[InferenceBatch]:
+    def _score_held_out(self, support: torch.Tensor, maps: SupportMaps) -> Iterator[InferenceBatch]:
         if len(support) == 1:
             for view in fixed_views(support, *self._normalization):
                 yield self._score(view, self.model.density)
@@ -280,7 +263,7 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
         fold = torch.arange(len(support)) % MAX_FOLDS
         density = PositionGaussian(self.model.density.regularization).to(support.device)
         for held_out in range(int(fold.max()) + 1):
-            fit(density, fold != held_out)
+            maps.fit(density, fold != held_out)
             for images in support[fold == held_out].split(MAX_BATCH):
                 yield self._score(images, density)
 

@@ -23,8 +23,10 @@ from torchvision.transforms.v2 import Resize
 
 from anomalib_fewshot import FewShot, MultiCategory, PlainStatistic, RegAD
 from anomalib_fewshot.models.components import NUM_FIXED_VIEWS
+from anomalib_fewshot.models.reg_ad.density import PositionGaussian
 from anomalib_fewshot.models.reg_ad.sources import similarities
 from anomalib_fewshot.models.reg_ad.stn import warp
+from anomalib_fewshot.models.reg_ad.support_maps import SupportMaps
 from anomalib_fewshot.models.reg_ad.torch_model import RegADModel, support_features
 
 
@@ -564,12 +566,36 @@ def test_of_plain_data_all_normal_images_are_the_support(mvtec_root: Path, tmp_p
         torch.testing.assert_close(scores(model), scores(other), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("augment", [False, True])
+def test_held_maps_are_those_of_each_fit(monkeypatch: pytest.MonkeyPatch, augment: bool) -> None:
+    model, support = torch_model(), torch.rand(4, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    chosen, densities, calls = torch.tensor([True, False, True, True]), [], []
+
+    def embed(images: torch.Tensor) -> torch.Tensor:
+        calls.append(len(images))
+        with torch.no_grad():
+            return model.embed(images)
+
+    for most in (4, 3):
+        monkeypatch.setattr("anomalib_fewshot.models.reg_ad.support_maps.MAX_HELD", most)
+        maps = SupportMaps(embed, support, augment, [0.5] * 3, [0.2] * 3)
+        for _ in range(2):
+            densities.append(PositionGaussian(0.01))
+            maps.fit(densities[-1], chosen)
+    views = NUM_FIXED_VIEWS if augment else 1
+    assert calls == [4] * views + [3] * views * 2  # once of all, or at each fit of those that are chosen
+    for density in densities[1:]:
+        torch.testing.assert_close(density.mean, densities[0].mean, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(density.basis, densities[0].basis, rtol=1e-3, atol=1e-3)
+
+
 def test_images_in_several_batches(mvtec_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A large support goes through the network in parts."""
     datamodule = few_shot(mvtec_root, k_shot=10, val_split_mode="none")
     model, other = (small(max_epochs=0, augment_support=False) for _ in range(2))
     train(model, datamodule, tmp_path)
-    monkeypatch.setattr("anomalib_fewshot.models.reg_ad.lightning_model.MAX_BATCH", 4)
+    for module in ("lightning_model", "support_maps"):
+        monkeypatch.setattr(f"anomalib_fewshot.models.reg_ad.{module}.MAX_BATCH", 4)
     train(other, datamodule, tmp_path)
     torch.testing.assert_close(scores(other), scores(model), rtol=1e-4, atol=1e-4)
     thresholds = [m.post_processor.image_threshold for m in (other, model)]

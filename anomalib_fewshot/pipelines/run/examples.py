@@ -58,7 +58,7 @@ def draw_features(model: AnomalibModule, datamodule: FewShot) -> dict[str, bytes
     Returns:
         dict[str, bytes]: ``features``. Empty if the features of the model are not known, or there are too few images.
     """
-    from anomalib_fewshot.visualization import draw_one, embed_images, has_features
+    from anomalib_fewshot.visualization import draw_one, embed_images, has_features  # which imports the pipelines
 
     if not has_features(model):
         return {}

@@ -44,6 +44,7 @@ def backbone_stages(
         msg = f"`layers` must be indices of the {len(info)} feature maps of {name}, got {wanted}."
         raise ValueError(msg)
     features = create_backbone(name, pre_trained, weights, {"features_only": True, "out_indices": wanted})
+    features = features.to(memory_format=torch.channels_last)  # faster on a processor
     stages = _cut(features, [info[index]["module"].replace(".", "_") for index in wanted])
     if not _is_cut_right(features, stages):
         msg = f"`backbone` must be a convolutional model that runs part after part, such as a ResNet, got {name!r}."

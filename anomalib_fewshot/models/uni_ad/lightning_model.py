@@ -7,7 +7,7 @@ Paper: https://arxiv.org/abs/2206.03687 (NeurIPS 2022). The adversarial loss: ht
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from itertools import islice
 from math import isfinite
@@ -25,7 +25,8 @@ from rich.progress import track
 from torch import nn
 from torch.utils.data import DataLoader
 
-from anomalib_fewshot.data.support import ordered_dataloader
+from anomalib_fewshot.data.support import ordered_dataloader, support_dataloader
+from anomalib_fewshot.metrics import HasCategories
 from anomalib_fewshot.models.components import (
     ADVERSARIAL_RAMP,
     NUM_FIXED_VIEWS,
@@ -43,6 +44,7 @@ from anomalib_fewshot.models.components import (
 )
 from anomalib_fewshot.post_processing import NormalScores, Rule
 
+from .category_scale import CategoryScale
 from .tokens import TokenCache
 from .torch_model import UniADModel, adversarial_channels, adversarial_pair
 from .transformer import feature_jitter
@@ -83,6 +85,9 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
             one are then learned first. Defaults to ``True``.
         pool_size (int): Side in pixels of the mean whose highest value is the image's score. Defaults to
             ``32``; the paper's is 16.
+        category_scale (bool): With several categories, divide the scores of an image by what is usual for the category
+            that it looks like, see :class:`CategoryScale`, so that one threshold serves all. Defaults to ``True``; the
+            paper's is ``False``.
         num_steps (int): Number of optimiser steps, after 80 % of which the rate falls to a tenth. 0 is no training, a
             control. Defaults to ``600``, a minute or two on two cores; the paper takes 454000.
         warmup_steps (int): Steps over which the rate rises to its value. Defaults to ``50``; the paper has none.
@@ -149,6 +154,7 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
         dropout: float = 0.0,
         standardize: bool = True,
         pool_size: int = 32,
+        category_scale: bool = True,
         num_steps: int = 600,
         warmup_steps: int = 50,
         batch_size: int = 8,
@@ -185,6 +191,7 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
         )
         self.jitter_scale = jitter_scale
         self.standardize = standardize
+        self.category_scale = category_scale
         self.num_steps = num_steps
         self.warmup_steps = warmup_steps
         self.batch_size = batch_size
@@ -277,8 +284,26 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
         return loss + adversarial_loss
 
     def fit(self) -> NormalScores:
-        """Return the scores of the support, which the training has seen: there is nothing to fit after it."""
+        """Bring the scores of several categories to one scale, and return those of the support.
+
+        Returns:
+            NormalScores: Scores of the support, which the training has seen.
+        """
+        self.model.category_scale = CategoryScale().to(self.device)
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.category_scale and isinstance(datamodule, HasCategories) and datamodule.category_by_path:
+            self._fit_category_scale(datamodule.category_by_path)
         return NormalScores(Rule.SEEN if self.num_steps > 0 else Rule.ONE_FIT, self._score_support())
+
+    def _fit_category_scale(self, category_by_path: Mapping[str, str]) -> None:
+        embeddings, scores, categories = [], [], []
+        for batch in support_dataloader(self.trainer.datamodule):  # type: ignore[attr-defined]
+            tokens = self._embed(self.preprocess(batch.image))
+            with self.trainer.precision_plugin.forward_context():  # as the test images
+                scores.append(self.model.score(tokens).pred_score)
+            embeddings.append(self.model.summarize(tokens))
+            categories += [category_by_path[path] for path in batch.image_path]
+        self.model.category_scale.fit(torch.cat(embeddings), torch.cat(scores), categories)
 
     def _score_support(self) -> Iterator[InferenceBatch]:
         for images in self.support():

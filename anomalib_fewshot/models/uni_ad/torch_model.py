@@ -13,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from anomalib_fewshot.models.components import Moments, backbone_stages, divide_by_length
 
+from .category_scale import CategoryScale
 from .transformer import Reconstruction, ReconstructionTransformer
 
 MIN_VARIANCE = 1e-4  # of a channel, as a fraction of the mean: a constant one must not be blown up
@@ -82,6 +83,7 @@ class UniADModel(nn.Module):
             feedforward_dim,
             dropout,
         )
+        self.category_scale = CategoryScale()
         self.register_buffer("token_mean", torch.zeros(self.channels))
         self.register_buffer("token_std", torch.ones(self.channels))
         self.token_mean: torch.Tensor
@@ -124,13 +126,18 @@ class UniADModel(nn.Module):
 
     def score(self, tokens: torch.Tensor) -> InferenceBatch:
         """Score images by their tokens, shape ``(B, N, C)``."""
+        scale = self.category_scale(self.summarize(tokens))
         tokens = self.standardize(tokens)
         distance = torch.linalg.vector_norm(self.transformer(tokens).tokens.float() - tokens.float(), dim=-1)
-        distance = distance.unflatten(1, self.grid)[:, None]  # (B, N) -> (B, 1, h, w)
+        distance = (distance / scale[:, None]).unflatten(1, self.grid)[:, None]  # (B, N) -> (B, 1, h, w)
         anomaly_map = F.interpolate(distance, self.image_size, mode="bilinear", align_corners=True)
         height, width = (min(self.pool_size, side) for side in self.image_size)
         pooled = F.avg_pool2d(F.avg_pool2d(anomaly_map, (height, 1), 1), (1, width), 1)  # a mean over a window
         return InferenceBatch(pred_score=pooled.amax((1, 2, 3)), anomaly_map=anomaly_map)
+
+    def summarize(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return one embedding of each image, by which its category is recognized: ``(B, N, C)`` -> ``(B, C)``."""
+        return self.standardize(tokens).float().mean(dim=1)
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
         """Score images.

@@ -23,6 +23,7 @@ from anomalib_fewshot import FewShot, MultiCategory, UniAD
 from anomalib_fewshot.models.components import NUM_FIXED_VIEWS, fixed_views
 from anomalib_fewshot.models.uni_ad import lightning_model
 from anomalib_fewshot.models.uni_ad import tokens as tokens_module
+from anomalib_fewshot.models.uni_ad.category_scale import CategoryScale
 from anomalib_fewshot.models.uni_ad.tokens import TokenCache
 from anomalib_fewshot.models.uni_ad.torch_model import UniADModel, adversarial_pair
 from anomalib_fewshot.models.uni_ad.transformer import Reconstruction, ReconstructionTransformer
@@ -456,6 +457,44 @@ def test_several_categories_and_one_image_of_each_or_all(k_shot: int | None, mvt
     assert scores(model).isfinite().all()
 
 
+def test_category_scale_is_the_mean_score_of_the_category_that_an_image_looks_like() -> None:
+    scale = CategoryScale()
+    looks_like = torch.tensor([[3.0, 0.1], [0.1, 2.0], [0.9, 1.0]])
+    torch.testing.assert_close(scale(looks_like), torch.ones(3))  # before a fit
+    scale.fit(torch.eye(2)[[0, 1, 0]], torch.tensor([10.0, 4.0, 20.0]), ["nut", "bolt", "nut"])
+    torch.testing.assert_close(scale(looks_like), torch.tensor([15.0, 4.0, 4.0]))
+
+
+def test_scores_of_several_categories_are_on_one_scale(mvtec_root: Path, tmp_path: Path) -> None:
+    model = small()
+    datamodule = MultiCategory(MVTecAD(mvtec_root, num_workers=0), ["bolt", "cloth"], k_shot=2)
+    loaded = UniAD.load_from_checkpoint(train(model, datamodule, tmp_path))
+    batch = torch.stack([model.pre_processor.transform(item.image) for item in datamodule.support_data])
+    names = [datamodule.category_by_path[item.image_path] for item in datamodule.support_data]
+    with torch.no_grad():
+        scaled = loaded.eval().model(batch)
+        loaded.model.category_scale = CategoryScale()
+        plain = loaded.model(batch)
+    for name in datamodule.parts:
+        own = torch.tensor([other == name for other in names])
+        usual = plain.pred_score[own].mean()
+        torch.testing.assert_close(scaled.pred_score[own], plain.pred_score[own] / usual)
+        torch.testing.assert_close(scaled.anomaly_map[own], plain.anomaly_map[own] / usual)
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_scale_is_of_several_categories_alone_and_can_be_left_out(
+    several: bool,
+    mvtec_root: Path,
+    tmp_path: Path,
+) -> None:
+    model = small(category_scale=not several)
+    source = MVTecAD(mvtec_root, "bolt", num_workers=0)
+    datamodule = MultiCategory(source, ["bolt", "cloth"], k_shot=2) if several else FewShot(source, k_shot=2)
+    train(model, datamodule, tmp_path)
+    assert len(model.model.category_scale.usual_scores) == 0
+
+
 def test_anomalib_s_own_datamodule_and_an_image_that_is_not_square(mvtec_root: Path, tmp_path: Path) -> None:
     model, runner = small(image_size=(64, 96)), engine(tmp_path)
     datamodule = MVTecAD(mvtec_root, "bolt", num_workers=0)
@@ -502,9 +541,16 @@ def test_threshold_without_validation_is_the_highest_score_of_the_training_image
     torch.testing.assert_close(loaded.post_processor.pixel_threshold, expected.anomaly_map.max(), rtol=1e-4, atol=1e-4)
 
 
-def test_exported_graph_is_equal_and_holds_the_inference_alone(mvtec_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("several", [True, False])
+def test_exported_graph_is_equal_and_holds_the_inference_alone(
+    several: bool,
+    mvtec_root: Path,
+    tmp_path: Path,
+) -> None:
     model = small(image_size=(64, 96), adversarial_weight=0.1, post_processor=False)
-    train(model, few_shot(mvtec_root), tmp_path)
+    source = MVTecAD(mvtec_root, "bolt", num_workers=0)
+    datamodule = MultiCategory(source, ["bolt", "cloth"], k_shot=2) if several else FewShot(source, k_shot=2)
+    train(model, datamodule, tmp_path)
     path = model.eval().to_onnx(tmp_path)
     session = onnxruntime.InferenceSession(path)
     batch = (images() + 1) / 2

@@ -40,7 +40,7 @@ class Rule(str, Enum):
     """There is a single image, whose views are scored: nothing is promised, and nothing is called a defect."""
 
     SEEN = "seen"
-    """The normal images were trained on: nothing is promised, and most new images are above them."""
+    """The normal images were trained on: nothing is promised, and many new images are above them."""
 
     def promised_rate(self, rank: int, count: int) -> float | None:
         """Return the highest mean rate of false alarms, ``None`` if there is no promise.

@@ -312,7 +312,7 @@ class SupportPostProcessor(PostProcessor):
             )
         if self.rule is Rule.SEEN:
             return text + (
-                "It promises nothing: most new good pictures are above it. Give pictures to validate by: "
+                "It promises nothing: many new good pictures are above it. Give pictures to validate by: "
                 "`FewShot(validation='source')`."
             )
         if rate is None:

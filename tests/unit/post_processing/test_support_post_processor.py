@@ -211,7 +211,7 @@ def test_settings_survive_a_checkpoint() -> None:
         (Rule.APART, "and with these, at 95 % confidence, 0.63 or less"),
         (Rule.ONE_FIT, "above it about 1 times in 4, but no rate is promised"),
         (Rule.VIEWS, "promises nothing, and nothing is called a defect"),
-        (Rule.SEEN, "most new good pictures are above it"),
+        (Rule.SEEN, "many new good pictures are above it"),
     ],
 )
 def test_words(rule: Rule, words: str) -> None:

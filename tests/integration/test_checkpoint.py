@@ -54,10 +54,10 @@ OTHER = {
         "num_layers": 2,
         "feedforward_dim": 32,
     }
-    | {"dropout": 0.5, "standardize": False, "pool_size": 16, "num_steps": 2, "warmup_steps": 0, "batch_size": 3}
-    | {"learning_rate": 0.1, "weight_decay": 0.5, "gradient_clip_val": 1.0, "adversarial_weight": 0.5}
-    | {"adversarial_pair": "layers", "adversarial_learning_rate": 0.1, "augment_support": True, "cache_tokens": False}
-    | {"cache_limit": 0.0},
+    | {"dropout": 0.5, "standardize": False, "pool_size": 16, "category_scale": False, "num_steps": 2}
+    | {"warmup_steps": 0, "batch_size": 3, "learning_rate": 0.1, "weight_decay": 0.5, "gradient_clip_val": 1.0}
+    | {"adversarial_weight": 0.5, "adversarial_pair": "layers", "adversarial_learning_rate": 0.1}
+    | {"augment_support": True, "cache_tokens": False, "cache_limit": 0.0},
 }
 # Where weights come from: no other ones can be had here, and RegAD's own test. Of an evaluator that a checkpoint lacks,
 # anomalib 2.7 cannot log the metrics.

@@ -13,7 +13,7 @@ import torch
 from anomalib import LearningType
 from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageItem, get_datamodule
 from anomalib.data.utils import LabelName
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
@@ -162,13 +162,26 @@ class FewShot(AnomalibDataModule):
 
         if self.trainer is None or SupportThreshold.serves(self.trainer, count):
             return False
-        logger.warning(
-            "The thresholds of %s cannot come from a support of %d: they are from the validation images of the source, "
-            "which for many data sets are the test images (`val_split_mode`).",
-            type(self.trainer.lightning_module).__name__,
-            count,
-        )
+        if _is_training(self.trainer, stage):
+            self._say_where_thresholds_are_from(self.trainer.lightning_module, count)
         return True
+
+    def _say_where_thresholds_are_from(self, model: LightningModule, count: int) -> None:
+        name = type(model).__name__
+        if hasattr(self.source, "val_data"):
+            logger.warning(
+                "The thresholds of %s cannot come from a support of %d: they are from the validation images of the "
+                "source, which for many data sets are the test images (`val_split_mode`).",
+                name,
+                count,
+            )
+        elif not hasattr(model, "holds_out"):  # those of this package take the training images, and say so
+            logger.warning(
+                "%s has no threshold: it cannot come from a support of %d, and the source has no validation images. "
+                "Give it some (`val_split_mode`): the labels mean nothing.",
+                name,
+                count,
+            )
 
     def _setup(self, _stage: str | None = None) -> None:
         """Not used: the source makes the datasets."""

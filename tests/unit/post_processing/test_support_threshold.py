@@ -13,7 +13,7 @@ from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, MHPatchcore, Padim, Patchcore, Stfpm
 from lightning.pytorch import seed_everything
 
-from anomalib_fewshot import FewShot, PlainStatistic, SupportPostProcessor
+from anomalib_fewshot import FewShot, PlainStatistic, SupportPostProcessor, UniAD
 
 LAYERS = {"backbone": "tf_efficientnet_lite0_packaged", "layers": ["blocks.1", "blocks.2"], "visualizer": False}
 
@@ -84,6 +84,25 @@ def test_two_pictures_are_too_few(mvtec_root: Path, tmp_path: Path, caplog: pyte
     fit(model, tmp_path, bolt(mvtec_root, k_shot=2))
     assert model.post_processor.image_threshold.isfinite()
     assert "The thresholds of Padim cannot come from a support of 2" in caplog.text
+
+
+def test_no_threshold_is_said(mvtec_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = MVTecAD(mvtec_root, "bolt", num_workers=0, val_split_mode="none")
+    fit(Padim(**LAYERS, n_features=8), tmp_path, FewShot(source, k_shot=2))
+    assert "Padim has no threshold: it cannot come from a support of 2" in caplog.text
+    assert "validation images of the source" not in caplog.text
+
+
+def test_model_that_takes_its_training_images_says_that_alone(
+    mvtec_root: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    source = MVTecAD(mvtec_root, "bolt", num_workers=0, val_split_mode="none")
+    model = UniAD("resnet10t", pre_trained=False, image_size=64, num_steps=1, dim=16, num_heads=2, neighbor_size=3)
+    fit(model, tmp_path, FewShot(source, k_shot=2))
+    assert "The threshold is from 2 good pictures that the model was trained on" in caplog.text
+    assert "cannot come from a support" not in caplog.text
 
 
 def test_a_model_that_trains_is_validated_as_before(

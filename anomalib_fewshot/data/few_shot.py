@@ -96,6 +96,7 @@ class FewShot(AnomalibDataModule):
         self.findings: list[Finding] = []  # what the check of the pictures has found, after ``setup``
         self.is_tested = True  # else its test images are of no concern
         self.manifest_file: str | None = "support.json"  # beside the results
+        self._named = ""  # the model whose thresholds were said to be from the source
 
     @property
     def name(self) -> str:  # type: ignore[override]  # as in anomalib, over an attribute of Lightning's
@@ -162,20 +163,22 @@ class FewShot(AnomalibDataModule):
 
         if self.trainer is None or SupportThreshold.serves(self.trainer, count):
             return False
-        if _is_training(self.trainer, stage):
-            self._say_where_thresholds_are_from(self.trainer.lightning_module, count)
+        self._say_where_thresholds_are_from(self.trainer.lightning_module, stage, count)
         return True
 
-    def _say_where_thresholds_are_from(self, model: LightningModule, count: int) -> None:
+    def _say_where_thresholds_are_from(self, model: LightningModule, stage: str | None, count: int) -> None:
         name = type(model).__name__
         if hasattr(self.source, "val_data"):
+            if self._named == name:
+                return
+            self._named = name
             logger.warning(
                 "The thresholds of %s cannot come from a support of %d: they are from the validation images of the "
                 "source, which for many data sets are the test images (`val_split_mode`).",
                 name,
                 count,
             )
-        elif not hasattr(model, "holds_out"):  # those of this package take the training images, and say so
+        elif stage == TrainerFn.FITTING and not hasattr(model, "holds_out"):  # this package's say it themselves
             logger.warning(
                 "%s has no threshold: it cannot come from a support of %d, and the source has no validation images. "
                 "Give it some (`val_split_mode`): the labels mean nothing.",

@@ -110,10 +110,13 @@ def test_a_model_that_trains_is_validated_as_before(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    data = bolt(mvtec_root)
-    fit(Stfpm(**LAYERS), tmp_path, data)
+    data, model = bolt(mvtec_root), Stfpm(**LAYERS)
+    engine = fit(model, tmp_path, data)
     assert len(data.val_data) == 8  # MVTecAD's are the test images
-    assert "The thresholds of Stfpm cannot come from a support of 3" in caplog.text
+    engine.test(model, datamodule=data, verbose=False)
+    assert caplog.text.count("The thresholds of Stfpm cannot come from a support of 3") == 1
+    engine.test(model, datamodule=bolt(mvtec_root), verbose=False)  # WinCLIP, for one, is never fitted
+    assert caplog.text.count("The thresholds of Stfpm cannot come from a support of 3") == 2
 
 
 @pytest.mark.parametrize("validation", ["support", "source"])

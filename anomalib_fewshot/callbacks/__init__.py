@@ -4,6 +4,8 @@
 """Callbacks for models of anomalib and others."""
 
 from .adversarial import AdversarialCallback
+from .few_shot_run import FewShotRun
 from .predict_check import PredictCheck
+from .support_threshold import SupportThreshold
 
-__all__ = ["AdversarialCallback", "PredictCheck"]
+__all__ = ["AdversarialCallback", "FewShotRun", "PredictCheck", "SupportThreshold"]

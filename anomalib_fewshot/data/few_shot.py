@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from anomalib import LearningType
 from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageItem, get_datamodule
 from anomalib.data.utils import LabelName
 from lightning.pytorch import LightningModule, Trainer
@@ -23,7 +22,7 @@ from .layout_check import check_evaluator, check_kinds
 from .manifest import SupportManifest, sha256
 from .picture_check import check_left_out, check_pictures
 from .sampling import choose_support, match_support
-from .support import ordered_dataloader
+from .support import can_fit_thresholds, ordered_dataloader, without_global_draws
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ class FewShot(AnomalibDataModule):
         support (str | Path | Sequence[str] | None): The images to keep instead of a choice: path of a manifest, or a
             list of file names. Defaults to ``None``.
         validation (str): Where thresholds come from: ``"support"``, the images that are kept, see
-            :class:`SupportThreshold`, or ``"source"``, the validation images of the datamodule, which for many are the
+            ``SupportThreshold``, or ``"source"``, the validation images of the datamodule, which for many are the
             test images. Defaults to ``"support"``.
 
     Raises:
@@ -152,16 +151,12 @@ class FewShot(AnomalibDataModule):
             check_evaluator(self, stage)
         self.normal_data = self.source.train_data.subsample(sorted(rows.values()))
         self.train_data = self.source.train_data.subsample([rows[path] for path in support])
-        if self.manifest_file and self.trainer and self.trainer.is_global_zero and _is_training(self.trainer, stage):
-            self.manifest.write(Path(self.trainer.default_root_dir) / self.manifest_file)
 
     def _validates(self, stage: str | None, count: int) -> bool:
         """Return whether there is a validation: also of a model that cannot take its thresholds from the support."""
         if self.validation == "source" or stage == TrainerFn.VALIDATING:
             return True
-        from anomalib_fewshot.post_processing import SupportThreshold  # anomalib's own lets data be imported first
-
-        if self.trainer is None or SupportThreshold.serves(self.trainer, count):
+        if self.trainer is None or can_fit_thresholds(self.trainer.lightning_module, count):
             return False
         self._say_where_thresholds_are_from(self.trainer.lightning_module, stage, count)
         return True
@@ -214,9 +209,22 @@ class FewShot(AnomalibDataModule):
         is_small = self.k_shot is not None or self.support is not None
         return [*self.train_data] if is_small and isinstance(self.train_data.augmentations, Resize) else self.train_data
 
+    def manifests(self) -> list[SupportManifest]:
+        """Return the manifest of the support set, after ``setup``."""
+        return [] if self.manifest is None else [self.manifest]
+
+    def write_manifests(self, folder: Path) -> None:
+        """Write the manifest of the support set to a folder of results, after a fit."""
+        if self.manifest is not None and self.manifest_file is not None:
+            self.manifest.write(folder / self.manifest_file)
+
     def val_dataloader(self) -> DataLoader | list:
         """Return the loader of the validation images, or none if the thresholds come from the support."""
-        return super().val_dataloader() if hasattr(self, "val_data") else []
+        return without_global_draws(super().val_dataloader()) if hasattr(self, "val_data") else []
+
+    def test_dataloader(self) -> DataLoader:
+        """Return the loader of the test images."""
+        return without_global_draws(super().test_dataloader())
 
     def teardown(self, stage: str) -> None:
         """Say after a fit and a test where the results lie."""
@@ -311,12 +319,6 @@ def as_datamodule(source: AnomalibDataModule | Mapping[str, Any]) -> AnomalibDat
         msg = f"`source` must be an anomalib datamodule or its class_path and init_args, got {type(source).__name__}."
         raise TypeError(msg)
     return source
-
-
-def _is_training(trainer: Trainer, stage: str | None) -> bool:
-    """Return whether a model is fitted to the support: anomalib's few-shot models are before a validation."""
-    learning_type = getattr(trainer.lightning_module, "learning_type", None)
-    return stage == TrainerFn.FITTING or (stage == TrainerFn.VALIDATING and learning_type == LearningType.FEW_SHOT)
 
 
 def category_folders(root: str | Path | None) -> list[str]:

@@ -194,6 +194,16 @@ class MultiCategory(AnomalibDataModule):
         self._chosen = list(categories)
         self.train_data = ConcatDataset([self.parts[name].normal_data for name in categories] or [self.support_data])
 
+    def manifests(self) -> list[SupportManifest]:
+        """Return the manifest of each tested category, after ``setup``."""
+        names = [self.target] if self.target is not None else list(self.parts)
+        return [manifest for name in names for manifest in self.parts[name].manifests()]
+
+    def write_manifests(self, folder: Path) -> None:
+        """Write the manifests of the tested categories to a folder of results, after a fit."""
+        for part in self.parts.values():
+            part.write_manifests(folder)
+
     def teardown(self, stage: str) -> None:
         """Say after the test where the results lie."""
         if stage == TrainerFn.TESTING:
@@ -241,6 +251,7 @@ class MultiCategory(AnomalibDataModule):
         return DataLoader(
             data,
             batch_sampler=CategoryBatches(lengths, batch_size, generator, *process),
+            generator=torch.Generator(),  # else a loader draws from the global generator
             num_workers=self.num_workers,
             collate_fn=self.external_collate_fn or ImageBatch.collate,
         )

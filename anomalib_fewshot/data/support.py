@@ -3,15 +3,25 @@
 
 """The one road to the support: the normal images that a model is fitted to, never shuffled."""
 
+import hashlib
+import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageBatch, ImageItem
 from anomalib.data.utils import LabelName
+from lightning.pytorch import LightningModule
 from torch.utils.data import DataLoader
 
+from anomalib_fewshot._host import is_memory_bank
+
 from .manifest import SupportManifest
+
+MIN_IMAGES = 3  # for the thresholds of a memory bank: some models score NaN after a fit to a single image
 
 
 @runtime_checkable
@@ -30,6 +40,12 @@ class HasSupport(Protocol):
 
     def support_dataloader(self) -> DataLoader:
         """Return the loader of the support, in a fixed order."""
+
+    def manifests(self) -> list[SupportManifest]:
+        """Return the manifest of each tested category, after ``setup``."""
+
+    def write_manifests(self, folder: Path) -> None:
+        """Write the manifests to a folder of results."""
 
 
 @runtime_checkable
@@ -85,15 +101,58 @@ def ordered_dataloader(datamodule: AnomalibDataModule, data: Any = None) -> Data
     return DataLoader(
         data,
         batch_size=batch_size,
+        generator=torch.Generator(),  # else a loader draws from the global generator
         num_workers=min(datamodule.num_workers, len(data) // batch_size),
         collate_fn=datamodule.external_collate_fn or getattr(data, "collate_fn", collate_normal),
     )
+
+
+def without_global_draws(loader: DataLoader) -> DataLoader:
+    """Give a loader a generator of its own: each pass over a loader without one advances the global generator."""
+    if loader.generator is None:
+        loader.generator = torch.Generator()
+    return loader
 
 
 def collate_normal(items: Sequence[ImageItem]) -> ImageBatch:
     """Collate normal images of several categories, of which some have masks and others do not."""
     batch: Any = ImageBatch.collate([replace(item, gt_mask=None, mask_path=None) for item in items])
     return batch
+
+
+def can_fit_thresholds(model: LightningModule, count: int) -> bool:
+    """Return whether the thresholds of a model can come from a support set of so many images.
+
+    This package's models say so themselves (``holds_out``). A memory bank of anomalib's is fitted once more without
+    each image by the callback ``SupportThreshold``.
+    """
+    if is_memory_bank(model):
+        return count >= MIN_IMAGES
+    return getattr(model, "holds_out", False)
+
+
+def support_digest(datamodule: AnomalibDataModule) -> str:
+    """Return eight hexadecimal digits that identify the support set.
+
+    With :class:`FewShot` they are those of the manifest, which depend on the content of the files. Other data modules
+    have no manifest: there the digits depend on the names of the normal training images.
+
+    Args:
+        datamodule (AnomalibDataModule): Datamodule after ``setup``.
+    """
+    manifests = datamodule.manifests() if isinstance(datamodule, HasSupport) else []
+    if len(manifests) == 1:
+        return manifests[0].digest
+    if manifests:
+        names = [manifest.digest for manifest in manifests]
+    else:
+        _check_datamodule(datamodule)
+        samples = datamodule.train_data.samples
+        paths = samples.image_path[samples.label_index == LabelName.NORMAL]
+        folder = os.path.commonpath([Path(path).parent for path in paths])
+        names = sorted(Path(path).relative_to(folder).as_posix() for path in paths)
+        names.append(f"{datamodule.name}/{datamodule.category}")
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]
 
 
 def _check_datamodule(datamodule: Any) -> None:  # noqa: ANN401  of a trainer, which takes any

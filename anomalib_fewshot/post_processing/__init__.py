@@ -5,6 +5,5 @@
 
 from .rule import Rule
 from .support_post_processor import VERDICTS, NormalScores, SupportPostProcessor
-from .support_threshold import SupportThreshold
 
-__all__ = ["VERDICTS", "NormalScores", "Rule", "SupportPostProcessor", "SupportThreshold"]
+__all__ = ["VERDICTS", "NormalScores", "Rule", "SupportPostProcessor"]

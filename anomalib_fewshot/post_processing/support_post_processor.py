@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from anomalib import LearningType
 from anomalib.data import Batch, ImageBatch, InferenceBatch
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from .rule import Rule, needed, p_values, rate_bound
 
@@ -259,7 +261,9 @@ class SupportPostProcessor(PostProcessor):
         *args: Any,  # noqa: ANN401
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        """Update upstream's metrics, and keep the scores of normal images."""
+        """Update upstream's statistics, and keep the scores of normal images."""
+        if not sets_thresholds(trainer):
+            return
         super().on_validation_batch_end(trainer, pl_module, outputs, *args, **kwargs)
         if trainer.world_size == 1 and outputs.gt_label is not None and outputs.pred_score is not None:
             limits = None
@@ -268,8 +272,18 @@ class SupportPostProcessor(PostProcessor):
                 limits = torch.stack([maps.amin(1), maps.amax(1)], dim=1)[:, None, None]  # (B, 1, 1, 2)
             self._validation.append((InferenceBatch(outputs.pred_score, None, limits), outputs.gt_label.bool()))
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the scores of a validation that was interrupted."""
+        del trainer, pl_module
+        self._validation = []
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fit the threshold as upstream does, or to normal images if there are no others."""
+        """Fit the threshold as upstream does, or to normal images if there are no others.
+
+        Only the validation of a fit does so: ``Engine.validate`` changes no threshold.
+        """
+        if not sets_thresholds(trainer):
+            return
         batches, self._validation = self._validation, []
         super().on_validation_epoch_end(trainer, pl_module)
         self.rule = None
@@ -347,6 +361,12 @@ class SupportPostProcessor(PostProcessor):
                 "p_values": [{"score_up_to": level, "p": value} for level, value in zip(levels, p, strict=True)],
             }
         return values
+
+
+def sets_thresholds(trainer: Trainer) -> bool:
+    """Return whether the validation belongs to a fit. anomalib fits its few-shot models in ``Trainer.validate``."""
+    learning_type = getattr(trainer.lightning_module, "learning_type", None)
+    return trainer.state.fn == TrainerFn.FITTING or learning_type in {LearningType.FEW_SHOT, LearningType.ZERO_SHOT}
 
 
 def _within(masks: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

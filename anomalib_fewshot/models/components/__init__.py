@@ -13,7 +13,7 @@ from .fitted import FittedMixin
 from .moments import Moments, in_double_precision
 from .ranked_score import RankedScore
 from .scoring import ScoringMixin, parts_of
-from .seeding import seeded, seeded_generator
+from .seeding import isolated_seed, seeded, seeded_generator
 from .smooth_upsampling import upsample_smoothly
 from .stages import backbone_stages
 from .step_progress import StepProgress, StepReport, show_steps
@@ -48,6 +48,7 @@ __all__ = [
     "divide_by_length",
     "fixed_views",
     "height_and_width",
+    "isolated_seed",
     "in_double_precision",
     "normalization",
     "normalization_of",

@@ -11,11 +11,12 @@ from typing import Any, ClassVar
 import torch
 from anomalib import LearningType
 from anomalib.data import Batch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
-from anomalib_fewshot.data.support import support_dataloader
+from anomalib_fewshot._host import is_last_epoch, save_checkpoint
+from anomalib_fewshot.data.support import support_dataloader, support_digest
+from anomalib_fewshot.errors import CheckpointMismatchError, NotFittedError
 from anomalib_fewshot.metrics import CategoryEvaluator
 from anomalib_fewshot.post_processing import NormalScores, SupportPostProcessor
 
@@ -36,6 +37,7 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
 
     Attributes:
         is_fitted (torch.Tensor): Whether the model can score, a boolean scalar.
+        fitted_support (str | None): Digest of the support set that the model was fitted to.
         score_arguments (tuple[str, ...]): Names of the arguments that decide a score and are in no buffer or weight:
             those of a checkpoint must be those of the model that loads it.
     """
@@ -46,6 +48,9 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
         super().__init__(*args, **kwargs)
         self.register_buffer("is_fitted", torch.tensor(data=False))
         self.is_fitted: torch.Tensor
+        self.fitted_support: str | None = None
+        self._fitted_in_run = False
+        self._saved_in_run = False
 
     @abstractmethod
     def fit(self) -> NormalScores:
@@ -60,8 +65,25 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
         """Return nothing: a model that trains first says what."""
         return None
 
+    def on_fit_start(self) -> None:
+        """Refuse to resume a finished training with another support set.
+
+        Raises:
+            CheckpointMismatchError: If the checkpoint was fitted to another support set.
+        """
+        self._fitted_in_run = self._saved_in_run = False
+        if self.trainer.ckpt_path is None or not self.is_fitted:
+            return
+        digest = support_digest(self.trainer.datamodule)  # type: ignore[attr-defined]
+        if digest != self.fitted_support:
+            msg = (
+                f"`ckpt_path` must be a checkpoint that was fitted to this support set, {digest}, got one that was "
+                f"fitted to {self.fitted_support}. Leave out `ckpt_path` to fit a new model."
+            )
+            raise CheckpointMismatchError(msg)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Forget an earlier fit: not before a step, for going on from a finished training takes none."""
+        """Discard an earlier fit. A finished training that is resumed runs no batch and keeps its fit."""
         del batch, batch_idx
         self.is_fitted.fill_(value=False)
 
@@ -71,30 +93,45 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
             self._fit(has_validation=True)
         self.check_fitted()
 
-    def on_train_end(self) -> None:
-        """Without a validation: fit, set the threshold, save a checkpoint."""
-        if not self.is_fitted:
+    def on_train_epoch_end(self) -> None:
+        """Fit at the end of the last epoch, before Lightning writes its checkpoint."""
+        if not self.is_fitted and is_last_epoch(self.trainer):
             self._fit(has_validation=False)
-            self._save_checkpoint()
 
-    def on_test_start(self) -> None:
-        """Refuse to score without a fit."""
-        self.check_fitted()
+    def on_train_end(self) -> None:
+        """Write a checkpoint of the fitted model if Lightning has written none."""
+        if not self.is_fitted:  # the training was stopped within an epoch
+            self._fit(has_validation=False)
+        if self._fitted_in_run and not self._saved_in_run:
+            save_checkpoint(self.trainer)
 
-    def on_predict_start(self) -> None:
-        """Refuse to score without a fit."""
-        self.check_fitted()
+    def on_fit_end(self) -> None:
+        """Refuse a fit that has run no training step.
+
+        Raises:
+            NotFittedError: If the model is not fitted to the support set of the data.
+        """
+        if self._fitted_in_run:
+            return
+        name = type(self).__name__
+        if self.is_fitted and self.fitted_support == support_digest(self.trainer.datamodule):  # type: ignore[attr-defined]
+            logger.info("%s is already fitted to this support set. Nothing was trained.", name)
+            return
+        msg = (
+            f"{name} was not fitted: the trainer has run no training step. Check `max_epochs`, `max_steps` and "
+            "`limit_train_batches`. For a second fit, create a new `Engine`: a trainer trains once."
+        )
+        raise NotFittedError(msg)
 
     def check_fitted(self) -> None:
         """Raise if the model cannot score.
 
         Raises:
-            RuntimeError: If it was not trained.
+            NotFittedError: If the model is not fitted.
         """
         if not self.is_fitted:
-            name = type(self).__name__
-            msg = f"{name} must be trained before it scores. Train it, or give a checkpoint of a finished training."
-            raise RuntimeError(msg)
+            msg = f"{type(self).__name__} is not fitted. Call `Engine.fit` or load a fitted checkpoint."
+            raise NotFittedError(msg)
 
     def support(self) -> Iterator[torch.Tensor]:
         """Yield the pre-processed images of the support, shape ``(B, 3, H, W)``, in a fixed order."""
@@ -113,23 +150,25 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
         return torch.stack(trained).sum() if trained else torch.zeros((), requires_grad=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note whose checkpoint it is, and leave nothing to load from elsewhere."""
+        """Store the model's class and its support set, and no argument that loads weights from elsewhere."""
         super().on_save_checkpoint(checkpoint)
         arguments = checkpoint["hyper_parameters"]
         arguments |= {name: value for name, value in FROM_ELSEWHERE.items() if name in arguments}
         checkpoint["model_class"] = type(self).__name__
+        checkpoint["fitted_support"] = self.fitted_support
+        self._saved_in_run = bool(self.is_fitted)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint that this model would score otherwise than the one that was trained.
 
         Raises:
-            ValueError: If it is of another class, or was trained with other ``score_arguments``.
+            CheckpointMismatchError: If it is of another class, or was trained with other ``score_arguments``.
         """
         super().on_load_checkpoint(checkpoint)
         own, name = type(self).__name__, checkpoint.get("model_class", "another model")
         if name != own:
-            msg = f"The checkpoint must be one of {own}, got one of {name}. Name its model by `--model`."
-            raise ValueError(msg)
+            msg = f"The checkpoint must be one of {own}, got one of {name}. Use `--model {name}`."
+            raise CheckpointMismatchError(msg)
         given, saved = dict(self.hparams), checkpoint["hyper_parameters"]
         other = self._different_arguments(saved)
         if other:
@@ -139,7 +178,8 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
                 f"{own} must have the arguments of its checkpoint, which was trained with {there}, got {here}. Give "
                 f"these arguments or the file of the training (`--model`), or use `{own}.load_from_checkpoint`."
             )
-            raise ValueError(msg)
+            raise CheckpointMismatchError(msg)
+        self.fitted_support = checkpoint.get("fitted_support")
 
     @staticmethod
     def configure_post_processor() -> SupportPostProcessor:
@@ -183,13 +223,8 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
             )
         self.model.train(training)
         self.is_fitted.fill_(value=True)
-
-    def _save_checkpoint(self) -> None:
-        """Write the checkpoint that Lightning would have written at a validation."""
-        if isinstance(self.trainer.checkpoint_callback, ModelCheckpoint):
-            path = self.trainer.checkpoint_callback.format_checkpoint_name({})
-            self.trainer.save_checkpoint(path, weights_only=False)
-            self.trainer.checkpoint_callback.best_model_path = path  # which a user asks the engine for
+        self.fitted_support = support_digest(self.trainer.datamodule)  # type: ignore[attr-defined]
+        self._fitted_in_run, self._saved_in_run = True, False
 
 
 def _is_same(name: str, given: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:

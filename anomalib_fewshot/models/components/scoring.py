@@ -19,9 +19,21 @@ def parts_of(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 class ScoringMixin:
-    """Part of an anomalib model that scores batches in parts."""
+    """Part of an anomalib model that scores batches in parts, once it is fitted."""
 
     model: nn.Module
+
+    def check_fitted(self) -> None:
+        """Raise if the model cannot score."""
+        raise NotImplementedError
+
+    def on_test_start(self) -> None:
+        """Refuse to score without a fit."""
+        self.check_fitted()
+
+    def on_predict_start(self) -> None:
+        """Refuse to score without a fit."""
+        self.check_fitted()
 
     def score_images(self, images: torch.Tensor) -> InferenceBatch:
         """Score pre-processed images, shape ``(B, 3, H, W)``, as the torch model does."""

@@ -3,11 +3,13 @@
 
 """Random numbers that a seed alone decides."""
 
+import random
 from collections.abc import Generator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 
 
 def seeded_generator(seed: int, *numbers: int) -> torch.Generator:
@@ -58,3 +60,19 @@ def seeded(seed: int | torch.Generator, device: torch.device | None = None) -> G
             state = torch.Generator(device).manual_seed(seed).get_state()
             getattr(torch, device.type).set_rng_state(state, device)
             yield
+
+
+@contextmanager
+def isolated_seed(seed: int) -> Generator[None]:
+    """Seed the global generators of torch, NumPy and Python, and restore their states at the end.
+
+    For code of other packages that draws from them, such as the coreset of anomalib's ``Patchcore``.
+
+    Args:
+        seed (int): Seed.
+    """
+    with isolate_rng():
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002  the global generator is what they draw from
+        random.seed(seed)
+        yield

@@ -20,7 +20,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
 
-from anomalib_fewshot.data.support import HasSources, HasSupport, support_dataloader
+from anomalib_fewshot.data.support import HasSources, HasSupport, support_dataloader, support_digest
 from anomalib_fewshot.models.components import (
     ADVERSARIAL_RAMP,
     AdversarialStep,
@@ -162,7 +162,6 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
         self.loss = RegADLoss()
         self.seen_categories: list[str] = []
         self.has_sources = True  # no other category may be like the target
-        self.fitted_support: str | None = None  # digest of its manifest
         self._warned = False
         if trained is not None:
             self._check_network(trained.arguments)
@@ -248,7 +247,6 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
         support = torch.cat([*self.support()])
         maps = SupportMaps(self._embed, support, self.augment_support, *self._normalization)
         maps.fit(self.model.density, torch.ones(len(support), dtype=torch.bool))
-        self.fitted_support = _digest(self._datamodule)
         return NormalScores(Rule.VIEWS if len(support) == 1 else Rule.ONE_FIT, self._score_held_out(support, maps))
 
     def _embed(self, images: torch.Tensor) -> torch.Tensor:
@@ -288,15 +286,14 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
         self._check_support()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note what was seen and fitted."""
+        """Store the categories of the training."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["reg_ad"] = {"seen_categories": self.seen_categories, "fitted_support": self.fitted_support}
+        checkpoint["seen_categories"] = self.seen_categories
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take what was seen and fitted."""
+        """Restore the categories of the training."""
         super().on_load_checkpoint(checkpoint)
-        self.seen_categories = checkpoint["reg_ad"]["seen_categories"]
-        self.fitted_support = checkpoint["reg_ad"]["fitted_support"]
+        self.seen_categories = checkpoint["seen_categories"]
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -366,8 +363,8 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
         if not isinstance(datamodule, AnomalibDataModule):
             return
         self._check_category(datamodule)
-        digest = _digest(datamodule)
-        if digest not in {None, self.fitted_support}:
+        digest = support_digest(datamodule)
+        if isinstance(datamodule, HasSupport) and digest != self.fitted_support:
             msg = (
                 f"The support must be the one that RegAD was fitted to, {self.fitted_support}, got {digest}. A test "
                 "does not fit. Fit the network to this support: `RegAD(network=CKPT)` and a fit, or `anomalib train "
@@ -386,8 +383,3 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
                 "From here on, nothing is learned. Lower `learning_rate` or `max_epochs`, or train on more images.",
                 feature_std,
             )
-
-
-def _digest(datamodule: AnomalibDataModule) -> str | None:
-    """Return the digest of the support that a datamodule has chosen. ``None`` if it is all normal images."""
-    return datamodule.manifest.digest if isinstance(datamodule, HasSupport) and datamodule.manifest else None

@@ -64,7 +64,7 @@ def read_network(path: str | Path) -> Network:
         states,
         checkpoint["hyper_parameters"],
         _pre_processor(checkpoint.get("anomalib_pre_processor_config")),
-        checkpoint["reg_ad"]["seen_categories"],
+        checkpoint["seen_categories"],
     )
 
 

@@ -251,6 +251,7 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
     @torch.no_grad()
     def on_fit_start(self) -> None:
         """Precompute the tokens of all training images, and standardize by their moments."""
+        super().on_fit_start()
         if self.trainer.ckpt_path is not None and self.is_fitted:  # resumed from the end of a training
             return
         loader = ordered_dataloader(self.trainer.datamodule)  # type: ignore[attr-defined]

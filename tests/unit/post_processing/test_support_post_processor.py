@@ -11,6 +11,7 @@ import pytest
 import torch
 from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.post_processing import PostProcessor
+from lightning.pytorch.trainer.states import TrainerFn
 
 from anomalib_fewshot import SupportPostProcessor
 from anomalib_fewshot.post_processing import NormalScores, Rule
@@ -150,8 +151,14 @@ def test_what_is_switched_off_is_not_fitted() -> None:
     assert post_processor.image_min.isnan()
 
 
-def validate(post_processor: SupportPostProcessor, scores: list[float], labels: list[bool]) -> None:
-    trainer = SimpleNamespace(world_size=1)
+def validate(
+    post_processor: SupportPostProcessor,
+    scores: list[float],
+    labels: list[bool],
+    fn: TrainerFn = TrainerFn.FITTING,
+) -> None:
+    trainer = SimpleNamespace(world_size=1, state=SimpleNamespace(fn=fn), lightning_module=None)
+    post_processor.on_validation_start(trainer, None)
     for score, label in zip(scores, labels, strict=True):
         batch = ImageBatch(
             image=torch.zeros(1, 3, 2, 2),
@@ -173,6 +180,29 @@ def test_validation_by_normal_images_is_of_images_kept_apart(caplog: pytest.LogC
     assert "4 good pictures that were kept apart" in caplog.text
     assert "0.4 or less a defect, on average" in caplog.text
     assert "at 95 % confidence, 0.75 or less" in caplog.text  # beta.ppf(0.95, 2, 3)
+
+
+def test_validation_outside_a_fit_changes_nothing() -> None:
+    post_processor = fitted(Rule.HELD_OUT)
+    before = {name: value.clone() for name, value in post_processor.state_dict().items()}
+    validate(post_processor, [*range(20)], [index >= 10 for index in range(20)], TrainerFn.VALIDATING)
+    assert post_processor.rule is Rule.HELD_OUT
+    for name, value in post_processor.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_scores_of_an_interrupted_validation_are_dropped() -> None:
+    post_processor = SupportPostProcessor()
+    trainer = SimpleNamespace(world_size=1, state=SimpleNamespace(fn=TrainerFn.FITTING), lightning_module=None)
+    batch = ImageBatch(
+        image=torch.zeros(1, 3, 2, 2),
+        pred_score=torch.tensor([99.0]),
+        gt_label=torch.tensor([False]),
+        anomaly_map=torch.full((1, 2, 2), 99.0),
+    )
+    post_processor.on_validation_batch_end(trainer, None, batch)  # and then the validation stops
+    validate(post_processor, [1.0, 2.0], [False] * 2)
+    assert post_processor.levels.tolist() == [1, 2]
 
 
 def test_validation_with_few_defects_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,13 +13,14 @@ from anomalib.post_processing import PostProcessor
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from .rule import Rule
-from .support_post_processor import NormalScores, SupportPostProcessor
+from anomalib_fewshot._host import is_last_epoch, is_memory_bank
+from anomalib_fewshot.data.support import HasSupport, can_fit_thresholds
+from anomalib_fewshot.models.components import isolated_seed
+from anomalib_fewshot.post_processing import NormalScores, Rule, SupportPostProcessor
 
 logger = logging.getLogger(__name__)
 
 HEADROOM = {"image": 99, "pixel": 1}  # ranges above the threshold, where upstream cuts scores off: ties have no AUROC
-MIN_IMAGES = 3  # fewer leave a fit to a single image, of which some models make nothing, and their scores are NaN
 MAX_FITS = 32  # of the support without a part of it: without single images, unless there are more
 
 
@@ -31,42 +32,33 @@ class SupportThreshold(Callback):
     no rate of false alarms is promised, see :class:`Rule`. It takes three images or more.
     """
 
-    @classmethod
-    def serves(cls, trainer: Trainer, count: int) -> bool:
-        """Return whether thresholds of a trainer's model come from a support of so many images, and see that they do.
-
-        They do if the model is fitted in one call, and can hold an image out of it. Those of this package set them by
-        themselves; a memory bank of anomalib's gets this callback, before its checkpoints are written.
-        """
-        from anomalib.models.components import MemoryBankMixin  # which imports all models, these ones among them
-
-        model, callbacks = trainer.lightning_module, trainer.callbacks  # type: ignore[attr-defined]
-        if not isinstance(model, MemoryBankMixin):
-            return getattr(model, "holds_out", False)
-        if count < MIN_IMAGES:
-            return False
-        if not any(isinstance(callback, cls) for callback in callbacks):
-            callbacks.insert(0, cls())
-        return True
+    def __init__(self) -> None:
+        self._empty: nn.Module | None = None  # the model before it has seen an image
+        self._start: dict[str, torch.Tensor] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the model as it is before it has seen an image."""
-        del trainer
-        self._empty: nn.Module = deepcopy(pl_module.model)
-        self._start = _own_buffers(pl_module)
+        """Keep a copy of the model before it has seen an image, if the thresholds come from the support set."""
+        self._empty = None
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(datamodule, HasSupport) or hasattr(datamodule, "val_data"):
+            return
+        count = len(datamodule.support_dataloader().dataset)
+        if is_memory_bank(pl_module) and can_fit_thresholds(pl_module, count):
+            self._empty = deepcopy(pl_module.model)
+            self._start = _own_buffers(pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the thresholds, before the model itself is fitted and a checkpoint is written."""
         post_processor = pl_module.post_processor
-        if trainer.current_epoch + 1 != trainer.max_epochs:
+        if self._empty is None or not is_last_epoch(trainer) or not isinstance(post_processor, PostProcessor):
             return
-        if not isinstance(post_processor, PostProcessor):
-            return
-        loader = trainer.datamodule.support_dataloader()  # type: ignore[attr-defined]
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
         transform = getattr(pl_module.pre_processor, "transform", None) or nn.Identity()
-        images = torch.cat([transform(batch.image.to(pl_module.device)) for batch in loader])
+        batches = [transform(batch.image.to(pl_module.device)) for batch in datamodule.support_dataloader()]
         own = post_processor if isinstance(post_processor, SupportPostProcessor) else SupportPostProcessor()
-        own.fit_normal(NormalScores(Rule.ONE_FIT, self._scores(pl_module, images)))
+        with isolated_seed(datamodule.seed):
+            own.fit_normal(NormalScores(Rule.ONE_FIT, list(self._scores(pl_module, self._empty, torch.cat(batches)))))
+        self._empty = None
         if own is not post_processor:
             for name, value in own.named_buffers():
                 if hasattr(post_processor, name):
@@ -76,14 +68,14 @@ class SupportThreshold(Callback):
                 high += headroom * (high - low)
 
     @torch.no_grad()
-    def _scores(self, pl_module: LightningModule, images: torch.Tensor) -> Iterator[InferenceBatch]:
+    def _scores(self, pl_module: LightningModule, empty: nn.Module, images: torch.Tensor) -> Iterator[InferenceBatch]:
         """Yield the scores of images by the model fitted to the others, as many as there are."""
         whole, fold = pl_module.model, torch.arange(len(images)) % MAX_FITS
         buffers, trainer = _own_buffers(pl_module), pl_module.trainer
         batch_size = trainer.datamodule.train_batch_size  # type: ignore[attr-defined]
         try:
             for held_out in range(int(fold.max()) + 1):
-                pl_module.model = deepcopy(self._empty).train()
+                pl_module.model = deepcopy(empty).train()
                 _restore(pl_module, self._start)
                 for _ in range(trainer.max_epochs or 1):
                     for number, batch in enumerate(images[fold != held_out].split(batch_size)):

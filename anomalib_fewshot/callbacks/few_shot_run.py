@@ -1,0 +1,107 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Keeps the results of a run with few-shot data consistent: manifest, checkpoint and thresholds."""
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from anomalib import LearningType
+from anomalib.data import Batch
+from anomalib.post_processing import PostProcessor
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+
+from anomalib_fewshot._host import save_checkpoint
+from anomalib_fewshot.data.support import HasSupport
+from anomalib_fewshot.errors import NotFittedError
+from anomalib_fewshot.models.components import FittedMixin
+from anomalib_fewshot.post_processing import SupportPostProcessor
+
+
+class FewShotRun(Callback):
+    """Write the manifest of the support set after a fit, and refuse a fit that trained nothing.
+
+    A model of anomalib also gets a checkpoint if Lightning wrote none, and keeps the thresholds of its fit in
+    ``Engine.validate``. This package's models do both themselves. With other data the callback does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._trained = False
+        self._saved = False
+        self._thresholds: dict[str, Any] | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget an earlier run."""
+        del trainer, pl_module
+        self._trained = self._saved = False
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        """Note that a training step runs, which changes the model."""
+        del trainer, pl_module, batch, batch_idx
+        self._trained, self._saved = True, False
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note that the model of the last step is saved."""
+        del trainer, pl_module, checkpoint
+        self._saved = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write a checkpoint of a model of anomalib if Lightning wrote none after the last step."""
+        if isinstance(_datamodule(trainer), HasSupport) and not isinstance(pl_module, FittedMixin) and not self._saved:
+            save_checkpoint(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the manifest of the support set, or refuse a fit without a training step.
+
+        Raises:
+            NotFittedError: If a model of anomalib was not trained.
+        """
+        datamodule = _datamodule(trainer)
+        if not isinstance(datamodule, HasSupport):
+            return
+        if self._trained:
+            _write_manifests(trainer, datamodule)
+        elif trainer.ckpt_path is None and not isinstance(pl_module, FittedMixin):
+            msg = (
+                f"{type(pl_module).__name__} was not fitted: the trainer has run no training step. Check `max_epochs`, "
+                "`max_steps` and `limit_train_batches`. For a second fit, create a new `Engine`: a trainer trains once."
+            )
+            raise NotFittedError(msg)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the thresholds of a model of anomalib: its post-processor replaces them in every validation."""
+        self._thresholds = None
+        post_processor = getattr(pl_module, "post_processor", None)
+        if (
+            isinstance(_datamodule(trainer), HasSupport)
+            and trainer.state.fn == TrainerFn.VALIDATING
+            and not _is_fitted_by_validation(pl_module)
+            and isinstance(post_processor, PostProcessor)
+            and not isinstance(post_processor, SupportPostProcessor)
+        ):
+            self._thresholds = deepcopy(post_processor.state_dict())
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the thresholds, or write the manifest of a model that anomalib fits in a validation."""
+        datamodule = _datamodule(trainer)
+        if self._thresholds is not None:
+            pl_module.post_processor.load_state_dict(self._thresholds)
+            self._thresholds = None
+        is_fit = trainer.state.fn == TrainerFn.VALIDATING and pl_module.learning_type == LearningType.FEW_SHOT
+        if is_fit and isinstance(datamodule, HasSupport):
+            _write_manifests(trainer, datamodule)
+
+
+def _datamodule(trainer: Trainer) -> Any:  # noqa: ANN401  of a trainer, which takes any
+    return getattr(trainer, "datamodule", None)
+
+
+def _write_manifests(trainer: Trainer, datamodule: HasSupport) -> None:
+    if trainer.is_global_zero:
+        datamodule.write_manifests(Path(trainer.default_root_dir))
+
+
+def _is_fitted_by_validation(model: LightningModule) -> bool:
+    return getattr(model, "learning_type", None) in {LearningType.FEW_SHOT, LearningType.ZERO_SHOT}

@@ -4,6 +4,7 @@
 """Callbacks for models of anomalib and others."""
 
 from .adversarial import AdversarialCallback
+from .evaluation_check import EvaluationCheck
 from .predict_check import PredictCheck
 
-__all__ = ["AdversarialCallback", "PredictCheck"]
+__all__ = ["AdversarialCallback", "EvaluationCheck", "PredictCheck"]

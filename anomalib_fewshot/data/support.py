@@ -3,9 +3,10 @@
 
 """The one road to the support: the normal images that a model is fitted to, never shuffled."""
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageBatch, ImageItem
 from anomalib.data.utils import LabelName
@@ -14,41 +15,51 @@ from torch.utils.data import DataLoader
 from .manifest import SupportManifest
 
 
-@runtime_checkable
-class HasSupport(Protocol):
-    """A datamodule that chooses a support: :class:`FewShot` and :class:`MultiCategory`.
+class SupportDataModule(AnomalibDataModule):
+    """Base class of datamodules that choose a support set: :class:`FewShot` and :class:`MultiCategory`.
+
+    Models and callbacks ask ``isinstance(datamodule, SupportDataModule)``, which reads no property.
 
     Attributes:
-        category (str): Category under test, empty if there are several.
-        train_categories (list[str]): Categories that a network is trained on.
-        manifest (SupportManifest | None): The support after ``setup``. ``None`` if there are several categories.
+        manifest (SupportManifest | None): The support set after ``setup``. ``None`` if there are several categories.
     """
 
-    category: str
-    train_categories: list[str]
     manifest: SupportManifest | None
 
+    @property
+    @abstractmethod
+    def train_categories(self) -> list[str]:
+        """Categories that a network is trained on."""
+
+    @property
+    def other_categories(self) -> list[str]:
+        """Categories that a network is trained on and that are not tested."""
+        return [name for name in self.train_categories if name != self.category] if self.category else []
+
+    @property
+    def category_by_path(self) -> Mapping[str, str]:
+        """Category of each image by its path, after ``setup``. Empty where one category is tested."""
+        return {}
+
+    @abstractmethod
     def support_dataloader(self) -> DataLoader:
-        """Return the loader of the support, in a fixed order."""
+        """Return the loader of the support set, in a fixed order."""
 
-
-@runtime_checkable
-class HasSources(Protocol):
-    """A datamodule that trains a network on other categories than the one under test: :class:`MultiCategory`.
-
-    Attributes:
-        category (str): Category under test, empty if there are several, and then no other is trained on.
-        train_categories (list[str]): Categories that a network is trained on.
-    """
-
-    category: str
-    train_categories: list[str]
-
+    @abstractmethod
     def normal_images(self, category: str) -> AnomalibDataset:
-        """Return the normal training images of a category, after ``setup``."""
+        """Return the normal training images of a category, after ``setup``.
 
+        Raises:
+            ArgumentError: If the datamodule does not have the category.
+        """
+
+    @abstractmethod
     def train_on(self, categories: Sequence[str]) -> None:
-        """Train on some of the other categories alone; of none, on the support. Call it after ``setup``."""
+        """Train on some of the other categories only, or on the support set if none is named. Call after ``setup``.
+
+        Raises:
+            ArgumentError: If one is not among ``train_categories``.
+        """
 
 
 def support_dataloader(datamodule: AnomalibDataModule) -> DataLoader:
@@ -60,7 +71,7 @@ def support_dataloader(datamodule: AnomalibDataModule) -> DataLoader:
     Raises:
         TypeError: If it is no datamodule of anomalib, which alone can be read without shuffling.
     """
-    if isinstance(datamodule, HasSupport):
+    if isinstance(datamodule, SupportDataModule):
         return datamodule.support_dataloader()
     _check_datamodule(datamodule)
     samples = datamodule.train_data.samples

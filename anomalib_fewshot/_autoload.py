@@ -20,6 +20,7 @@ _GROUPS = {
     "anomalib.models": "anomalib.models",
     "anomalib.cli.pipelines": "anomalib.pipelines",
 }
+_CLI = "anomalib.cli.cli"  # the command line, which sets a hook for uncaught errors when it is imported
 
 
 class _PluginFinder:
@@ -27,14 +28,14 @@ class _PluginFinder:
 
     @classmethod
     def find_spec(cls, name, path=None, target=None):
-        if name not in _GROUPS:
+        if name not in _GROUPS and name != _CLI:
             return None
         if sys.argv[1:2] == ["inspect"]:
             _hush()
         others = (finder for finder in sys.meta_path if finder is not cls and hasattr(finder, "find_spec"))
         spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
         if spec is not None and spec.loader is not None:
-            _register_after(spec.loader, _GROUPS[name])
+            _act_after(spec.loader, name)
         return spec
 
 
@@ -47,22 +48,32 @@ def _hush():
     logging.getLogger("anomalib.cli").setLevel(logging.ERROR)
 
 
-def _register_after(loader, group):
+def _act_after(loader, name):
+    """Register the plug-ins of a group, or print errors as one line, once the module has been executed."""
     execute = loader.exec_module
 
     def exec_module(module):
         del loader.exec_module  # the module keeps its loader: leave it as it was
         execute(module)
         try:
-            from anomalib_fewshot.plugin import register
-
-            register(group)
+            _act(name)
         except Exception as error:  # noqa: BLE001  anomalib must be importable whatever happens here
             import warnings
 
             warnings.warn(f"anomalib-fewshot cannot register its plug-ins: {error!r}", stacklevel=2)
 
     loader.exec_module = exec_module
+
+
+def _act(name):
+    if name == _CLI:
+        from anomalib_fewshot._cli_errors import install_hook
+
+        install_hook()
+    else:
+        from anomalib_fewshot.plugin import register
+
+        register(_GROUPS[name])
 
 
 def install() -> None:

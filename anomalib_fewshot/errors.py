@@ -20,6 +20,10 @@ class DataValidationError(FewShotError, ValueError):
     """Images, masks or folders cannot be read as they are meant."""
 
 
+class MissingDataError(DataValidationError, FileNotFoundError):
+    """A file or folder that an argument names does not exist."""
+
+
 class NotFittedError(FewShotError, RuntimeError):
     """The model is not fitted, or the training ended before the fit."""
 
@@ -28,5 +32,5 @@ class CheckpointMismatchError(FewShotError, ValueError):
     """The checkpoint belongs to another model, or to other arguments."""
 
 
-class MissingDependencyError(FewShotError, ImportError):
+class MissingDependencyError(FewShotError, ModuleNotFoundError):
     """An optional package is not installed."""

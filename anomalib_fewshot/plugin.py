@@ -56,9 +56,9 @@ def make_callbacks() -> "list[Callback]":
     """Return the callbacks that Lightning adds to every trainer, by an entry point: none where anomalib is not used."""
     if "anomalib.engine" not in sys.modules:
         return []
-    from anomalib_fewshot.callbacks import FewShotRun, PredictCheck, SupportThreshold
+    from anomalib_fewshot.callbacks import EvaluationCheck, FewShotRun, PredictCheck, SupportThreshold
 
-    return [SupportThreshold(), FewShotRun(), PredictCheck()]
+    return [SupportThreshold(), FewShotRun(), EvaluationCheck(), PredictCheck()]
 
 
 def _lookup(group: str) -> tuple[dict[str, Any], Callable[[str, Any], None]]:

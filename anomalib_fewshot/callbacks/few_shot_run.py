@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from anomalib_fewshot._host import save_checkpoint
-from anomalib_fewshot.data.support import HasSupport
+from anomalib_fewshot.data.support import SupportDataModule
 from anomalib_fewshot.errors import NotFittedError
 from anomalib_fewshot.models.components import FittedMixin
 from anomalib_fewshot.post_processing import SupportPostProcessor
@@ -49,7 +49,11 @@ class FewShotRun(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write a checkpoint of a model of anomalib if Lightning wrote none after the last step."""
-        if isinstance(_datamodule(trainer), HasSupport) and not isinstance(pl_module, FittedMixin) and not self._saved:
+        if (
+            isinstance(_datamodule(trainer), SupportDataModule)
+            and not isinstance(pl_module, FittedMixin)
+            and not self._saved
+        ):
             save_checkpoint(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -59,7 +63,7 @@ class FewShotRun(Callback):
             NotFittedError: If a model of anomalib was not trained.
         """
         datamodule = _datamodule(trainer)
-        if not isinstance(datamodule, HasSupport):
+        if not isinstance(datamodule, SupportDataModule):
             return
         if self._trained:
             _write_manifests(trainer, datamodule)
@@ -75,7 +79,7 @@ class FewShotRun(Callback):
         self._thresholds = None
         post_processor = getattr(pl_module, "post_processor", None)
         if (
-            isinstance(_datamodule(trainer), HasSupport)
+            isinstance(_datamodule(trainer), SupportDataModule)
             and trainer.state.fn == TrainerFn.VALIDATING
             and not _is_fitted_by_validation(pl_module)
             and isinstance(post_processor, PostProcessor)
@@ -90,7 +94,7 @@ class FewShotRun(Callback):
             pl_module.post_processor.load_state_dict(self._thresholds)
             self._thresholds = None
         is_fit = trainer.state.fn == TrainerFn.VALIDATING and pl_module.learning_type == LearningType.FEW_SHOT
-        if is_fit and isinstance(datamodule, HasSupport):
+        if is_fit and isinstance(datamodule, SupportDataModule):
             _write_manifests(trainer, datamodule)
 
 
@@ -98,7 +102,7 @@ def _datamodule(trainer: Trainer) -> Any:  # noqa: ANN401  of a trainer, which t
     return getattr(trainer, "datamodule", None)
 
 
-def _write_manifests(trainer: Trainer, datamodule: HasSupport) -> None:
+def _write_manifests(trainer: Trainer, datamodule: SupportDataModule) -> None:
     if trainer.is_global_zero:
         datamodule.write_manifests(Path(trainer.default_root_dir))
 

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from anomalib_fewshot._host import is_last_epoch, is_memory_bank
-from anomalib_fewshot.data.support import HasSupport, can_fit_thresholds
+from anomalib_fewshot.data.support import SupportDataModule, can_fit_thresholds
 from anomalib_fewshot.models.components import isolated_seed
 from anomalib_fewshot.post_processing import NormalScores, Rule, SupportPostProcessor
 
@@ -40,7 +40,7 @@ class SupportThreshold(Callback):
         """Keep a copy of the model before it has seen an image, if the thresholds come from the support set."""
         self._empty = None
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(datamodule, HasSupport) or hasattr(datamodule, "val_data"):
+        if not isinstance(datamodule, SupportDataModule) or hasattr(datamodule, "val_data"):
             return
         count = len(datamodule.support_dataloader().dataset)
         if is_memory_bank(pl_module) and can_fit_thresholds(pl_module, count):

@@ -10,6 +10,8 @@ from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.utils import LabelName, Split, TestSplitMode, ValSplitMode
 from torchvision.transforms.v2 import Transform
 
+from anomalib_fewshot.errors import ArgumentError, DataValidationError
+
 CATEGORIES = tuple(f"Class{number}" for number in range(1, 11))
 HOMEPAGE = "https://hci.iwr.uni-heidelberg.de/content/weakly-supervised-learning-industrial-optical-inspection"
 
@@ -53,7 +55,7 @@ def make_dagm_samples(root: Path, category: str) -> pd.DataFrame:
     """
     if category not in CATEGORIES:
         msg = f"`category` must be one of {CATEGORIES}, got {category!r}."
-        raise ValueError(msg)
+        raise ArgumentError(msg)
     rows = []
     for split in (Split.TRAIN, Split.TEST):
         folder = root / category / split.value.capitalize()
@@ -64,7 +66,7 @@ def make_dagm_samples(root: Path, category: str) -> pd.DataFrame:
                 f"`root` must be the folder of DAGM 2007, with {category}/{folder.name}/0001.PNG and masks in "
                 f"{category}/{folder.name}/Label/0001_label.PNG, got {root}. The data set is at {HOMEPAGE}."
             )
-            raise ValueError(msg)
+            raise DataValidationError(msg)
         for path in images:
             mask = masks.get(path.stem)
             label = LabelName.NORMAL if mask is None else LabelName.ABNORMAL

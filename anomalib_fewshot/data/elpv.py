@@ -11,6 +11,8 @@ from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.utils import LabelName, Split, TestSplitMode, ValSplitMode
 from torchvision.transforms.v2 import Transform
 
+from anomalib_fewshot.errors import ArgumentError, MissingDependencyError
+
 from .sampling import shuffled
 
 CATEGORIES = ("mono", "poly")
@@ -30,7 +32,7 @@ class ELPVDataset(AnomalibDataset):
         augmentations (Transform | None): Augmentations of the images. Defaults to ``None``.
 
     Raises:
-        ModuleNotFoundError: If the package ``elpv-dataset`` is not installed.
+        MissingDependencyError: If the package ``elpv-dataset`` is not installed.
         ValueError: If there is no such category, or ``num_test`` is below 1.
 
     Reference:
@@ -48,10 +50,10 @@ class ELPVDataset(AnomalibDataset):
         super().__init__(augmentations=augmentations)
         if category not in CATEGORIES:
             msg = f"`category` must be one of {CATEGORIES}, got {category!r}."
-            raise ValueError(msg)
+            raise ArgumentError(msg)
         if num_test is not None and num_test < 1:
             msg = f"`num_test` must be at least 1, got {num_test}."
-            raise ValueError(msg)
+            raise ArgumentError(msg)
         self.category = category
         samples = make_elpv_samples(package_folder() / "data", category, num_test)
         if split is not None:
@@ -65,7 +67,7 @@ def package_folder() -> Path:
     spec = find_spec("elpv_dataset")
     if spec is None or not spec.submodule_search_locations:
         msg = "ELPV needs the package `elpv-dataset`. Install it with `pip install 'anomalib-fewshot[elpv]'`."
-        raise ModuleNotFoundError(msg)
+        raise MissingDependencyError(msg)
     return Path(spec.submodule_search_locations[0])
 
 

@@ -6,6 +6,7 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,22 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
+from anomalib_fewshot.errors import ArgumentError, DataValidationError, FewShotError, MissingDataError, SupportError
+
 from .finding import Finding, report
-from .layout_check import check_evaluator, check_kinds
+from .layout_check import check_kinds
 from .manifest import SupportManifest, sha256
+from .object_strings import object_strings
 from .picture_check import check_left_out, check_pictures
 from .sampling import choose_support, match_support
-from .support import can_fit_thresholds, ordered_dataloader, without_global_draws
+from .support import SupportDataModule, can_fit_thresholds, ordered_dataloader, without_global_draws
 
 logger = logging.getLogger(__name__)
 
 VALIDATIONS = ("support", "source")
 
 
-class FewShot(AnomalibDataModule):
+class FewShot(SupportDataModule):
     """Keep k normal training images of a datamodule. Validation and test data stay as the datamodule makes them.
 
     The choice depends on the dataset's name, the category and the seed alone, and is nested: the image at k = 1 is the
@@ -50,10 +54,11 @@ class FewShot(AnomalibDataModule):
 
     Raises:
         TypeError: If ``source`` is not a datamodule.
-        ValueError: If ``k_shot`` is below 1, or there is no such ``validation``. During ``setup``, if there are fewer
-            normal images than ``k_shot``, if ``support`` names an image that is not a normal training image or has
-            changed, or if anomalib cannot read an image of the support or of a test, or would read it as something
-            else.
+        ArgumentError: If ``k_shot`` is below 1, ``seed`` is not an integer, or there is no such ``validation``.
+        SupportError: During ``setup``, if there are fewer normal images than ``k_shot``, or if ``support`` names an
+            image that is not a normal training image or has changed.
+        DataValidationError: During ``setup``, if anomalib cannot read an image of the support or of a test, or would
+            read it as something else.
 
     Example:
         >>> from anomalib_fewshot import ELPV
@@ -74,12 +79,7 @@ class FewShot(AnomalibDataModule):
         validation: str = "support",
     ) -> None:
         source = as_datamodule(source)
-        if k_shot is not None and k_shot < 1:
-            msg = f"`k_shot` must be at least 1, got {k_shot}."
-            raise ValueError(msg)
-        if validation not in VALIDATIONS:
-            msg = f"`validation` must be one of {VALIDATIONS}, got {validation!r}."
-            raise ValueError(msg)
+        check_arguments(k_shot, seed, validation)
         super().__init__(
             train_batch_size=source.train_batch_size,
             eval_batch_size=source.eval_batch_size,
@@ -95,7 +95,7 @@ class FewShot(AnomalibDataModule):
         self.findings: list[Finding] = []  # what the check of the pictures has found, after ``setup``
         self.is_tested = True  # else its test images are of no concern
         self.manifest_file: str | None = "support.json"  # beside the results
-        self._named = ""  # the model whose thresholds were said to be from the source
+        self.warned_for: set[str] = set()  # models whose thresholds were warned of; categories of one run share it
 
     @property
     def name(self) -> str:  # type: ignore[override]  # as in anomalib, over an attribute of Lightning's
@@ -121,21 +121,24 @@ class FewShot(AnomalibDataModule):
         check_category(self.source)
         try:
             self.source.prepare_data()
+        except FewShotError:  # some are an OSError, too
+            raise
         except OSError as error:
             root = getattr(self.source, "root", None)
             msg = f"`source` finds no data in {root} and cannot download it ({error}). Check `root` and `category`."
-            raise FileNotFoundError(msg) from error
+            raise MissingDataError(msg) from error
 
     def setup(self, stage: str | None = None) -> None:
         """Set up the source and keep the support of its training images."""
         self.source.trainer = self.trainer  # through it anomalib finds the size that the model resizes to
         try:
-            self.source.setup(stage)
+            with object_strings():
+                self.source.setup(stage)
         except ValueError as error:
             msg = _in_other_words(str(error))
             if msg is None:
                 raise
-            raise ValueError(msg) from error
+            raise DataValidationError(msg) from error
         rows, folder = self._normal_images()
         support = self._choose(sorted(rows), folder)
         self.__dict__.pop("val_data", None)  # of an earlier setup, for a model or stage that had a validation
@@ -147,8 +150,6 @@ class FewShot(AnomalibDataModule):
             self._check_pictures([folder / path for path in support])
             seed = self.seed if self.support is None else None
             self.manifest = SupportManifest(self.name, self.category, len(support), seed, images)
-        if self.is_tested:
-            check_evaluator(self, stage)
         self.normal_data = self.source.train_data.subsample(sorted(rows.values()))
         self.train_data = self.source.train_data.subsample([rows[path] for path in support])
 
@@ -163,10 +164,10 @@ class FewShot(AnomalibDataModule):
 
     def _say_where_thresholds_are_from(self, model: LightningModule, stage: str | None, count: int) -> None:
         name = type(model).__name__
+        if name in self.warned_for:
+            return
         if hasattr(self.source, "val_data"):
-            if self._named == name:
-                return
-            self._named = name
+            self.warned_for.add(name)
             logger.warning(
                 "The thresholds of %s cannot come from a support of %d: they are from the validation images of the "
                 "source, which for many data sets are the test images (`val_split_mode`).",
@@ -174,6 +175,7 @@ class FewShot(AnomalibDataModule):
                 count,
             )
         elif stage == TrainerFn.FITTING and not hasattr(model, "holds_out"):  # this package's say it themselves
+            self.warned_for.add(name)
             logger.warning(
                 "%s has no threshold: it cannot come from a support of %d, and the source has no validation images. "
                 "Give it some (`val_split_mode`): the labels mean nothing.",
@@ -203,6 +205,23 @@ class FewShot(AnomalibDataModule):
     def support_dataloader(self) -> DataLoader:
         """Return the loader of the support, in the order of its paths."""
         return ordered_dataloader(self, self.train_data)
+
+    def normal_images(self, category: str) -> AnomalibDataset:
+        """Return the normal training images of the category, after ``setup``."""
+        if category != self.category:
+            msg = f"`category` must be {self.category!r}, got {category!r}. Use `MultiCategory` for several."
+            raise ArgumentError(msg)
+        return self.normal_data
+
+    def train_on(self, categories: Sequence[str]) -> None:
+        """Do nothing: there are no other categories.
+
+        Raises:
+            ArgumentError: If one is named.
+        """
+        if categories:
+            msg = f"`categories` must be empty, got {list(categories)}. Use `MultiCategory` for several."
+            raise ArgumentError(msg)
 
     def support_items(self) -> list[ImageItem] | AnomalibDataset:
         """Return the support: in memory, unless it is all images, there are augmentations or no size is known."""
@@ -237,7 +256,7 @@ class FewShot(AnomalibDataModule):
         samples = samples[samples.label_index == LabelName.NORMAL]
         if samples.empty:
             msg = f"`source` must have normal training images, got none in {self.name} {self.category}."
-            raise ValueError(msg)
+            raise SupportError(msg)
         folder = Path(os.path.commonpath([Path(path).parent for path in samples.image_path]))
         paths = [Path(path).relative_to(folder).as_posix() for path in samples.image_path]
         return dict(zip(paths, samples.index, strict=True)), folder
@@ -276,12 +295,12 @@ class FewShot(AnomalibDataModule):
                 f"`support` must be a manifest of {self.name} {self.category}, got {self.support}, which is of "
                 f"{manifest.dataset} {manifest.category}."
             )
-            raise ValueError(msg)
+            raise SupportError(msg)
         chosen = match_support(list(manifest.images), paths)
         changed = [path for path in chosen if sha256(folder / path) != manifest.images[path]]
         if changed:
             msg = f"`support` must name images that have not changed, got {self.support}, but {changed} have."
-            raise ValueError(msg)
+            raise SupportError(msg)
         return chosen
 
     def _other_images(self) -> dict[str, str]:
@@ -294,6 +313,23 @@ class FewShot(AnomalibDataModule):
                     kind = "a normal" if label == LabelName.NORMAL else "an anomalous"
                     known[Path(path).as_posix()] = f"{kind} image of the {title} data"
         return known
+
+
+def check_arguments(k_shot: int | None, seed: int, validation: str) -> None:
+    """Raise if an argument of :class:`FewShot` or :class:`MultiCategory` is out of its range.
+
+    Raises:
+        ArgumentError: If ``k_shot`` is below 1, ``seed`` is not an integer, or there is no such ``validation``.
+    """
+    if k_shot is not None and k_shot < 1:
+        msg = f"`k_shot` must be at least 1, got {k_shot}."
+        raise ArgumentError(msg)
+    if not isinstance(seed, Integral):
+        msg = f"`seed` must be an integer, got {seed!r}. Use 0, or another number for another support set."
+        raise ArgumentError(msg)
+    if validation not in VALIDATIONS:
+        msg = f"`validation` must be one of {VALIDATIONS}, got {validation!r}."
+        raise ArgumentError(msg)
 
 
 def say_where_results_are(trainer: Trainer | None) -> None:
@@ -337,7 +373,7 @@ def check_category(source: AnomalibDataModule) -> None:
     categories = category_folders(root)
     if categories:
         msg = f"`category` must be a folder of {root}, got {source.category!r}. There are {categories}."
-        raise ValueError(msg)
+        raise ArgumentError(msg)
 
 
 def check_ascii(path: str | Path) -> None:
@@ -348,7 +384,7 @@ def check_ascii(path: str | Path) -> None:
             f"Folders must have names of ASCII letters alone, got {names[0]!r} in {path}: anomalib refuses others. "
             "Rename the folder."
         )
-        raise ValueError(msg)
+        raise DataValidationError(msg)
 
 
 def _in_other_words(error: str) -> str | None:

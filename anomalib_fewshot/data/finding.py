@@ -1,16 +1,23 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is wrong with a file: a line each, all at once."""
+"""What is wrong with files: errors by file, warnings by kind."""
 
 import logging
-from collections.abc import Collection, Iterable
+import os
+from collections import defaultdict
+from collections.abc import Collection, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
+from anomalib_fewshot.errors import DataValidationError
+
 logger = logging.getLogger(__name__)
 
-NUM_SHOWN = 20  # findings in a message
+NUM_SHOWN = 20  # errors in a message
+NUM_NAMES = 3  # names in a warning of several files
 ERROR, WARNING = "error", "warning"
 
 
@@ -22,11 +29,16 @@ class Finding:
         path (Path): The file or folder.
         severity (str): ``"error"``: it cannot be used. ``"warning"``: it can, and is perhaps not as it is meant.
         message (str): What is wrong and what to do.
+        kind (str): The same of several files, without figures: ``"images are grey. Take all in one way"``. Findings of
+            one kind become one warning. Defaults to ``""``: those with equal messages do.
+        detail (str): Figures of this file, such as its size. Defaults to ``""``.
     """
 
     path: Path
     severity: str
     message: str
+    kind: str = ""
+    detail: str = ""
 
     def __str__(self) -> str:
         """Return one line."""
@@ -34,24 +46,81 @@ class Finding:
 
 
 def report(findings: Iterable[Finding], known: Collection[Finding] = ()) -> None:
-    """Log the warnings and refuse the errors.
+    """Log one warning for each kind of findings, and refuse errors.
 
     Args:
         findings (Iterable[Finding]): Findings of one check.
         known (Collection[Finding]): Those that were logged before. Defaults to none.
 
     Raises:
-        ValueError: If there is an error. It names them all.
+        DataValidationError: If there is an error. It names them all.
     """
     findings = [finding for finding in dict.fromkeys(findings) if finding not in known]
     errors = [str(finding) for finding in findings if finding.severity == ERROR]
     if errors:
-        msg = f"Pictures must be such that anomalib reads them as they are meant, got {len(errors)} that are not:"
-        raise ValueError("\n  ".join([msg, *_shortened(errors)]))
-    for line in _shortened([str(finding) for finding in findings]):
+        msg = f"{len(errors)} files or folders cannot be read correctly by anomalib:"
+        raise DataValidationError("\n  ".join([msg, *_shortened(errors)]))
+    waiting = _waiting.get()
+    if waiting is not None:
+        waiting += findings
+        return
+    for line in summarize(findings):
         logger.warning(line)
+
+
+@contextmanager
+def report_together() -> Generator[None]:
+    """Log the warnings of all checks within the block at its end: one for each kind, with the files of all."""
+    found: list[Finding] = []
+    token = _waiting.set(found)
+    try:
+        yield
+    finally:
+        _waiting.reset(token)
+    report(found)
+
+
+def summarize(findings: Iterable[Finding]) -> list[str]:
+    """Return one line for each kind: the number of files, what is wrong and the first three names.
+
+    Example:
+        >>> kind = "images are grey. Take all in one way"
+        >>> for line in summarize([Finding(Path(f"test/{name}"), WARNING, "is grey.", kind) for name in "abcd"]):
+        ...     print(line)
+        4 images are grey. Take all in one way: a, b, c, ..., in test
+    """
+    groups: defaultdict[tuple[str, str], dict[Path, Finding]] = defaultdict(dict)
+    for finding in findings:
+        groups[finding.severity, finding.kind or finding.message].setdefault(finding.path, finding)
+    return [_line(list(group.values())) for group in groups.values()]
+
+
+def _line(group: Sequence[Finding]) -> str:
+    if len(group) == 1:
+        return str(group[0])
+    paths = [finding.path for finding in group]
+    folder = _common_folder(paths)
+    names = []
+    for finding in group[:NUM_NAMES]:
+        name = str(finding.path if folder is None else finding.path.relative_to(folder))
+        names.append(f"{name} ({finding.detail})" if finding.detail else name)
+    more = ", ..." if len(group) > NUM_NAMES else ""
+    where = "" if folder is None else f", in {folder}"
+    what = group[0].kind or f"times {group[0].message}".rstrip(".")
+    return f"{len(group)} {what}: {', '.join(names)}{more}{where}"
+
+
+def _common_folder(paths: Sequence[Path]) -> Path | None:
+    try:
+        folder = Path(os.path.commonpath([path.parent for path in paths]))
+    except ValueError:  # relative and absolute ones, or several drives
+        return None
+    return None if folder == Path() else folder
 
 
 def _shortened(lines: list[str]) -> list[str]:
     more = [f"... and {len(lines) - NUM_SHOWN} more."] if len(lines) > NUM_SHOWN else []
     return [*lines[:NUM_SHOWN], *more]
+
+
+_waiting: ContextVar[list[Finding] | None] = ContextVar("waiting", default=None)

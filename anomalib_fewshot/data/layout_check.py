@@ -6,13 +6,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from anomalib.data import AnomalibDataModule
 from anomalib.data.utils import LabelName
-from anomalib.metrics import Evaluator
-from lightning.pytorch.trainer.states import TrainerFn
 from torchvision.datasets.folder import IMG_EXTENSIONS
-
-from anomalib_fewshot.metrics import CategoryEvaluator, is_one_kind
 
 from .finding import ERROR, WARNING, Finding
 from .picture_check import check_left_out
@@ -35,13 +30,18 @@ def check_layout(category: str | Path) -> list[Finding]:
             message = "would be tested as a kind of defect. Rename it to `good`, or by its defect if it is one."
             findings.append(Finding(folder, ERROR, message))
         if not any(map(_is_picture, folder.rglob("*"))):
-            findings.append(Finding(folder, WARNING, "has no pictures, and is not tested. Add some, or remove it."))
+            message = "has no pictures, and is not tested. Add some, or remove it."
+            findings.append(
+                Finding(folder, WARNING, message, "folders have no images, and are not tested. Remove them"),
+            )
     if tested and not (category / "test" / "good").is_dir():
         message = "has no folder `good`, so that few good pictures are tested, or none. Add it."
-        findings.append(Finding(category / "test", WARNING, message))
+        kind = "folders have no folder `good`, so that few normal images are tested, or none. Add it"
+        findings.append(Finding(category / "test", WARNING, message, kind))
     if loose := sum(map(_is_picture, (category / "test").glob("*"))):
         message = f"has {loose} pictures beside its folders, which are not tested. Move them to `good` or a defect."
-        findings.append(Finding(category / "test", WARNING, message))
+        kind = "folders have images beside their folders, which are not tested. Move them"
+        findings.append(Finding(category / "test", WARNING, message, kind, f"{loose} images"))
     folders = [path for path in (category / "train" / "good", *tested) if path.is_dir()]
     return [*findings, *check_left_out(folders)]
 
@@ -54,32 +54,12 @@ def check_kinds(labels: Iterable[int], path: str | Path) -> list[Finding]:
         path (str | Path): The folder they are in.
     """
     labels = list(labels)
-    if not is_one_kind(labels):
+    if len(set(labels)) != 1:
         return []
     has, lacks = ("normal", "anomalous") if labels[0] == LabelName.NORMAL else ("anomalous", "normal")
     message = f"has {len(labels)} {has} test images and none that are {lacks}: AUROC and F1 need both. Add some."
-    return [Finding(Path(path), WARNING, message)]
-
-
-def check_evaluator(datamodule: AnomalibDataModule, stage: str | None) -> None:
-    """Refuse a test on images of one kind by an evaluator that would give an AUROC of 0 for it.
-
-    Args:
-        datamodule (AnomalibDataModule): Datamodule after its setup.
-        stage (str | None): Stage of the setup.
-
-    Raises:
-        ValueError: If the evaluator of the model is anomalib's.
-    """
-    evaluator = getattr(getattr(datamodule.trainer, "lightning_module", None), "evaluator", None)
-    is_anomalib = isinstance(evaluator, Evaluator) and not isinstance(evaluator, CategoryEvaluator)
-    if stage == TrainerFn.TESTING and is_anomalib and is_one_kind(datamodule.test_data.samples.label_index):
-        msg = (
-            f"Test images must be normal and anomalous ones, got one kind alone, {len(datamodule.test_data)} of them: "
-            "anomalib's evaluator would give an AUROC of 0. Add the others, or give the model "
-            "`--model.evaluator CategoryEvaluator`, which leaves out what needs both."
-        )
-        raise ValueError(msg)
+    kind = "categories have test images of one class only: AUROC and F1 need both. Add the others"
+    return [Finding(Path(path), WARNING, message, kind, f"{len(labels)} {has}")]
 
 
 def _is_picture(path: Path) -> bool:

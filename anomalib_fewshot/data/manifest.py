@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from anomalib_fewshot.atomic import write_atomically
+from anomalib_fewshot.errors import MissingDataError, SupportError
 
 VERSION = 1
 
@@ -46,22 +47,22 @@ class SupportManifest:
         """Read a manifest.
 
         Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If the file is not a manifest, or one of another version.
+            MissingDataError: If there is no such file.
+            SupportError: If the file is not a manifest, or one of another version.
         """
         if not path.is_file():
             msg = f"`support` must be a manifest or a list of file names, got {str(path)!r}, which is not a file."
-            raise FileNotFoundError(msg)
+            raise MissingDataError(msg)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             version = content.pop("version")
             if version != VERSION:
                 msg = f"`support` must be a manifest of version {VERSION}, got version {version!r} in {path}."
-                raise ValueError(msg)
+                raise SupportError(msg)
             return cls(**content)
         except (AttributeError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
             msg = f"`support` must be a manifest as written beside the results, got {path}, which is none ({error})."
-            raise ValueError(msg) from error
+            raise SupportError(msg) from error
 
 
 def sha256(path: str | Path) -> str:

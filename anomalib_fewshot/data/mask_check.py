@@ -42,7 +42,9 @@ def _check_mask(path: Path, mask: Path) -> Iterator[Finding]:
     elif not share:
         yield Finding(mask, ERROR, "marks nothing. Paint the defect white, or move its picture to the good ones.")
     elif share > LARGE_MASK:
-        yield Finding(mask, WARNING, f"marks {share:.0%} of its picture. If it is inverted, paint the defect white.")
+        message = f"marks {share:.0%} of its picture. If it is inverted, paint the defect white."
+        kind = "masks mark most of their images. If they are inverted, paint the defects white"
+        yield Finding(mask, WARNING, message, kind, f"{share:.0%}")
 
 
 @lru_cache(maxsize=2**15)

@@ -17,16 +17,17 @@ from anomalib.metrics import Evaluator
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import ConcatDataset, DataLoader, DistributedSampler, Sampler
 
-from anomalib_fewshot.metrics import CategoryEvaluator
+from anomalib_fewshot.errors import ArgumentError, DataValidationError, SupportError
 
-from .few_shot import FewShot, as_datamodule, category_folders, say_where_results_are
+from .few_shot import FewShot, as_datamodule, category_folders, check_arguments, say_where_results_are
+from .finding import report_together
 from .manifest import SupportManifest
-from .support import collate_normal
+from .support import SupportDataModule, collate_normal
 
 Source = AnomalibDataModule | dict[str, Any]
 
 
-class MultiCategory(AnomalibDataModule):
+class MultiCategory(SupportDataModule):
     """Several categories of an anomalib dataset.
 
     With a ``target``, a network is trained on all normal training images of the other categories; the support is
@@ -50,8 +51,9 @@ class MultiCategory(AnomalibDataModule):
 
     Raises:
         TypeError: If a source is not a datamodule.
-        ValueError: If there are fewer than two categories, if the target is not one of them, if a category is there
-            twice, if a support is given without a target, or as :class:`FewShot` does.
+        ArgumentError: If an argument is out of its range, if a support is given without a target, or during ``setup``
+            if there are fewer than two categories, if the target is not one of them, or if a category is there twice.
+        SupportError, DataValidationError: During ``setup``, as :class:`FewShot` does.
 
     Example:
         >>> from anomalib_fewshot import ELPV
@@ -73,13 +75,14 @@ class MultiCategory(AnomalibDataModule):
         support: str | Path | Sequence[str] | None = None,
         validation: str = "support",
     ) -> None:
+        check_arguments(k_shot, seed, validation)
         given = [as_datamodule(part) for part in (source if isinstance(source, list) else [source])]
         if isinstance(source, list) and categories is not None:
             msg = "`categories` must be left out where `source` is a list: each source has its own."
-            raise ValueError(msg)
+            raise ArgumentError(msg)
         if support is not None and target is None:
             msg = "`support` must be that of a `target`, got no target. Name one."
-            raise ValueError(msg)
+            raise ArgumentError(msg)
         super().__init__(
             train_batch_size=given[0].train_batch_size,
             eval_batch_size=given[0].eval_batch_size,
@@ -92,6 +95,7 @@ class MultiCategory(AnomalibDataModule):
         self.k_shot = k_shot
         self.support = support
         self.validation = validation
+        self.warned_for: set[str] = set()  # shared by the parts, so that each warning comes once
         self._parts: dict[str, FewShot] = {}
         self._chosen: list[str] | None = None  # of the other categories, by a model
 
@@ -117,10 +121,10 @@ class MultiCategory(AnomalibDataModule):
             sources = self._sources_by_category()
             if self.target is not None and self.target not in sources:
                 msg = f"`target` must be one of the categories {list(sources)}, got {self.target!r}."
-                raise ValueError(msg)
+                raise ArgumentError(msg)
             if len(sources) < 2:
                 msg = f"`categories` must be at least two, got {list(sources)}. For one category, use `FewShot`."
-                raise ValueError(msg)
+                raise ArgumentError(msg)
             self._parts = {name: self._part(name, source) for name, source in sources.items()}
         return self._parts
 
@@ -130,7 +134,7 @@ class MultiCategory(AnomalibDataModule):
         return [name for name in self.parts if name != self.target] if self._chosen is None else self._chosen
 
     @property
-    def manifest(self) -> SupportManifest | None:
+    def manifest(self) -> SupportManifest | None:  # type: ignore[override]  # it is the target's, and not assigned
         """The target's support, after ``setup``."""
         return None if self.target is None else self.parts[self.target].manifest
 
@@ -153,16 +157,18 @@ class MultiCategory(AnomalibDataModule):
         root = getattr(self.sources[0], "root", None)
         if self.categories is None and len(self.sources) == 1 and not category_folders(root):
             self.sources[0].prepare_data()  # the categories are known once they are there
-        for part in self.parts.values():
-            part.prepare_data()
+        with report_together():
+            for part in self.parts.values():
+                part.prepare_data()
 
     def setup(self, stage: str | None = None) -> None:
         """Set up all categories, choose the supports, and check that nothing of the target is trained on."""
         self._check_devices()
         self._chosen = None
-        for part in self.parts.values():
-            part.trainer = self.trainer
-            part.setup(stage)
+        with report_together():
+            for part in self.parts.values():
+                part.trainer = self.trainer
+                part.setup(stage)
         tested = self.parts if self.target is None else {self.target: self.parts[self.target]}
         trained = [self.parts[name] for name in self.train_categories]
         self.train_data = ConcatDataset([p.train_data if self.target is None else p.normal_data for p in trained])
@@ -175,7 +181,14 @@ class MultiCategory(AnomalibDataModule):
         self._check_evaluator()
 
     def normal_images(self, category: str) -> AnomalibDataset:
-        """Return the normal training images of a category, after ``setup``."""
+        """Return the normal training images of a category, after ``setup``.
+
+        Raises:
+            ArgumentError: If there is no such category.
+        """
+        if category not in self.parts:
+            msg = f"`category` must be one of {list(self.parts)}, got {category!r}."
+            raise ArgumentError(msg)
         return self.parts[category].normal_data
 
     def train_on(self, categories: Sequence[str]) -> None:
@@ -185,12 +198,12 @@ class MultiCategory(AnomalibDataModule):
             categories (Sequence[str]): Their names. Of none, the training images are the support.
 
         Raises:
-            ValueError: If one is not among ``train_categories``.
+            ArgumentError: If one is not among ``train_categories``.
         """
         unknown = [name for name in categories if name not in self.train_categories]
         if unknown:
             msg = f"`categories` must be some of {self.train_categories}, got {unknown}."
-            raise ValueError(msg)
+            raise ArgumentError(msg)
         self._chosen = list(categories)
         self.train_data = ConcatDataset([self.parts[name].normal_data for name in categories] or [self.support_data])
 
@@ -260,6 +273,7 @@ class MultiCategory(AnomalibDataModule):
         support = self.support if name == self.target else None
         k_shot = self.k_shot if self.target in {None, name} else 1  # a support of the others is not used
         part = FewShot(source, k_shot, self.seed, support, self.validation)
+        part.warned_for = self.warned_for
         part.is_tested = self.target in {None, name}
         part.manifest_file = {None: f"supports/{name}.json", name: "support.json"}.get(self.target)
         return part
@@ -269,14 +283,14 @@ class MultiCategory(AnomalibDataModule):
             names = [source.category for source in self.sources]
             if len(set(names)) < len(names):
                 msg = f"`source` must be a list of different categories, got {names}."
-                raise ValueError(msg)
+                raise ArgumentError(msg)
             return dict(zip(names, self.sources, strict=True))
         source = self.sources[0]
         root = getattr(source, "root", None)
         names = self.categories if self.categories is not None else category_folders(root)
         if not names:
             msg = f"`categories` must be named, as the root {root} has no folder with a `train` in it."
-            raise ValueError(msg)
+            raise ArgumentError(msg)
         sources = {name: deepcopy(source) for name in names}
         for name, copy in sources.items():
             copy.category = name
@@ -290,7 +304,7 @@ class MultiCategory(AnomalibDataModule):
                 "`use_distributed_sampler` must be false on several devices: MultiCategory divides the batches itself. "
                 "Give `--trainer.use_distributed_sampler false`, or train on one device."
             )
-            raise ValueError(msg)
+            raise ArgumentError(msg)
 
     def _check(self) -> None:
         """Raise if a training category has one image, or if an image of the target is in another category."""
@@ -299,23 +313,23 @@ class MultiCategory(AnomalibDataModule):
         small = [name for name in self.train_categories if len(self.parts[name].normal_data) < 2]
         if small:
             msg = f"Every category must have two normal training images or more, got one in {small}. Leave it out."
-            raise ValueError(msg)
+            raise SupportError(msg)
         target = self.parts[self.target].source
         held = {path for data in _subsets(target) for path in data.samples.image_path}
         leaked = held & {path for data in self.train_data.datasets for path in data.samples.image_path}
         if leaked:
             msg = f"No image of the target must be trained on, got {sorted(leaked)[0]} in another category too."
-            raise ValueError(msg)
+            raise DataValidationError(msg)
 
     def _check_evaluator(self) -> None:
         """Raise if the model's evaluator would pool the scores of several categories."""
         evaluator = getattr(getattr(self.trainer, "lightning_module", None), "evaluator", None)
-        if self.target is None and isinstance(evaluator, Evaluator) and not isinstance(evaluator, CategoryEvaluator):
+        if self.target is None and isinstance(evaluator, Evaluator) and not hasattr(evaluator, "measures_by_category"):
             msg = (
                 "`evaluator` must measure each category by itself, got anomalib's, which pools their scores. Give the "
                 "model `anomalib_fewshot.CategoryEvaluator`: `--model.evaluator CategoryEvaluator`."
             )
-            raise ValueError(msg)
+            raise ArgumentError(msg)
 
 
 class CategoryBatches(Sampler[list[int]]):

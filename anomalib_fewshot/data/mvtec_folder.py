@@ -11,9 +11,11 @@ from anomalib.data.utils import TestSplitMode, ValSplitMode
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import Transform
 
+from anomalib_fewshot.errors import DataValidationError, MissingDataError
+
 from .few_shot import check_ascii, check_category
 from .finding import Finding, report
-from .layout_check import check_evaluator, check_kinds, check_layout
+from .layout_check import check_kinds, check_layout
 from .mask_check import check_masks
 
 
@@ -42,8 +44,8 @@ class MVTecFolder(Folder):
         seed (int | None): Seed of the splits. Defaults to ``None``.
 
     Raises:
-        ValueError: Not here but before the images are read, if a folder is missing or some of the masks are, if good
-            pictures would be tested as defects, or if a mask cannot be meant.
+        DataValidationError: Not here but before the images are read, if a folder is missing or some of the masks are,
+            if good pictures would be tested as defects, or if a mask cannot be meant.
 
     Example:
         >>> from anomalib_fewshot import FewShot
@@ -100,8 +102,6 @@ class MVTecFolder(Folder):
         if len(self.test_data):
             folder = (Path(self.root) / self.category).resolve()
             self._report(check_kinds(self.test_data.samples.label_index, folder))
-            if getattr(self.trainer, "datamodule", None) is self:  # not part of another, which looks itself
-                check_evaluator(self, stage)
 
     def _setup(self, _stage: str | None = None) -> None:
         masks = self._find()
@@ -119,22 +119,22 @@ class MVTecFolder(Folder):
     def _find(self) -> dict[str, str]:
         """Find the folders of the category, and return the mask of each anomalous image if they have masks."""
         if not Path(self.root).is_dir():
-            msg = f"`root` must be a folder, got {self.root}."
-            raise ValueError(msg)
+            msg = f"`root` must be a folder, got {self.root}, which does not exist."
+            raise MissingDataError(msg)
         check_category(self)
         folder = Path(self.root) / self.category
         self._report(check_layout(folder))
         normal = (folder / "train" / "good").resolve()
         if not _images(normal):
             msg = f"`category` must have images in train/good, got {folder}, which has none."
-            raise ValueError(msg)
+            raise DataValidationError(msg)
         tested = [path for path in sorted(folder.glob("test/*")) if _images(path)]
         if not tested and self.test_split_mode == TestSplitMode.FROM_DIR:
             msg = (
                 f"`category` must have images in test/good or test/<defect>, got {folder}, which has none. "
                 "With good images alone, set `val_split_mode` and `test_split_mode` to `none`."
             )
-            raise ValueError(msg)
+            raise DataValidationError(msg)
         for path in (normal, *tested):
             check_ascii(path.resolve())
         self.normal_dir = normal
@@ -160,7 +160,7 @@ def _find_masks(folder: Path, defects: list[str]) -> dict[str, str]:
             f"`root` must have masks of all anomalous images or of none, got none of {without[0]} and of "
             f"{len(without) - 1} others. Add ground_truth/<defect>/<name>_mask.png, or remove `ground_truth`."
         )
-        raise ValueError(msg)
+        raise DataValidationError(msg)
     return {str(image): masks[image.with_suffix("")] for image in images} if masks else {}
 
 
@@ -171,7 +171,7 @@ def _check_stems(images: list[Path]) -> None:
         other = by_stem.setdefault(image.with_suffix(""), image)
         if other != image:
             msg = f"Images with masks must differ in more than the suffix, got {other} and {image}. Rename one."
-            raise ValueError(msg)
+            raise DataValidationError(msg)
 
 
 def _images(folder: Path) -> list[Path]:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median_low
 
-import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from .finding import ERROR, WARNING, Finding
@@ -59,7 +58,7 @@ def check_pictures(
     findings += [finding for picture in [*first, *_with_transparency(second)] for finding in _check_alone(picture)]
     first, second = ([picture for picture in part if not picture.fault] for part in (first, second))
     if first:
-        findings += _check_alike(first, second)
+        findings += [*_check_sizes(first, second), *_check_colour(first, second)]
     findings += [*_check_copies(first, second), *_check_stems([*known, *others]), *check_masks(masks or {})]
     return sorted(dict.fromkeys(findings), key=lambda finding: finding.severity)
 
@@ -109,9 +108,13 @@ def _sort_out(files: Iterable[Path]) -> tuple[list[Path], list[Finding]]:
             unknown[path.parent].append(path.name)
     no_pictures = "notes of macOS that anomalib would take for pictures. Delete them"
     not_read = f"files left out: anomalib reads {', '.join(IMG_EXTENSIONS)}. Convert what is a picture"
+    kind = f"folders hold files that anomalib leaves out. It reads {', '.join(IMG_EXTENSIONS)}. Convert them"
     return pictures, [
         *(Finding(folder, ERROR, _count(names, no_pictures)) for folder, names in notes.items()),
-        *(Finding(folder, WARNING, _count(names, not_read)) for folder, names in unknown.items()),
+        *(
+            Finding(folder, WARNING, _count(names, not_read), kind, f"{len(names)}")
+            for folder, names in unknown.items()
+        ),
     ]
 
 
@@ -140,35 +143,46 @@ def _check_alone(picture: Picture) -> Iterator[Finding]:
     if picture.orientation != 1:
         yield Finding(picture.path, ERROR, picture.turned)
     if picture.hides_colour:
-        message = "has colours below its transparent pixels, which anomalib sees. Put all pictures on one background."
-        yield Finding(picture.path, WARNING, message)
+        what, advice = "colours below transparent pixels, which anomalib sees", "Put all images on one background"
+        yield Finding(picture.path, WARNING, f"has {what}. {advice}.", f"images have {what}. {advice}")
     if picture.num_pages > 1:
-        message = f"has {picture.num_pages} pages, of which anomalib reads the first. Save each as a file."
-        yield Finding(picture.path, WARNING, message)
+        pages = f"{picture.num_pages} pages"
+        message = f"has {pages}, of which anomalib reads the first. Save each as a file."
+        kind = "files have several pages, of which anomalib reads the first. Save each page as a file"
+        yield Finding(picture.path, WARNING, message, kind, pages)
 
 
 # Pictures beside others
 
 
-def _check_alike(support: Sequence[Picture], new: Sequence[Picture]) -> Iterator[Finding]:
-    """Yield pictures that differ from most of the support in size, aspect or colour."""
+def _check_sizes(support: Sequence[Picture], new: Sequence[Picture]) -> Iterator[Finding]:
+    """Yield images whose aspect ratio or size is not near the median of the support."""
     usual_area, usual_aspect = (median_low(map(measure, support)) for measure in (_area, _aspect))
-    width, height = min(support, key=lambda picture: abs(np.log(_area(picture) / usual_area))).size
-    number = sum(bool(picture.is_grey) for picture in support)
-    is_grey = number > len(support) / 2
     for picture in [*support, *new]:
-        own = f"{picture.size[0]} x {picture.size[1]} pixels, where the support has {width} x {height}"
+        own, number = f"{picture.size[0]} x {picture.size[1]} pixels", picture.size[0] * picture.size[1]
         if _ratio(_aspect(picture), usual_aspect) > ASPECT_FACTOR:
-            yield Finding(picture.path, WARNING, f"has another shape, {own}. Crop or turn it as the others.")
+            what, advice = "another aspect ratio than the support", "Crop or rotate"
+            detail = f"{_aspect(picture):.2f}, {own}; median of the support: {usual_aspect:.2f}"
         elif _ratio(_area(picture), usual_area) > AREA_FACTOR:
-            yield Finding(picture.path, WARNING, f"has another size, {own}. Take all pictures in one size.")
+            what, advice = "another size than the support", "Resize"
+            detail = f"{own}, {number:,} in all; median of the support: {usual_area:,}"
+        else:
+            continue
+        message = f"has {what}: {detail}. {advice} it."
+        yield Finding(picture.path, WARNING, message, f"images have {what}. {advice} them", detail)
+
+
+def _check_colour(support: Sequence[Picture], new: Sequence[Picture]) -> Iterator[Finding]:
+    """Yield colour images if most of the support are grey, and grey ones if most are in colour."""
+    is_grey = sum(bool(picture.is_grey) for picture in support) > len(support) / 2
+    what = "in colour and the support grey" if is_grey else "grey and the support in colour"
+    advice = "Take all images in one way"
+    for picture in [*support, *new]:
         if picture.is_grey is not None and picture.is_grey != is_grey:
-            kinds = ("in colour", "grey") if is_grey else ("grey", "in colour")
-            message = f"is {kinds[0]} and the support {kinds[1]}. Take all pictures in one way."
-            yield Finding(picture.path, WARNING, message)
+            yield Finding(picture.path, WARNING, f"is {what}. {advice}.", f"images are {what}. {advice}")
 
 
-def _area(picture: Picture) -> float:
+def _area(picture: Picture) -> int:
     return picture.size[0] * picture.size[1]
 
 
@@ -187,13 +201,15 @@ def _check_copies(support: Sequence[Picture], new: Sequence[Picture]) -> Iterato
         original = first.setdefault(sha256(picture.path), picture.path)
         if original != picture.path:
             message = f"is the same picture as {original.name}: it adds nothing to the support. Replace it."
-            yield Finding(picture.path, WARNING, message)
+            kind = "images of the support are copies of others of it. Replace them"
+            yield Finding(picture.path, WARNING, message, kind, f"copy of {original.name}")
     lengths = {picture.num_bytes for picture in support}
     for picture in new:
         twin = first.get(sha256(picture.path)) if picture.num_bytes in lengths else None
         if twin is not None:
             message = f"is the support's picture {twin}, so its score is too low. Remove it from one of the two."
-            yield Finding(picture.path, WARNING, message)
+            kind = "images are copies of images of the support, so their scores are too low. Remove them"
+            yield Finding(picture.path, WARNING, message, kind, f"copy of {twin.name}")
 
 
 def _check_stems(paths: Iterable[Path]) -> Iterator[Finding]:
@@ -202,4 +218,5 @@ def _check_stems(paths: Iterable[Path]) -> Iterator[Finding]:
         other = first.setdefault(path.with_suffix(""), path)
         if other != path:
             message = f"differs from {other.name} by its suffix alone, so that results may mix. Rename one."
-            yield Finding(path, WARNING, message)
+            kind = "images differ from others by the suffix alone, so that results may mix. Rename them"
+            yield Finding(path, WARNING, message, kind, f"beside {other.name}")

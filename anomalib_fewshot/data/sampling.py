@@ -7,6 +7,8 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
+from anomalib_fewshot.errors import ArgumentError, SupportError
+
 
 def shuffled(paths: Sequence[str], key: str) -> list[str]:
     """Return the paths in a random order that the key alone decides, with every version of Python.
@@ -37,7 +39,8 @@ def choose_support(paths: Sequence[str], k_shot: int, *, dataset: str, category:
         list[str]: The chosen paths, in the order in which they were drawn.
 
     Raises:
-        ValueError: If ``k_shot`` is below 1 or above the number of paths.
+        ArgumentError: If ``k_shot`` is below 1.
+        SupportError: If it is above the number of paths.
 
     Example:
         >>> choose_support(["c.png", "a.png", "b.png"], 2, dataset="MVTecAD", category="bottle", seed=0)
@@ -45,13 +48,13 @@ def choose_support(paths: Sequence[str], k_shot: int, *, dataset: str, category:
     """
     if k_shot < 1:
         msg = f"`k_shot` must be at least 1, got {k_shot}."
-        raise ValueError(msg)
+        raise ArgumentError(msg)
     if k_shot > len(paths):
         msg = (
             f"`k_shot` must be at most the number of normal training images, got {k_shot}, but {dataset} {category} "
             f"has {len(paths)}. Lower `k_shot` or add images."
         )
-        raise ValueError(msg)
+        raise SupportError(msg)
     return shuffled(paths, f"{dataset}/{category}/{seed}")[:k_shot]
 
 
@@ -67,7 +70,7 @@ def match_support(names: Sequence[str], paths: Sequence[str], others: Mapping[st
         list[str]: A path for each name, in the order of the names.
 
     Raises:
-        ValueError: If there is no name, if a name means no path or several, or if two names mean one path.
+        SupportError: If there is no name, if a name means no path or several, or if two names mean one path.
 
     Example:
         >>> match_support(["b/0.png"], ["a/0.png", "b/0.png"])
@@ -75,7 +78,7 @@ def match_support(names: Sequence[str], paths: Sequence[str], others: Mapping[st
     """
     if not names:
         msg = "`support` must name at least one image, got none."
-        raise ValueError(msg)
+        raise SupportError(msg)
     matches = []
     for name in names:
         found = [name] if name in paths else [path for path in paths if _ends_in(path, name)]
@@ -83,11 +86,11 @@ def match_support(names: Sequence[str], paths: Sequence[str], others: Mapping[st
             other = next((what for path, what in (others or {}).items() if _ends_in(path, name)), "none of them")
             got = f"{len(found)} of them: name its folder too" if found else other
             msg = f"`support` must name normal training images, got {name!r}, which is {got}."
-            raise ValueError(msg)
+            raise SupportError(msg)
         matches += found
     if len(set(matches)) != len(matches):
         msg = f"`support` must not name an image twice, got {list(names)}."
-        raise ValueError(msg)
+        raise SupportError(msg)
     return matches
 
 

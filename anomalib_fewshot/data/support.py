@@ -6,10 +6,11 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageBatch, ImageItem
@@ -24,47 +25,59 @@ from .manifest import SupportManifest
 MIN_IMAGES = 3  # for the thresholds of a memory bank: some models score NaN after a fit to a single image
 
 
-@runtime_checkable
-class HasSupport(Protocol):
-    """A datamodule that chooses a support: :class:`FewShot` and :class:`MultiCategory`.
+class SupportDataModule(AnomalibDataModule):
+    """Base class of datamodules that choose a support set: :class:`FewShot` and :class:`MultiCategory`.
+
+    Models and callbacks ask ``isinstance(datamodule, SupportDataModule)``, which reads no property.
 
     Attributes:
-        category (str): Category under test, empty if there are several.
-        train_categories (list[str]): Categories that a network is trained on.
-        manifest (SupportManifest | None): The support after ``setup``. ``None`` if there are several categories.
+        manifest (SupportManifest | None): The support set after ``setup``. ``None`` if there are several categories.
     """
 
-    category: str
-    train_categories: list[str]
     manifest: SupportManifest | None
 
-    def support_dataloader(self) -> DataLoader:
-        """Return the loader of the support, in a fixed order."""
+    @property
+    @abstractmethod
+    def train_categories(self) -> list[str]:
+        """Categories that a network is trained on."""
 
+    @property
+    def other_categories(self) -> list[str]:
+        """Categories that a network is trained on and that are not tested."""
+        return [name for name in self.train_categories if name != self.category] if self.category else []
+
+    @property
+    def category_by_path(self) -> Mapping[str, str]:
+        """Category of each image by its path, after ``setup``. Empty where one category is tested."""
+        return {}
+
+    @abstractmethod
+    def support_dataloader(self) -> DataLoader:
+        """Return the loader of the support set, in a fixed order."""
+
+    @abstractmethod
     def manifests(self) -> list[SupportManifest]:
         """Return the manifest of each tested category, after ``setup``."""
 
+    @abstractmethod
     def write_manifests(self, folder: Path) -> None:
-        """Write the manifests to a folder of results."""
+        """Write the manifests to a folder of results, after a fit."""
 
-
-@runtime_checkable
-class HasSources(Protocol):
-    """A datamodule that trains a network on other categories than the one under test: :class:`MultiCategory`.
-
-    Attributes:
-        category (str): Category under test, empty if there are several, and then no other is trained on.
-        train_categories (list[str]): Categories that a network is trained on.
-    """
-
-    category: str
-    train_categories: list[str]
-
+    @abstractmethod
     def normal_images(self, category: str) -> AnomalibDataset:
-        """Return the normal training images of a category, after ``setup``."""
+        """Return the normal training images of a category, after ``setup``.
 
+        Raises:
+            ArgumentError: If the datamodule does not have the category.
+        """
+
+    @abstractmethod
     def train_on(self, categories: Sequence[str]) -> None:
-        """Train on some of the other categories alone; of none, on the support. Call it after ``setup``."""
+        """Train on some of the other categories only, or on the support set if none is named. Call after ``setup``.
+
+        Raises:
+            ArgumentError: If one is not among ``train_categories``.
+        """
 
 
 def support_dataloader(datamodule: AnomalibDataModule) -> DataLoader:
@@ -76,7 +89,7 @@ def support_dataloader(datamodule: AnomalibDataModule) -> DataLoader:
     Raises:
         TypeError: If it is no datamodule of anomalib, which alone can be read without shuffling.
     """
-    if isinstance(datamodule, HasSupport):
+    if isinstance(datamodule, SupportDataModule):
         return datamodule.support_dataloader()
     _check_datamodule(datamodule)
     samples = datamodule.train_data.samples
@@ -140,7 +153,7 @@ def support_digest(datamodule: AnomalibDataModule) -> str:
     Args:
         datamodule (AnomalibDataModule): Datamodule after ``setup``.
     """
-    manifests = datamodule.manifests() if isinstance(datamodule, HasSupport) else []
+    manifests = datamodule.manifests() if isinstance(datamodule, SupportDataModule) else []
     if len(manifests) == 1:
         return manifests[0].digest
     if manifests:

@@ -27,7 +27,7 @@ from rich.progress import (
 )
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from anomalib_fewshot.data.finding import ERROR, Finding, report
+from anomalib_fewshot.data.finding import ERROR, Finding, report, summarize
 from anomalib_fewshot.data.picture_check import check_left_out, check_pictures
 from anomalib_fewshot.post_processing import VERDICTS
 
@@ -42,7 +42,7 @@ from .training import CHECKPOINT, SUPPORT, checkpoint_of, load, to_device, train
 MASK = "ignore.png"
 SAME_STEM = "by its suffix alone"
 MAX_NAME = 251  # bytes, to which a suffix is added
-NUM_SAID = 5  # findings in the terminal; the page and a table have all
+NUM_SAID = 5  # errors in the terminal, where warnings are grouped; the page and a table have all
 WATCH_SECONDS = 1.0
 PAGE_SECONDS = 20.0  # between two pages of a run that is not over
 
@@ -244,10 +244,13 @@ class _Inspection:
         if self.strict:
             report([finding for finding in fresh if finding.severity == ERROR])
         self.findings |= dict.fromkeys(fresh)
-        for finding in fresh[:NUM_SAID]:
+        errors = [finding for finding in fresh if finding.severity == ERROR]
+        for finding in errors[:NUM_SAID]:
             self.say(finding)
-        if len(fresh) > NUM_SAID:
-            self.console.print(f"  ... and {len(fresh) - NUM_SAID} more, on the page and in findings.csv.")
+        if len(errors) > NUM_SAID:
+            self.console.print(f"  ... and {len(errors) - NUM_SAID} more, on the page and in findings.csv.")
+        for line in summarize(finding for finding in fresh if finding.severity != ERROR):
+            self.console.print(f"  {line}", markup=False)
         return {finding.path for finding in findings if finding.severity == ERROR}
 
     def say(self, finding: Finding) -> None:

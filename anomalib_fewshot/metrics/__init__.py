@@ -4,15 +4,15 @@
 """Metrics over several categories."""
 
 from .by_category import CategoryMetric, MacroMean, by_category
-from .category_evaluator import CategoryEvaluator, HasCategories
-from .one_kind import is_defined, is_one_kind
+from .category_evaluator import CategoryEvaluator
+from .one_kind import ScoredImages, Undefined, warn_of_undefined
 
 __all__ = [
     "CategoryEvaluator",
     "CategoryMetric",
-    "HasCategories",
     "MacroMean",
+    "ScoredImages",
+    "Undefined",
     "by_category",
-    "is_defined",
-    "is_one_kind",
+    "warn_of_undefined",
 ]

@@ -3,7 +3,7 @@
 
 """Any anomalib metric for each category, and their mean: scores of different categories are never pooled."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from itertools import chain
 
@@ -12,8 +12,6 @@ from anomalib.data import ImageBatch
 from anomalib.metrics import AnomalibMetric
 from torch import nn
 from torchmetrics import Metric
-
-from .one_kind import is_defined
 
 
 class CategoryMetric(Metric):
@@ -33,6 +31,7 @@ class CategoryMetric(Metric):
         self.name = f"{category}/{metric.name}"
         self.category = category
         self.categories = categories
+        self.is_defined = True  # else the mean does not include it
 
     def update(self, batch: ImageBatch) -> None:
         """Update the metric if the batch is of its category."""
@@ -70,14 +69,14 @@ class MacroMean(Metric):
 
     def compute(self) -> torch.Tensor | None:
         """Return the mean. ``None`` if no category has the metric."""
-        values = [value for part in self.parts if (value := part.compute()) is not None]
-        return torch.stack(values).mean() if values else None
+        values = [part.compute() for part in self.parts if part.is_defined]
+        known = [value for value in values if value is not None]
+        return torch.stack(known).mean() if known else None
 
 
 def by_category(
     metrics: Iterable[AnomalibMetric],
     categories: Mapping[str, str],
-    labels: Mapping[str, Collection[int]] | None = None,
 ) -> nn.ModuleList:
     """Return each metric for each category, and its mean over categories under the metric's own name.
 
@@ -86,19 +85,8 @@ def by_category(
     Args:
         metrics (Iterable[AnomalibMetric]): Metrics of an evaluator.
         categories (Mapping[str, str]): Category of each image by its path.
-        labels (Mapping[str, Collection[int]] | None): Labels of the images of each category. A category has no metric
-            that they do not define. Defaults to ``None``: all are defined.
     """
     names = dict.fromkeys(categories.values())
-    known = labels or {}
-    groups = [
-        [
-            CategoryMetric(deepcopy(metric), name, categories)
-            for name in names
-            if is_defined(metric, known.get(name, ()))
-        ]
-        for metric in metrics
-    ]
-    parts = [group for group in groups if group]
-    means = [MacroMean(group, group[0].metric.name) for group in parts]  # listed first, under the names of the metrics
-    return nn.ModuleList([*means, *chain.from_iterable(parts)])
+    groups = [[CategoryMetric(deepcopy(metric), name, categories) for name in names] for metric in metrics]
+    means = [MacroMean(group, group[0].metric.name) for group in groups]  # listed first, under the names of the metrics
+    return nn.ModuleList([*means, *chain.from_iterable(groups)])

@@ -3,43 +3,31 @@
 
 """anomalib's evaluator for data of several categories."""
 
-import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from anomalib.data import ImageBatch
 from anomalib.metrics import AnomalibMetric, Evaluator
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
-from torch import nn
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torchmetrics import Metric
 
-from .by_category import by_category
-from .one_kind import is_defined
+from anomalib_fewshot.data.support import SupportDataModule
+
+from .by_category import CategoryMetric, MacroMean, by_category
+from .one_kind import ScoredImages, Undefined, warn_of_undefined
 
 if TYPE_CHECKING:
-    from anomalib.data import AnomalibDataset
-    from torch.utils.data import ConcatDataset
-
-logger = logging.getLogger(__name__)
-
-
-@runtime_checkable
-class HasCategories(Protocol):
-    """A datamodule whose test images are of several categories.
-
-    Attributes:
-        category_by_path (Mapping[str, str]): Category of each image by its path. Empty if there is only one.
-    """
-
-    category_by_path: Mapping[str, str]
+    from torch.nn import ModuleList
 
 
 class CategoryEvaluator(Evaluator):
     """Measure each category by itself where the data are of several: scores of two categories are never pooled.
 
     With ``MultiCategory`` each metric becomes one for each category, ``bottle/image_AUROC``, and their mean under the
-    metric's own name. What test images of one kind alone do not define, such as an AUROC, is left out and named. But
-    for that, with any other data this is anomalib's ``Evaluator``.
+    metric's own name. A metric that the scored images do not define, such as the AUROC of one class or of NaN scores,
+    is not logged; a warning names it. With other data this is otherwise anomalib's ``Evaluator``.
 
     Args:
         val_metrics (AnomalibMetric | Sequence[AnomalibMetric] | None): Metrics of a validation. Defaults to ``None``.
@@ -59,22 +47,21 @@ class CategoryEvaluator(Evaluator):
 
             test_metrics = list(AnomalibModule.configure_evaluator().test_metrics)
         super().__init__(val_metrics, test_metrics, compute_on_cpu)
-        self._pooled: dict[str, nn.ModuleList] = {}  # the metrics as given, from setup to teardown
+        self.measures_by_category = True
+        self._pooled: dict[str, ModuleList] = {}  # the metrics as given, from setup to teardown
+        self._category_by_path: dict[str, str] = {}
+        self._scored: defaultdict[str, ScoredImages] = defaultdict(ScoredImages)  # by category
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Split the metrics by category, and leave out what the test images do not define."""
+        """Split the metrics by category."""
         self._restore()  # after a run that was interrupted
         datamodule = getattr(trainer, "datamodule", None)
-        categories = datamodule.category_by_path if isinstance(datamodule, HasCategories) else {}
-        for name, data in (("val_metrics", "val_data"), ("test_metrics", "test_data")):
-            labels = _labels(getattr(datamodule, data, None), categories)
-            self._pooled[name] = metrics = getattr(self, name)
-            if categories:
-                setattr(self, name, by_category(metrics, categories, labels))
-            else:
-                setattr(self, name, nn.ModuleList(m for m in metrics if is_defined(m, labels.get("", ()))))
-            if stage == TrainerFn.TESTING and name == "test_metrics":
-                _say_what_is_left_out(metrics, labels)
+        if isinstance(datamodule, SupportDataModule):
+            self._category_by_path = dict(datamodule.category_by_path)
+        if self._category_by_path:
+            for name in ("val_metrics", "test_metrics"):
+                self._pooled[name] = getattr(self, name)
+                setattr(self, name, by_category(self._pooled[name], self._category_by_path))
         super().setup(trainer, pl_module, stage)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -82,25 +69,78 @@ class CategoryEvaluator(Evaluator):
         del trainer, pl_module, stage
         self._restore()
 
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: STEP_OUTPUT | None,
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Update the metrics and count the images."""
+        super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        self._count(batch)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: STEP_OUTPUT | None,
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Update the metrics and count the images."""
+        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        self._count(batch)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the metrics that are defined on the images."""
+        self._log_metrics(self.val_metrics, trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the metrics that are defined on the images, and warn of the others."""
+        self._log_metrics(self.test_metrics, trainer, pl_module)
+
+    def _count(self, batch: ImageBatch) -> None:
+        category = self._category_by_path[batch.image_path[0]] if self._category_by_path else ""  # type: ignore[index]
+        self._scored[category].update(batch)
+
+    def _log_metrics(self, metrics: Iterable[Metric], trainer: Trainer, pl_module: LightningModule) -> None:
+        categories = dict.fromkeys(self._category_by_path.values()) or [""]
+        scored = {category: self._scored[category].reduce(trainer) for category in categories}
+        self._scored.clear()
+        undefined = _mark_undefined(metrics, scored)
+        for metric in metrics:
+            is_empty = isinstance(metric, MacroMean) and not any(part.is_defined for part in metric.parts)
+            if metric in undefined or is_empty:
+                metric.reset()
+                continue
+            self.log(metric.name, metric)
+            if trainer.barebones:  # as the base class does: logging is disabled there
+                value = metric.compute()
+                trainer.callback_metrics[metric.name] = trainer.logged_metrics[metric.name] = value
+        if not trainer.sanity_checking:
+            warn_of_undefined(undefined.values(), trainer, pl_module)
+
     def _restore(self) -> None:
         for name, metrics in self._pooled.items():
             setattr(self, name, metrics)
-        self._pooled = {}
+        self._pooled, self._category_by_path = {}, {}
+        self._scored.clear()
 
 
-def _labels(data: "AnomalibDataset | ConcatDataset | None", categories: Mapping[str, str]) -> dict[str, list[int]]:
-    """Return the labels of the images of each category, of the category ``""`` if there is only one."""
-    labels = defaultdict(list)
-    for part in getattr(data, "datasets", [] if data is None else [data]):
-        for path, label in zip(part.samples.image_path, part.samples.label_index, strict=True):
-            labels[categories.get(path, "")].append(int(label))
-    return labels
-
-
-def _say_what_is_left_out(metrics: Sequence[AnomalibMetric], labels: Mapping[str, Sequence[int]]) -> None:
-    for category, own in labels.items():
-        names = [metric.name for metric in metrics if not is_defined(metric, own)]
-        if names:
-            kind = "anomalous" if own[0] else "normal"
-            of = f" of {category}" if category else ""
-            logger.warning("Not measured: %s. All %d test images%s are %s.", ", ".join(names), len(own), of, kind)
+def _mark_undefined(metrics: Iterable[Metric], scored: Mapping[str, ScoredImages]) -> dict[Metric, Undefined]:
+    """Return the metrics that are not defined, and mark them for the mean."""
+    undefined = {}
+    for metric in metrics:
+        if isinstance(metric, MacroMean):
+            continue
+        category, inner = (metric.category, metric.metric) if isinstance(metric, CategoryMetric) else ("", metric)
+        reason = scored[category].why_undefined(inner)
+        if isinstance(metric, CategoryMetric):
+            metric.is_defined = not reason
+        if reason:
+            undefined[metric] = Undefined(metric.name, reason, scored[category])
+    return undefined

@@ -182,7 +182,7 @@ def _run(jobs: Sequence[Job], store: Store, runner: Runner, settings: Settings) 
         for job, outcome in runs:
             store.save(job, outcome)
             bar.advance()
-            bar.print_warnings(outcome.warnings)
+            bar.print_findings(outcome.findings)
             if not outcome.ok:
                 bar.print_failure(f"{job}: {outcome.rows[0].error}")
 

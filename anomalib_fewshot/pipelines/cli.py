@@ -13,6 +13,8 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
+from anomalib_fewshot.errors import FewShotError
+
 from .benchmark import benchmark
 from .cost import measure_cost
 from .parity import measure_parity
@@ -56,7 +58,7 @@ class Command(Pipeline):
         arguments = (self.get_parser().parse_args() if args is None else args).as_dict()
         try:
             result = self.function(**{name: _plain(value) for name, value in arguments.items() if name != "config"})
-        except (ModuleNotFoundError, OSError, ValueError) as error:
+        except (FewShotError, OSError, ValueError) as error:
             msg = f"anomalib {self.name}: {error}"
             raise SystemExit(msg) from error
         except KeyboardInterrupt:

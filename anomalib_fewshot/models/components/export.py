@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lightning.pytorch import LightningModule
 
 from anomalib_fewshot.atomic import write_atomically
 from anomalib_fewshot.data.support import support_dataloader
+from anomalib_fewshot.errors import MissingDependencyError
 from anomalib_fewshot.post_processing import SupportPostProcessor
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ class DescribedExportMixin(LightningModule):
     def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]  # noqa: ANN401
         """Export as anomalib does, to one file below ONNX's limit of 2 GB."""
         self.check_fitted()
+        _require("onnx", "onnxscript", extra="onnx")
         size = sum(tensor.nbytes for tensor in (*self.parameters(), *self.buffers()))
         options = {"external_data": size > ONE_FILE, "opset_version": 18}  # 14 is not to be had, but logged
         for name in ("onnx_ir", "onnxscript"):  # they tell of every constant
@@ -51,6 +54,7 @@ class DescribedExportMixin(LightningModule):
 
     def to_openvino(self, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401
         """Export as anomalib does, with a full integer quantization that is calibrated on the support."""
+        _require("openvino", extra="openvino")
         path = self._describe(super().to_openvino(*args, **kwargs))  # type: ignore[misc]
         logger.warning(
             "OpenVINO rounds to half precision where a processor can, which may change verdicts. To get those of "
@@ -65,6 +69,7 @@ class DescribedExportMixin(LightningModule):
         Matrix products stay in floating point: OpenVINO cannot run a quantized resize, and a density takes differences
         of near numbers.
         """
+        _require("nncf", extra="openvino")
         import nncf
 
         if datamodule is None:
@@ -103,6 +108,21 @@ class DescribedExportMixin(LightningModule):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
+
+
+def _require(*packages: str, extra: str) -> None:
+    """Raise if packages are not installed.
+
+    Raises:
+        MissingDependencyError: It names them and the extra of this package that installs them.
+    """
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        msg = (
+            f"The export needs {' and '.join(missing)}, which is not installed. Install it with "
+            f"`pip install 'anomalib-fewshot[{extra}]'`."
+        )
+        raise MissingDependencyError(msg)
 
 
 def _is_of_another(description: Path, values: dict[str, Any]) -> bool:

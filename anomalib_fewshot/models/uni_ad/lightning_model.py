@@ -25,8 +25,7 @@ from rich.progress import track
 from torch import nn
 from torch.utils.data import DataLoader
 
-from anomalib_fewshot.data.support import ordered_dataloader, support_dataloader
-from anomalib_fewshot.metrics import HasCategories
+from anomalib_fewshot.data.support import SupportDataModule, ordered_dataloader, support_dataloader
 from anomalib_fewshot.models.components import (
     ADVERSARIAL_RAMP,
     NUM_FIXED_VIEWS,
@@ -292,7 +291,7 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
         """
         self.model.category_scale = CategoryScale().to(self.device)
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        if self.category_scale and isinstance(datamodule, HasCategories) and datamodule.category_by_path:
+        if self.category_scale and isinstance(datamodule, SupportDataModule) and datamodule.category_by_path:
             self._fit_category_scale(datamodule.category_by_path)
         return NormalScores(Rule.SEEN if self.num_steps > 0 else Rule.ONE_FIT, self._score_support())
 

@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
+from anomalib_fewshot.data.finding import Finding, summarize
+
 
 class ProgressBar:
     """A bar of runs, with the current one beside it.
@@ -22,7 +24,8 @@ class ProgressBar:
 
     def __init__(self, total: int) -> None:
         self._terminal = Console(file=sys.stdout)  # a run redirects stdout
-        self._printed: set[str] = set()
+        self._findings: dict[Finding, None] = {}
+        self._later: list[Finding] = []  # of a kind that was printed before, for the end
         self._progress = Progress(
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
@@ -47,8 +50,9 @@ class ProgressBar:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leave the bar as it is."""
+        """Leave the bar as it is, and print the findings of later runs."""
         self._progress.stop()
+        self._print_warnings(self._later)
 
     def show(self, text: str) -> None:
         """Show the current run."""
@@ -58,12 +62,17 @@ class ProgressBar:
         """Count a run."""
         self._progress.advance(self._bar)
 
-    def print_warnings(self, lines: Iterable[str]) -> None:
-        """Print lines above the bar, each once."""
-        for line in dict.fromkeys(lines):
-            if line not in self._printed:
-                self._printed.add(line)
-                self._terminal.print(f"[yellow]Warning:[/yellow] {escape(line)}", highlight=False)
+    def print_findings(self, findings: Iterable[Finding]) -> None:
+        """Print a line above the bar for each kind that is new. The end of the bar prints the other files."""
+        fresh = [finding for finding in dict.fromkeys(findings) if finding not in self._findings]
+        printed = {finding.kind or finding.message for finding in self._findings}
+        self._later += [finding for finding in fresh if (finding.kind or finding.message) in printed]
+        self._print_warnings(finding for finding in fresh if (finding.kind or finding.message) not in printed)
+        self._findings |= dict.fromkeys(fresh)
+
+    def _print_warnings(self, findings: Iterable[Finding]) -> None:
+        for line in summarize(findings):
+            self._terminal.print(f"[yellow]Warning:[/yellow] {escape(line)}", highlight=False)
 
     def print_failure(self, text: str) -> None:
         """Print a run that failed, above the bar."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from anomalib_fewshot.errors import MissingDependencyError
 from anomalib_fewshot.pipelines.plan.job import Job
 from anomalib_fewshot.pipelines.results.outcome import Outcome, failed
 
@@ -92,13 +93,13 @@ def run_ray(
         workers (int | None): Number of workers. ``None`` is one for each GPU of the cluster, or two without any.
 
     Raises:
-        ModuleNotFoundError: If Ray is not installed.
+        MissingDependencyError: If Ray is not installed.
     """
     try:
         import ray
     except ModuleNotFoundError as error:
         msg = "`runner: ray` needs Ray. Install it with `pip install 'anomalib-fewshot[ray]'`."
-        raise ModuleNotFoundError(msg) from error
+        raise MissingDependencyError(msg) from error
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False)
     cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]

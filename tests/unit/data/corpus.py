@@ -141,21 +141,25 @@ CORPUS: dict[str, tuple[Maker, str, str]] = {
     "EXIF in a PNG": (turned("new.png", 6), "error", "orientation 6"),
     "EXIF in a WebP": (turned("new.webp", 3), "error", "orientation 3"),
     "orientation in XMP": (in_xmp, "error", "orientation 8"),
-    "hidden colour": (transparent("new.png"), "warning", "has colours below its transparent pixels"),
-    "hidden colour in a TIFF": (transparent("new.tif"), "warning", "has colours below its transparent pixels"),
-    "hidden colour in a palette": (palette, "warning", "has colours below its transparent pixels"),
+    "hidden colour": (transparent("new.png"), "warning", "has colours below transparent pixels"),
+    "hidden colour in a TIFF": (transparent("new.tif"), "warning", "has colours below transparent pixels"),
+    "hidden colour in a palette": (palette, "warning", "has colours below transparent pixels"),
     "several pages": (pages, "warning", "has 2 pages, of which anomalib reads the first"),
-    "grey": (saved("new.png", "L"), "warning", "is grey and the support in colour. Take all pictures in one way"),
+    "grey": (saved("new.png", "L"), "warning", "is grey and the support in colour. Take all images in one way"),
     "grey JPEG": (saved("new.jpg", "L"), "warning", "is grey and the support in colour"),
     "black and white": (saved("new.png", "1"), "warning", "is grey and the support in colour"),
     "portrait": (
         array("new.png", pixels(9, (HEIGHT, WIDTH))),
         "warning",
-        "another shape, 64 x 96 pixels, where the support has 96 x 64. Crop or turn it",
+        "another aspect ratio .*: 0.67, 64 x 96 pixels; median of the support: 1.50. Crop or rotate it",
     ),
-    "strip": (array("new.png", pixels(9, (200, 20))), "warning", "another shape, 200 x 20"),
-    "thumbnail": (array("new.png", pixels(9, (30, 20))), "warning", "another size, 30 x 20 pixels, where the support"),
-    "large": (array("new.png", pixels(9, (300, 200))), "warning", "another size, 300 x 200"),
+    "strip": (array("new.png", pixels(9, (200, 20))), "warning", "another aspect ratio .*: 10.00, 200 x 20 pixels"),
+    "thumbnail": (
+        array("new.png", pixels(9, (30, 20))),
+        "warning",
+        "another size .*: 30 x 20 pixels, 600 in all; median of the support: 6,144",
+    ),
+    "large": (array("new.png", pixels(9, (300, 200))), "warning", "another size .*: 300 x 200 pixels, 60,000"),
 }
 
 

@@ -22,7 +22,7 @@ from lightning.pytorch import seed_everything
 from PIL import ExifTags, Image
 from torchvision.transforms.v2 import Resize
 
-from anomalib_fewshot import CategoryEvaluator, CoftAD
+from anomalib_fewshot import CoftAD
 from anomalib_fewshot.data import FewShot
 from anomalib_fewshot.data.manifest import SupportManifest
 
@@ -326,7 +326,7 @@ def test_faults_of_the_test_images_are_found_without_decoding_them(copied_root: 
     (copied_root / "bolt/test/good/002.png").write_bytes(content[: len(content) // 2])
     Image.new("L", (64, 64)).save(copied_root / "bolt/ground_truth/hole/003_mask.png")
     datamodule = FewShot(bolt(copied_root))
-    with pytest.raises(ValueError, match="got 4 that are not:") as error:
+    with pytest.raises(ValueError, match="^4 files or folders") as error:
         datamodule.setup()
     for line in ("hole/000.png: must have 8 bits", "orientation 6", "good/002.png: cannot be read", "marks nothing"):
         assert line in str(error.value)
@@ -358,9 +358,5 @@ def test_test_images_of_one_kind_have_no_auroc(
     engine = Engine(accelerator="cpu", default_root_dir=tmp_path, enable_progress_bar=False)
     engine.fit(fitted, datamodule=datamodule)
     assert "bolt: has 4 anomalous test images and none that are normal: AUROC and F1 need both" in caplog.text
-    if model is Padim:
-        with pytest.raises(ValueError, match="got one kind alone, 4 of them.* `--model.evaluator CategoryEvaluator`"):
-            engine.test(fitted, datamodule=datamodule, verbose=False)
-        fitted.evaluator = CategoryEvaluator()
     assert engine.test(fitted, datamodule=datamodule, verbose=False) == [{}]
-    assert "Not measured: image_AUROC, image_F1Score. All 4 test images are anomalous." in caplog.text
+    assert "Not measured: image_AUROC, image_F1Score. Reason: all 4 images are anomalous." in caplog.text

@@ -5,15 +5,12 @@
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from anomalib.metrics import Evaluator
-from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 
-from anomalib_fewshot import CategoryEvaluator, FewShot, MVTecFolder
-from anomalib_fewshot.data.layout_check import check_evaluator, check_kinds, check_layout
+from anomalib_fewshot import FewShot, MVTecFolder
+from anomalib_fewshot.data.layout_check import check_kinds, check_layout
 
 
 @pytest.fixture
@@ -93,7 +90,7 @@ def test_what_is_not_tested_is_said(bolt: Path) -> None:
 def test_masks_that_cannot_be_meant(bolt: Path, mask: Image.Image, message: str) -> None:
     for number in (1, 3):
         mask.save(bolt / f"ground_truth/hole/00{number}_mask.png")
-    with pytest.raises(ValueError, match=rf"got 2 that are not:\n.*001_mask.png: {message}.*\n.*003_mask.png: "):
+    with pytest.raises(ValueError, match=rf"^2 files or folders .*:\n.*001_mask.png: {message}.*\n.*003_mask.png: "):
         source(bolt).setup()
 
 
@@ -132,23 +129,3 @@ def test_link_to_a_folder_that_is_not_ascii_is_named(bolt: Path) -> None:
 def test_kinds_of_test_images(labels: list[int], message: str | None) -> None:
     findings = [str(finding) for finding in check_kinds(labels, "bolt")]
     assert [text.startswith(f"bolt: {message}") for text in findings] == [True] * (message is not None)
-
-
-@pytest.mark.parametrize("stage", [TrainerFn.FITTING, TrainerFn.TESTING, None])
-@pytest.mark.parametrize("evaluator", [Evaluator(), CategoryEvaluator(), None, False])
-@pytest.mark.parametrize("labels", [[1, 1], [0, 1]])
-def test_anomalib_s_evaluator_is_refused_where_it_would_give_an_auroc_of_0(
-    stage: TrainerFn | None,
-    evaluator: Evaluator | None,
-    labels: list[int],
-) -> None:
-    class Data(list):
-        samples = SimpleNamespace(label_index=labels)
-
-    trainer = SimpleNamespace(lightning_module=SimpleNamespace(evaluator=evaluator))
-    datamodule = SimpleNamespace(trainer=trainer, test_data=Data(labels))
-    if stage == TrainerFn.TESTING and type(evaluator) is Evaluator and labels == [1, 1]:
-        with pytest.raises(ValueError, match="got one kind alone, 2 of them: .* AUROC of 0"):
-            check_evaluator(datamodule, stage)
-    else:
-        check_evaluator(datamodule, stage)

@@ -169,7 +169,7 @@ def test_what_is_missing_is_named(root: Path, *, wrap: bool) -> None:
         (FewShot(source) if wrap else source).prepare_data()
 
     shutil.rmtree(root / "cloth/train/good")
-    with pytest.raises(ValueError, match=r"^`root` must be a folder, got .*missing\.$"):
+    with pytest.raises(ValueError, match=r"^`root` must be a folder, got .*missing, which does not exist\.$"):
         prepare(root / "missing", "bolt")
     with pytest.raises(ValueError, match=r"^`category` must be a folder of .*'nut'\. There are \['bolt', 'cloth'\]\.$"):
         prepare(root, "nut")

@@ -78,13 +78,28 @@ def test_colour_among_grey_is_seen_only_by_decoding(tmp_path: Path) -> None:
 def test_most_of_the_support_decide_what_is_usual(good: Path) -> None:
     picture(7).convert("L").save(good / "grey.png")
     picture(8, (30, 20)).save(good / "small.png")
-    assert found(check_pictures(good)) == [("grey.png", "warning"), ("small.png", "warning")]
+    assert found(check_pictures(good)) == [("small.png", "warning"), ("grey.png", "warning")]
 
 
 @pytest.mark.parametrize(("size", "number"), [((143, 64), 0), ((145, 64), 1), ((192, 128), 0), ((192, 129), 1)])
 def test_factors_of_aspect_and_area(good: Path, tmp_path: Path, size: tuple[int, int], number: int) -> None:
     picture(9, size).save(tmp_path / "new.png")
     assert len(check_pictures(good, [tmp_path / "new.png"])) == number
+
+
+def test_sizes_in_a_message_are_those_that_were_compared(good: Path, tmp_path: Path) -> None:
+    """No image of the support need have the median area and the median aspect ratio."""
+    for number, size in enumerate([(207, 208), (160, 320), (320, 160), (140, 140)]):
+        picture(number, size).save(good / f"{number}.png")
+    picture(9, (100, 300)).save(tmp_path / "narrow.png")
+    picture(9, (30, 30)).save(tmp_path / "small.png")
+    findings = check_pictures(good, [tmp_path / "narrow.png", tmp_path / "small.png"])
+    messages = {finding.path.name: finding.message for finding in findings}
+    own, median = re.findall(r"\d+\.\d+", messages["narrow.png"])
+    assert (float(own), float(median)) == (0.33, 1.0)
+    assert float(median) / float(own) > picture_check.ASPECT_FACTOR
+    own, median = re.findall(r"(?<=[ :] )[\d,]+(?= in all|\.)|(?<=, )\d+(?= in all)", messages["small.png"])
+    assert int(own) * picture_check.AREA_FACTOR < int(median.replace(",", ""))
 
 
 def test_copies_of_the_support(good: Path, tmp_path: Path) -> None:

@@ -7,13 +7,27 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from anomalib.data import ImageBatch
 from anomalib.engine import Engine
 from anomalib.metrics import AUROC, Evaluator
 from anomalib.models import Padim
 
 from anomalib_fewshot import CategoryEvaluator, MultiCategory, MVTecFolder
+from anomalib_fewshot.data.support import SupportDataModule
 
 CATEGORIES = {"a/0": "a", "b/0": "b"}
+
+
+class Several(SupportDataModule):
+    """Images of two categories."""
+
+    category_by_path = CATEGORIES
+    train_categories = ["a", "b"]  # noqa: RUF012
+
+    def _unused(self, *_: object) -> None: ...
+
+    support_dataloader = normal_images = train_on = _setup = __init__ = _unused
 
 
 def names(evaluator: Evaluator) -> list[str]:
@@ -31,13 +45,34 @@ def test_default_metrics_are_those_of_anomalib_s_models() -> None:
 def test_metrics_are_split_from_setup_to_teardown() -> None:
     evaluator = CategoryEvaluator(test_metrics=AUROC(fields=["pred_score", "gt_label"], prefix="image_"))
     for _ in range(2):  # an interrupted run has no teardown
-        evaluator.setup(trainer(SimpleNamespace(category_by_path=CATEGORIES)), None, "test")
+        evaluator.setup(trainer(Several()), None, "test")
         assert names(evaluator) == ["image_AUROC", "a/image_AUROC", "b/image_AUROC"]
     evaluator.teardown(trainer(None), None, "test")
     assert names(evaluator) == ["image_AUROC"]
 
 
-@pytest.mark.parametrize("datamodule", [None, SimpleNamespace(), SimpleNamespace(category_by_path={})])
+def test_one_reason_is_one_warning_for_all_categories(caplog: pytest.LogCaptureFixture) -> None:
+    evaluator = CategoryEvaluator(test_metrics=AUROC(fields=["pred_score", "gt_label"], prefix="image_"))
+    several = trainer(Several())
+    several.strategy = SimpleNamespace(root_device="cpu", reduce=lambda counts, **_: counts)
+    several.barebones = several.sanity_checking = False
+    logged = []
+    evaluator.log = lambda name, _: logged.append(name)
+    for labels in ([False, False], [False, True], [False]):  # of both categories: undefined, defined, undefined again
+        evaluator.setup(several, None, "test")
+        for path in CATEGORIES:
+            scores, images = torch.arange(len(labels)).float(), torch.zeros(len(labels), 3, 2, 2)
+            paths = [path] * len(labels)
+            batch = ImageBatch(image=images, image_path=paths, pred_score=scores, gt_label=torch.tensor(labels))
+            evaluator.on_test_batch_end(several, None, None, batch, 0)
+        evaluator.on_test_epoch_end(several, None)
+        evaluator.teardown(several, None, "test")
+    assert logged == ["image_AUROC", "a/image_AUROC", "b/image_AUROC"]
+    names = "Not measured: a/image_AUROC, b/image_AUROC. Reason: "
+    assert caplog.messages == [f"{names}all 4 images are normal.", f"{names}all 2 images are normal."]
+
+
+@pytest.mark.parametrize("datamodule", [None, SimpleNamespace(), SimpleNamespace(category_by_path=CATEGORIES)])
 def test_one_category_is_measured_as_upstream(datamodule: object) -> None:
     evaluator = CategoryEvaluator()
     evaluator.setup(trainer(datamodule), None, "test")

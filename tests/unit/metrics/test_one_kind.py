@@ -1,98 +1,139 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Metrics that need normal and anomalous images are left out where there is one kind alone."""
+"""Metrics are missing where the scored images do not define them: one class, no image, NaN scores."""
 
-from types import SimpleNamespace
+import math
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
-from anomalib.data import ImageBatch
-from anomalib.metrics import AUPR, AUROC, AnomalibMetric, F1Max, F1Score, MinMax
+from anomalib.data import AnomalibDataModule, ImageBatch
+from anomalib.engine import Engine
+from anomalib.metrics import AUPR, AUROC, AnomalibMetric, Evaluator, F1Max, F1Score, MinMax
+from anomalib.models import AnomalibModule, Padim
 
-from anomalib_fewshot import CategoryEvaluator
-from anomalib_fewshot.metrics import by_category, is_defined, is_one_kind
+from anomalib_fewshot import FewShot, MultiCategory, MVTecFolder, PlainStatistic
+from anomalib_fewshot.metrics import ScoredImages
 
 IMAGES, PIXELS = ["pred_score", "gt_label"], ["anomaly_map", "gt_mask"]
-
-
-@pytest.mark.parametrize(("labels", "expected"), [([], False), ([0], True), ([1, 1], True), ([1, 0, 1], False)])
-def test_kinds(labels: list[int], *, expected: bool) -> None:
-    assert is_one_kind(labels) is expected
+BOTH = ScoredImages(normal=2, anomalous=2)
+NAN = math.nan
 
 
 @pytest.mark.parametrize("metric", [AUROC, AUPR, F1Max, F1Score])
-def test_images_need_both_kinds_and_pixels_an_anomalous_image(metric: type[AnomalibMetric]) -> None:
-    for fields, defined in ((IMAGES, [False, False, True]), (PIXELS, [False, True, True])):
-        assert [is_defined(metric(fields=fields), labels) for labels in ([0, 0], [1, 1], [0, 1])] == defined
-        assert is_defined(metric(fields=fields), [])  # the labels are not known
+def test_images_need_both_classes_and_pixels_an_anomalous_image(metric: type[AnomalibMetric]) -> None:
+    image, pixel = metric(fields=IMAGES), metric(fields=PIXELS)
+    normal, anomalous = ScoredImages(normal=2), ScoredImages(anomalous=2)
+    assert not BOTH.why_undefined(image)
+    assert not BOTH.why_undefined(pixel)
+    assert normal.why_undefined(image) == normal.why_undefined(pixel) == "all {number} images are normal"
+    assert anomalous.why_undefined(image) == "all {number} images are anomalous"
+    assert not anomalous.why_undefined(pixel)
+    assert not ScoredImages(unlabelled=2).why_undefined(image)
+    assert ScoredImages().why_undefined(image) == "no image was scored"
 
 
-def test_other_metrics_are_always_defined() -> None:
-    assert is_defined(MinMax(fields=["pred_score"]), [0])
+def test_other_metrics_need_an_image_and_numbers() -> None:
+    metric = MinMax(fields=["pred_score"])
+    assert not ScoredImages(normal=1).why_undefined(metric)
+    assert ScoredImages(normal=1, nan_scores=1).why_undefined(metric)
+    assert ScoredImages().why_undefined(metric)
+
+
+def test_nan_concerns_the_metrics_of_its_level() -> None:
+    scores, maps = ScoredImages(1, 1, nan_scores=1), ScoredImages(1, 1, nan_maps=1)
+    assert scores.why_undefined(F1Score(fields=["pred_label", "gt_label"]))  # the label of NaN is "normal"
+    assert not scores.why_undefined(AUROC(fields=PIXELS))
+    assert maps.why_undefined(AUROC(fields=PIXELS))
+    assert not maps.why_undefined(AUROC(fields=IMAGES))
+
+
+def test_images_are_counted() -> None:
+    scored = ScoredImages()
+    maps = torch.zeros(3, 1, 2, 2)
+    maps[1:, 0, 0, 0] = NAN
+    images = torch.zeros(3, 3, 2, 2)
+    scores, labels = torch.tensor([0.1, NAN, 0.3]), torch.tensor([True, False, True])
+    scored.update(ImageBatch(image=images, pred_score=scores, gt_label=labels, anomaly_map=maps))
+    scored.update(ImageBatch(image=images))
+    assert scored == ScoredImages(normal=1, anomalous=2, unlabelled=3, nan_scores=1, nan_maps=2)
+    assert scored.number == 6
 
 
 def test_why_they_are_left_out() -> None:
-    """anomalib's AUROC of anomalous images alone is 0, of whatever scores."""
+    """anomalib's AUROC of anomalous images only is 0, whatever their scores."""
     auroc = AUROC(fields=IMAGES)
     auroc.update(ImageBatch(image=torch.zeros(2, 3, 1, 1), pred_score=torch.rand(2), gt_label=torch.ones(2).bool()))
     assert auroc.compute() == 0
 
 
-def data(labels: dict[str, int]) -> SimpleNamespace:
-    samples = SimpleNamespace(image_path=list(labels), label_index=list(labels.values()))
-    return SimpleNamespace(samples=samples)
+def padim(**arguments) -> Padim:
+    torch.manual_seed(0)
+    return Padim("resnet18", layers=["layer1"], pre_trained=False, n_features=8, visualizer=False, **arguments)
 
 
-def names(evaluator: CategoryEvaluator) -> list[str]:
-    return [metric.name for metric in evaluator.test_metrics]
+def statistic() -> PlainStatistic:
+    return PlainStatistic(image_size=32, visualizer=False)
 
 
-@pytest.mark.parametrize(
-    ("labels", "left", "text"),
-    [
-        ({"0": 0, "1": 1}, ["image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score"], ""),
-        (
-            {"0": 1, "1": 1},
-            ["pixel_AUROC", "pixel_F1Score"],
-            "Not measured: image_AUROC, image_F1Score. All 2 test images",
-        ),
-        (
-            {"0": 0},
-            [],
-            "Not measured: image_AUROC, image_F1Score, pixel_AUROC, pixel_F1Score. All 1 test images are normal.",
-        ),
-    ],
-)
-def test_evaluator(labels: dict[str, int], left: list[str], text: str, caplog: pytest.LogCaptureFixture) -> None:
-    evaluator = CategoryEvaluator()
-    trainer = SimpleNamespace(datamodule=SimpleNamespace(test_data=data(labels)), num_devices=1)
-    for stage in ("fit", "test"):
-        evaluator.setup(trainer, None, stage)  # type: ignore[arg-type]
-        assert names(evaluator) == left
-        evaluator.teardown(trainer, None, stage)  # type: ignore[arg-type]
-        assert names(evaluator) == ["image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score"]
-    assert text in caplog.text
-    assert len(caplog.messages) == bool(text)
+@pytest.fixture
+def figures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Callable[..., tuple[dict[str, float], list[str]]]:
+    """Return a function that fits and tests a model, and returns its metrics and the warnings about missing ones."""
+
+    def run(model: AnomalibModule, datamodule: AnomalibDataModule, **trainer) -> tuple[dict[str, float], list[str]]:
+        engine = Engine(accelerator="cpu", default_root_dir=tmp_path, enable_progress_bar=False, **trainer)
+        engine.fit(model, datamodule=datamodule)
+        (metrics,) = engine.test(model, datamodule=datamodule, verbose=False) or ({},)
+        assert all(math.isfinite(value) for value in metrics.values())
+        return metrics, [text for text in caplog.messages if text.startswith("Not measured")]
+
+    return run
 
 
-def test_category_of_one_kind_is_not_in_the_mean(caplog: pytest.LogCaptureFixture) -> None:
-    labels = {"a/0": 0, "a/1": 1, "b/0": 1}
-    categories = {path: path[0] for path in labels}
-    metrics = [AUROC(fields=IMAGES, prefix="x_")]
-    evaluator = CategoryEvaluator(test_metrics=metrics)
-    test_data = SimpleNamespace(datasets=[data({"a/0": 0, "a/1": 1}), data({"b/0": 1})])
-    datamodule = SimpleNamespace(category_by_path=categories, test_data=test_data)
-    evaluator.setup(SimpleNamespace(datamodule=datamodule, num_devices=1), None, "test")  # type: ignore[arg-type]
-    assert names(evaluator) == ["x_AUROC", "a/x_AUROC"]
-    assert caplog.messages == ["Not measured: x_AUROC. All 1 test images of b are anomalous."]
-    batch = ImageBatch(
-        image=torch.zeros(2, 3, 1, 1),
-        image_path=["a/0", "a/1"],
-        pred_score=torch.tensor([0.1, 0.9]),
-        gt_label=torch.tensor([False, True]),
-    )
-    for metric in evaluator.test_metrics:
-        metric.update(batch)
-    assert [metric.compute() for metric in evaluator.test_metrics] == [1, 1]
-    assert len(by_category(metrics, categories, {"a": [0], "b": [1]})) == 0
+@pytest.mark.parametrize("make", [statistic, padim])
+def test_classes_of_the_images_that_were_scored_decide(make: Callable, mvtec_root: Path, figures: Callable) -> None:
+    """A part of the test images may be of one class though all are of both."""
+    source = MVTecFolder(mvtec_root, "bolt", num_workers=0, eval_batch_size=2, val_split_mode="none")
+    model, datamodule = make(), FewShot(source, k_shot=3)
+    metrics, (warning,) = figures(model, datamodule, limit_test_batches=2)
+    assert not any(name.startswith("image_") for name in metrics)
+    assert "image_AUROC, image_F1Score" in warning
+    assert "all 4 images are normal" in warning
+    metrics, _ = figures(model, datamodule)  # the metrics are back, and start anew
+    assert {"image_AUROC", "image_F1Score"} <= set(metrics)
+    again, _ = figures(make(), datamodule)
+    assert again == metrics
+
+
+@pytest.mark.parametrize("evaluator", [True, Evaluator(AUROC(fields=IMAGES), AUROC(fields=IMAGES, prefix="image_"))])
+def test_scores_that_are_nan_have_no_auroc(evaluator: Evaluator | bool, mvtec_root: Path, figures: Callable) -> None:
+    """Padim has no covariance of one image."""
+    source = MVTecFolder(mvtec_root, "bolt", num_workers=0)
+    metrics, (warning, *_) = figures(padim(evaluator=evaluator), FewShot(source, k_shot=1))
+    assert not any(name.startswith("image_") for name in metrics)
+    for part in ("image_AUROC", "8 of 8 images are NaN", "Padim", "--data.k_shot 2"):
+        assert part in warning
+
+
+def test_padim_of_two_images_is_measured(mvtec_root: Path, figures: Callable) -> None:
+    metrics, warnings = figures(padim(), FewShot(MVTecFolder(mvtec_root, "bolt", num_workers=0), k_shot=2))
+    assert "image_AUROC" in metrics
+    assert warnings == []
+
+
+def test_test_without_an_image_is_named(mvtec_root: Path, figures: Callable) -> None:
+    datamodule = FewShot(MVTecFolder(mvtec_root, "bolt", num_workers=0), k_shot=2)
+    metrics, (warning,) = figures(statistic(), datamodule, limit_test_batches=0)
+    assert metrics == {}
+    assert "limit_test_batches" in warning
+
+
+def test_category_that_was_not_scored_is_not_in_the_mean(mvtec_root: Path, figures: Callable) -> None:
+    source = MVTecFolder(mvtec_root, num_workers=0, eval_batch_size=8)
+    metrics, (warning,) = figures(statistic(), MultiCategory(source, k_shot=2), limit_test_batches=1)
+    assert set(metrics) == {"image_AUROC", "image_F1Score", "bolt/image_AUROC", "bolt/image_F1Score"}
+    assert metrics["image_AUROC"] == metrics["bolt/image_AUROC"]
+    assert "cloth/image_AUROC" in warning
+    assert "no image was scored" in warning

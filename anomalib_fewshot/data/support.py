@@ -18,6 +18,7 @@ from anomalib.data.utils import LabelName
 from lightning.pytorch import LightningModule
 from torch.utils.data import DataLoader
 
+from anomalib_fewshot._console import print_messages_once
 from anomalib_fewshot._host import is_memory_bank
 
 from .manifest import SupportManifest
@@ -35,6 +36,10 @@ class SupportDataModule(AnomalibDataModule):
     """
 
     manifest: SupportManifest | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        print_messages_once()
+        super().__init__(*args, **kwargs)
 
     @property
     @abstractmethod

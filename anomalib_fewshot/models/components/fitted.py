@@ -14,6 +14,7 @@ from anomalib.data import Batch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
+from anomalib_fewshot._console import print_messages_once
 from anomalib_fewshot._host import is_last_epoch, save_checkpoint
 from anomalib_fewshot.data.support import support_dataloader, support_digest
 from anomalib_fewshot.errors import CheckpointMismatchError, NotFittedError
@@ -45,6 +46,7 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
     score_arguments: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        print_messages_once()
         super().__init__(*args, **kwargs)
         self.register_buffer("is_fitted", torch.tensor(data=False))
         self.is_fitted: torch.Tensor

@@ -22,6 +22,7 @@ from conftest import save
 from test_contract import MODELS, SMALL
 
 from anomalib_fewshot import FewShot, MVTecFolder, PlainStatistic
+from anomalib_fewshot.errors import MissingDependencyError
 from anomalib_fewshot.models.components import export
 
 FIELDS = ("pred_score", "anomaly_map", "pred_label", "pred_mask")
@@ -157,6 +158,7 @@ def test_openvino_export_says_how_to_load_it(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    monkeypatch.setattr(export, "find_spec", lambda _: True)
     monkeypatch.setattr(ExportMixin, "to_openvino", lambda *_: tmp_path / "model.xml")
     exported.model.to_openvino(tmp_path)
     assert "OpenVINOInferencer(..., config={'EXECUTION_MODE_HINT': 'ACCURACY'})" in caplog.text
@@ -232,3 +234,22 @@ def test_a_model_need_not_have_an_image_size(tmp_path: Path) -> None:
     del model.hparams["image_size"]
     model.to_torch(tmp_path)
     assert json.loads(description.read_text())["preprocess"]["image_size"] is None
+
+
+@pytest.mark.parametrize(
+    ("method", "missing", "extra"),
+    [("to_openvino", "openvino", "openvino"), ("to_onnx", "onnx", "onnx"), ("to_onnx", "onnxscript", "onnx")],
+)
+def test_missing_package_is_named_before_anything_is_written(
+    method: str,
+    missing: str,
+    extra: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(export, "find_spec", lambda name: None if name == missing else True)
+    model = PlainStatistic(image_size=32)
+    model.is_fitted.fill_(value=True)
+    with pytest.raises(MissingDependencyError, match=rf"{missing},.*pip install 'anomalib-fewshot\[{extra}\]'"):
+        getattr(model, method)(tmp_path)
+    assert not list(tmp_path.iterdir())

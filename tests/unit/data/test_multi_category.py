@@ -12,10 +12,13 @@ import pytest
 import torch
 from anomalib.data import Folder, MVTecAD
 from anomalib.engine import Engine
+from anomalib.models import Padim
+from PIL import Image
 
-from anomalib_fewshot import FewShot, MultiCategory, MVTecFolder, PlainStatistic
+from anomalib_fewshot import CategoryEvaluator, FewShot, MultiCategory, MVTecFolder, PlainStatistic
 from anomalib_fewshot.data.multi_category import CategoryBatches
 from anomalib_fewshot.data.support import ordered_dataloader
+from anomalib_fewshot.errors import DataValidationError
 
 
 @pytest.fixture
@@ -270,3 +273,35 @@ def test_several_devices_share_the_images_of_all_categories(root: Path) -> None:
         shares.append([path for batch in datamodule.train_dataloader() for path in batch.image_path])
     assert len(shares[0]) == len(shares[1]) == len(datamodule.train_data) / 2
     assert len({*shares[0], *shares[1]}) == len(datamodule.train_data)
+
+
+def test_four_categories_warn_once_of_each_kind(
+    mvtec_root: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name in ("a", "b", "c", "d"):
+        folder = shutil.copytree(mvtec_root / "bolt", tmp_path / "data" / name)
+        (folder / "train/good/0.HEIC").touch()
+        for number in range(3):
+            Image.new("RGB", (64, 20), (name == "a", ord(name), number)).save(folder / f"test/good/narrow_{number}.png")
+    datamodule = MultiCategory(MVTecFolder(tmp_path / "data", num_workers=0), k_shot=2)
+    model = Padim("resnet18", layers=["layer1"], pre_trained=False, n_features=8, evaluator=CategoryEvaluator())
+    trainer = SimpleNamespace(callbacks=[], lightning_module=model, world_size=1, is_global_zero=True)
+    trainer.default_root_dir = tmp_path
+    datamodule.trainer = trainer
+    for stage in ("fit", "test"):
+        datamodule.prepare_data()
+        datamodule.setup(stage)
+    (aspect,) = [text for text in caplog.messages if "aspect ratio" in text]
+    (skipped,) = [text for text in caplog.messages if ".jpg" in text]
+    (threshold,) = [text for text in caplog.messages if "thresholds of Padim" in text]
+    assert aspect.startswith("12 images ")
+    assert skipped.startswith("4 folders ")
+    assert len(caplog.messages) == 3, threshold
+
+
+def test_errors_of_any_category_are_raised(root: Path) -> None:
+    (root / "cloth/test/good/000.png").write_bytes(b"broken")
+    with pytest.raises(DataValidationError, match=r"cloth/test/good/000\.png"):
+        make(root, k_shot=2)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from anomalib.data import AnomalibDataModule, ImageBatch
+from anomalib.data import AnomalibDataModule, ImageBatch, MVTecAD
 from anomalib.engine import Engine
 from anomalib.metrics import AUPR, AUROC, AnomalibMetric, Evaluator, F1Max, F1Score, MinMax
 from anomalib.models import AnomalibModule, Padim
+from lightning.pytorch import Callback
 
 from anomalib_fewshot import FewShot, MultiCategory, MVTecFolder, PlainStatistic
 from anomalib_fewshot.metrics import ScoredImages
@@ -137,3 +138,26 @@ def test_category_that_was_not_scored_is_not_in_the_mean(mvtec_root: Path, figur
     assert metrics["image_AUROC"] == metrics["bolt/image_AUROC"]
     assert "cloth/image_AUROC" in warning
     assert "no image was scored" in warning
+
+
+def test_runs_without_this_package_stay_as_they_are(mvtec_root: Path, figures: Callable) -> None:
+    source = MVTecAD(mvtec_root, "bolt", num_workers=0, eval_batch_size=2)
+    metrics, warnings = figures(padim(), source, limit_test_batches=2)
+    assert metrics["image_AUROC"] == 0
+    assert warnings == []
+
+
+def test_evaluator_gets_its_metrics_back_after_an_error(mvtec_root: Path, tmp_path: Path) -> None:
+    model, datamodule = padim(), FewShot(MVTecFolder(mvtec_root, "bolt", num_workers=0), k_shot=1)
+    before = [metric.name for metric in model.evaluator.test_metrics]
+
+    class Interrupt(Callback):
+        def on_test_epoch_end(self, *_: object) -> None:
+            raise RuntimeError
+
+    engine = Engine(accelerator="cpu", default_root_dir=tmp_path, enable_progress_bar=False)
+    engine.fit(model, datamodule=datamodule)
+    engine.trainer.callbacks.append(Interrupt())
+    with pytest.raises(RuntimeError):
+        engine.test(model, datamodule=datamodule, verbose=False)
+    assert [metric.name for metric in model.evaluator.test_metrics] == before

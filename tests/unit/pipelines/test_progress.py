@@ -1,0 +1,29 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Warnings of a benchmark: each kind once, and the files of later runs at the end."""
+
+from pathlib import Path
+
+import pytest
+
+from anomalib_fewshot.data.finding import WARNING, Finding
+from anomalib_fewshot.pipelines.run.progress import ProgressBar
+
+
+def findings(category: str) -> list[Finding]:
+    kind = "images are narrow. Crop them"
+    return [Finding(Path(category) / f"{number}.png", WARNING, "is narrow.", kind) for number in range(5)]
+
+
+def test_each_kind_is_printed_once_and_later_files_at_the_end(capsys: pytest.CaptureFixture) -> None:
+    with ProgressBar(24) as bar:
+        for _ in range(8):
+            bar.print_findings(findings("bolt"))
+        for _ in range(8):
+            bar.print_findings(findings("cloth"))
+        first = capsys.readouterr().out
+    last = capsys.readouterr().out
+    assert first.count("Warning:") == last.count("Warning:") == 1
+    assert "in bolt" in first
+    assert "in cloth" in last

@@ -4,7 +4,7 @@
 """Post-processors: what becomes of raw scores and maps."""
 
 from .rule import Rule
-from .support_post_processor import VERDICTS, NormalScores, SupportPostProcessor
+from .support_post_processor import UNKNOWN, VERDICTS, NormalScores, SupportPostProcessor
 from .support_threshold import SupportThreshold
 
-__all__ = ["VERDICTS", "NormalScores", "Rule", "SupportPostProcessor", "SupportThreshold"]
+__all__ = ["UNKNOWN", "VERDICTS", "NormalScores", "Rule", "SupportPostProcessor", "SupportThreshold"]

@@ -5,7 +5,7 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -16,8 +16,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from anomalib_fewshot.data.support import support_dataloader
+from anomalib_fewshot.errors import ArgumentError
 from anomalib_fewshot.metrics import CategoryEvaluator
 from anomalib_fewshot.post_processing import NormalScores, SupportPostProcessor
+from anomalib_fewshot.pre_processing import check_pixels
 
 from .export import DescribedExportMixin
 from .scoring import ScoringMixin
@@ -46,6 +48,21 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
         super().__init__(*args, **kwargs)
         self.register_buffer("is_fitted", torch.tensor(data=False))
         self.is_fitted: torch.Tensor
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "FittedMixin":
+        """Move the model, or refuse to change its data type: ``half()``, ``double()``, ``to(dtype)`` and Lightning.
+
+        Raises:
+            ArgumentError: If the data type is not float32.
+        """
+        dtype = fn(torch.zeros(1)).dtype
+        if dtype != torch.float32:
+            msg = (
+                f"{type(self).__name__} must keep its weights in torch.float32, got {dtype}: its statistics need it. "
+                "Use one of `precision` '32-true', '16-mixed' and 'bf16-mixed' in the engine."
+            )
+            raise ArgumentError(msg)
+        return super()._apply(fn, recurse)
 
     @abstractmethod
     def fit(self) -> NormalScores:
@@ -99,13 +116,25 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
     def support(self) -> Iterator[torch.Tensor]:
         """Yield the pre-processed images of the support, shape ``(B, 3, H, W)``, in a fixed order."""
         for batch in support_dataloader(self.trainer.datamodule):  # type: ignore[attr-defined]
-            yield self.preprocess(batch.image)
+            yield self.preprocess(batch.image, batch.image_path)
 
-    def preprocess(self, images: torch.Tensor) -> torch.Tensor:
-        """Return images of a datamodule as the model takes them, on its device."""
+    def preprocess(self, images: torch.Tensor, paths: Sequence[str] | None = None) -> torch.Tensor:
+        """Return images of a datamodule as the model takes them, on its device.
+
+        Args:
+            images (torch.Tensor): Images, shape ``(B, 3, H, W)``.
+            paths (Sequence[str] | None): Their files, for the message of an error. Defaults to ``None``.
+
+        Raises:
+            DataValidationError: If a pixel value is NaN or infinite or, with a pre-processor, outside 0 to 1.
+            ArgumentError: If the pre-processed images have another size than the model.
+        """
+        check_pixels(images, paths, has_range=self.pre_processor is not None)
         transform = getattr(self.pre_processor, "transform", None)
         images = images.to(self.device)
-        return images if transform is None else transform(images)
+        images = images if transform is None else transform(images)
+        self.check_size(images)
+        return images
 
     def zero_loss(self) -> torch.Tensor:
         """Return a loss that changes nothing: Lightning needs one, on several devices of all parameters."""

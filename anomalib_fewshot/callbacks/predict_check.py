@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from anomalib_fewshot.data.finding import report
 from anomalib_fewshot.data.picture_check import check_left_out, check_pictures
-from anomalib_fewshot.post_processing import VERDICTS
+from anomalib_fewshot.post_processing import UNKNOWN, VERDICTS
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,10 @@ class PredictCheck(Callback):
         self._count()
         if not self.files:
             return
-        kinds = VERDICTS[::-1] if set(self._counts) <= set(VERDICTS) else ("anomalous", "normal")
+        explained = set(self._counts) <= {UNKNOWN, *VERDICTS}
+        kinds = VERDICTS[::-1] if explained else ("anomalous", "normal")
+        if self._counts[UNKNOWN]:
+            kinds = (UNKNOWN, *kinds)
         verdicts = ", ".join(f"{self._counts[kind]} {kind}" for kind in kinds) if self._counts else "no labels"
         logger.info("%d pictures: %s.", len(self.files), verdicts)
         if (folder := _map_folder(trainer)) is not None:

@@ -4,6 +4,6 @@
 """Post-processors: what becomes of raw scores and maps."""
 
 from .rule import Rule
-from .support_post_processor import VERDICTS, NormalScores, SupportPostProcessor
+from .support_post_processor import UNKNOWN, VERDICTS, NormalScores, SupportPostProcessor
 
-__all__ = ["VERDICTS", "NormalScores", "Rule", "SupportPostProcessor"]
+__all__ = ["UNKNOWN", "VERDICTS", "NormalScores", "Rule", "SupportPostProcessor"]

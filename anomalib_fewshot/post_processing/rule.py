@@ -128,7 +128,7 @@ def rate_bound(rank: int, count: int, confidence: float = 0.95) -> float:
 
 
 def p_values(scores: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Return the rank p-value of each score.
+    """Return the rank p-value of each score. NaN where the score is NaN.
 
     Args:
         scores (np.ndarray): Scores, shape ``(B,)``.
@@ -138,4 +138,5 @@ def p_values(scores: np.ndarray, levels: np.ndarray) -> np.ndarray:
         >>> p_values(np.array([0.5, 3.0, 9.0]), np.array([1.0, 2.0, 3.0, 4.0])).round(1)
         array([1. , 0.6, 0.2])
     """
-    return (1 + (levels[None] >= scores[:, None]).sum(1)) / (len(levels) + 1)
+    values = (1 + (levels[None] >= scores[:, None]).sum(1)) / (len(levels) + 1)
+    return np.where(np.isnan(scores), np.nan, values)

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 MIN_DEFECTS = 10  # of a validation; the threshold of fewer is the score of one or two of them
 MIN_WIDTH = 1e-6
 VERDICTS = ("good", "look", "defect")
+UNKNOWN = "unknown"  # verdict of an image whose score is NaN
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class SupportPostProcessor(PostProcessor):
     There are two lines, and three verdicts: what is above the upper one, the threshold, is a *defect*; *look* is what
     is above the lower one; the rest is *good*. anomalib's label is True for a defect, and a mask is empty where it is
     False. With a single image there is no defect, and the label is True for *look*.
+
+    An image whose score is NaN has the verdict *unknown*, no p-value, and the label True: it must not pass as good.
 
     Without validation images a model calls :meth:`fit_normal`. A validation by normal images alone is taken as images
     that were kept apart; one with anomalous images fits the threshold as upstream does.
@@ -183,6 +186,14 @@ class SupportPostProcessor(PostProcessor):
         soft = 0.5 + 0.5 * z / (1 + z.abs())
         return torch.where(torch.isnan(z), shown, soft)
 
+    @staticmethod
+    def _apply_threshold(preds: torch.Tensor | None, threshold: torch.Tensor) -> torch.Tensor | None:
+        """Return which predictions are above a threshold, NaN among them."""
+        above = PostProcessor._apply_threshold(preds, threshold)  # noqa: SLF001
+        if preds is None or above is None or above.dtype != torch.bool:  # there is no threshold
+            return above
+        return ~(preds <= threshold)
+
     @property
     def look_threshold(self) -> torch.Tensor:
         """Raw score above which an image is to be looked at. NaN if the threshold was fitted as upstream does."""
@@ -201,7 +212,7 @@ class SupportPostProcessor(PostProcessor):
 
         Returns:
             torch.Tensor: ``(1 + number of normal images not beaten) / (k + 1)``, shape ``(B,)``. NaN without normal
-            images, or if there is a single one, which is beaten by all.
+            images, if there is a single one, which is beaten by all, or where the score is NaN.
         """
         if self.rule in {None, Rule.VIEWS, Rule.SEEN}:
             return torch.full_like(scores, float("nan"))
@@ -209,12 +220,13 @@ class SupportPostProcessor(PostProcessor):
         return torch.as_tensor(p_values(scores.double().cpu().numpy(), levels.double().cpu().numpy()))
 
     def verdicts(self, scores: torch.Tensor) -> list[str]:
-        """Return ``"good"``, ``"look"`` or ``"defect"`` for each score, shape ``(B,)``, of :meth:`forward`."""
+        """Return one of ``VERDICTS``, or ``UNKNOWN``, for each score of :meth:`forward`, shape ``(B,)``."""
         look = self._shown(self._look_threshold)
         defect = self.normalized_image_threshold if self.enable_normalization else self.image_threshold
         above = [(scores > float(line)).cpu().int() for line in (look, defect)]
         highest = 1 if self.rule is Rule.VIEWS else 2
-        return [VERDICTS[min(count, highest)] for count in np.add(*above).tolist()]
+        verdicts = [VERDICTS[min(count, highest)] for count in np.add(*above).tolist()]
+        return [UNKNOWN if np.isnan(score) else v for v, score in zip(verdicts, scores.tolist(), strict=True)]
 
     def _shown(self, raw: torch.Tensor) -> torch.Tensor:
         """Return raw scores as :meth:`forward` shows them."""

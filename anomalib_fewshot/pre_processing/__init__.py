@@ -3,7 +3,8 @@
 
 """Pre-processing that is the same in training, in a prediction and in an exported model."""
 
-from .pre_processor import ExportablePreProcessor
+from .pixel_check import check_pixels
+from .pre_processor import ExportablePreProcessor, steps_of
 from .resize import ExportableResize
 
-__all__ = ["ExportablePreProcessor", "ExportableResize"]
+__all__ = ["ExportablePreProcessor", "ExportableResize", "check_pixels", "steps_of"]

@@ -5,10 +5,12 @@
 
 from typing import Any
 
+import torch
 from anomalib.pre_processing import PreProcessor
 from anomalib.pre_processing.utils.transform import get_exportable_transform
 from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transform
 
+from .pixel_check import check_pixels
 from .resize import ExportableResize
 
 BILINEAR = (
@@ -24,6 +26,9 @@ class ExportablePreProcessor(PreProcessor):
     anomalib exports a resize without it, so that a photo has another score after the export. A resize that is not
     bilinear, or to one side alone, is exported as anomalib does. Checkpoints are those of anomalib.
 
+    Images with a NaN, or with values outside 0 to 1, are refused. An exported graph cannot refuse an image: there, a
+    NaN gives the score NaN and the label True.
+
     Args:
         transform (Transform | None): Transform of the images. Defaults to ``None``.
     """
@@ -32,10 +37,32 @@ class ExportablePreProcessor(PreProcessor):
         super().__init__(transform)
         self.export_transform = _exportable(transform)
 
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Transform images, shape ``(B, 3, H, W)``, as the exported model does.
+
+        Raises:
+            DataValidationError: If a value is NaN or outside 0 to 1. Not in an exported graph.
+        """
+        if not (torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing()):
+            check_pixels(batch)
+        return super().forward(batch)
+
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
         """Restore the transform."""
         super().load_checkpoint_config(config)
         self.export_transform = _exportable(self.transform)
+
+
+def steps_of(transform: Transform | None) -> list[Transform]:
+    """Return the single transforms of a transform in their order, also those of nested compositions."""
+    if transform is None:
+        return []
+    if not isinstance(transform, Compose):
+        return [transform]
+    steps = []
+    for step in transform.transforms:
+        steps += steps_of(step)
+    return steps
 
 
 def _exportable(transform: Transform | None) -> Transform | None:

@@ -27,7 +27,6 @@ from anomalib_fewshot.models.components import (
     SupportAugmentation,
     check_at_least,
     cut_paste,
-    height_and_width,
     normalization_of,
     parts_of,
     seeded,
@@ -71,8 +70,8 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         pre_trained (bool): Load pretrained weights. Defaults to ``True``.
         weights (str | None): File with the backbone's weights, in timm's naming. Defaults to ``None``: the package that
             carries them, else timm's hub and its cache.
-        image_size (int | tuple[int, int]): Size that images are resized to. 448 sees smaller defects, in nearly twice
-            the time. Defaults to ``320``.
+        image_size (int | tuple[int, int] | None): Size that images are resized to. 448 sees smaller defects, in nearly
+            twice the time. Defaults to ``None``: the size of ``pre_processor``, which is 320 by default.
         fine_tuning (str): ``"adaptation"`` or ``"backbone"``. Defaults to ``"adaptation"``.
         num_steps (int): Number of optimiser steps. 0 is no fine-tuning. Defaults to ``40``.
         learning_rate (float): Learning rate of AdamW. Defaults to ``1e-3``, which is for the adaptation.
@@ -107,6 +106,7 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         >>> Engine().train(CoftAD(), datamodule=FewShot(ELPV(), k_shot=4))  # doctest: +SKIP
     """
 
+    default_image_size = (320, 320)
     score_arguments = ("backbone", "layers", "image_size", "image_score", "fine_tuning")
 
     def __init__(
@@ -115,7 +115,7 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         layers: list[int] | None = None,
         pre_trained: bool = True,
         weights: str | None = None,
-        image_size: int | tuple[int, int] = 320,
+        image_size: int | tuple[int, int] | None = None,
         fine_tuning: str = "adaptation",
         num_steps: int = 40,
         learning_rate: float = 1e-3,
@@ -143,15 +143,14 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         if turns not in TURNS:
             msg = f"`turns` must be one of {TURNS}, got {turns!r}."
             raise ValueError(msg)
-        size = height_and_width(image_size)
-        if pre_processor is True:
-            pre_processor = self.configure_pre_processor(size, backbone)
+        pre_processor, size = self.match_pre_processor(pre_processor, image_size, backbone)
         super().__init__(
             pre_processor=pre_processor,
             post_processor=post_processor,
             evaluator=evaluator,
             visualizer=visualizer,
         )
+        self.hparams["image_size"] = image_size or size
         self.fine_tuning = fine_tuning
         self.num_steps = num_steps
         self.learning_rate = learning_rate

@@ -3,20 +3,31 @@
 
 """Feature maps of any timm model."""
 
+import logging
 from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
 from pathlib import Path
 
-import timm
 import torch
 from timm.layers import Conv2dSame, Format, FrozenBatchNormAct2d
 from timm.utils.model import freeze_batch_norm_2d
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from .weights import check_name, create_backbone
+from anomalib_fewshot.errors import ArgumentError
+
+from .weights import CREATION_ERRORS, check_name, create_backbone, create_blueprint
+
+logger = logging.getLogger(__name__)
 
 FROZEN = (FrozenBatchNorm2d, FrozenBatchNormAct2d)
 FOLDABLE = (nn.Conv2d, Conv2dSame)  # others may change their weights before they use them
+PROBE_SIZE = (64, 64)
+MAX_FOLD_ERROR = 1e-3  # of a feature map's largest value
 
 
 class Backbone(nn.Module):
@@ -53,50 +64,60 @@ class Backbone(nn.Module):
         super().__init__()
         info = feature_info(name)
         wanted = sorted(layers if layers is not None else _default_layers(info))
+        if layers is None and not wanted:
+            msg = f"`layers` must be given for {name}, whose {len(info)} feature maps have neither stride 8 nor 16."
+            raise ArgumentError(msg)
         if not wanted or not set(wanted) <= set(range(len(info))):
             msg = f"`layers` must be indices of the {len(info)} feature maps of {name}, got {list(wanted)}."
-            raise ValueError(msg)
-        self.image_size = image_size
+            raise ArgumentError(msg)
+        self.name = name
+        self.image_size = image_size = (image_size[0], image_size[1])
         indices = sorted({*wanted, len(info) - 1})
         arguments: dict = {"features_only": True, "out_indices": indices}
         if _is_transformer(info):
             patch = info[0]["reduction"]
             if any(side % patch for side in image_size):
-                msg = f"`image_size` must be a multiple of the patch of {name}, {patch}, got {tuple(image_size)}."
-                raise ValueError(msg)
-            arguments["img_size"] = tuple(image_size)
+                msg = f"`image_size` must be a multiple of the patch of {name}, {patch}, got {image_size}."
+                raise ArgumentError(msg)
+            arguments["img_size"] = image_size
+        self.channels = [info[index]["num_chs"] for index in indices]
+        _check_maps(name, arguments, image_size, self.channels)
         # A few images make poor batch statistics. Lightning keeps the mode of each module: a mode would not last.
         features = freeze_batch_norm_2d(create_backbone(name, pre_trained, weights, arguments))
         self.features = features.to(memory_format=torch.channels_last)  # faster on a processor
-        self.channels_last = getattr(self.features, "output_fmt", None) == Format.NHWC  # Swin's maps, for one
         self.layers = [indices.index(layer) for layer in wanted]
-        self.channels = [info[index]["num_chs"] for index in indices]
+        self.train()
 
     @torch.no_grad()
     def fold_batch_norm(self) -> None:
-        """Make each batch normalization part of the convolution before it: equal to rounding, in less time.
+        """Merge each batch normalization into the convolution before it, where this leaves the feature maps unchanged.
 
-        The weights are not to be trained any more. An image passes, to see which convolution is before which.
+        A copy of the network with random weights is folded first, and its feature maps before and after are compared on
+        one random image. If they differ by more than a thousandth of a map's largest value, the network stays unfolded:
+        the output of one of its convolutions is used elsewhere, too, or its attention amplifies rounding. The decision
+        depends on the architecture only, so that checkpoints fit. Folded weights cannot be trained.
         """
-        outputs: dict[int, tuple[nn.Conv2d, torch.Tensor]] = {}  # with the tensor: its id is not given again
-        pairs: dict[nn.Module, nn.Conv2d] = {}
+        if not any(isinstance(module, FROZEN) for module in self.features.modules()):
+            return
+        rng = torch.Generator().manual_seed(0)
+        copy = deepcopy(self.features).eval()
+        _draw_weights(copy, rng)
+        image = _probe_image(copy, self.image_size, rng)
+        before = [feature_map.clone() for feature_map in copy(image)]
+        pairs = _find_pairs(copy, image)
+        _fold_pairs(copy, pairs)
+        if not _are_close(copy(image), before):
+            logger.info("The batch normalization of %s is not folded: it would change the feature maps.", self.name)
+            return
+        _fold_pairs(self.features, pairs)
 
-        def see(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            if type(module) in FOLDABLE:
-                outputs[id(output)] = (module, output)
-            elif isinstance(module, FROZEN) and id(inputs[0]) in outputs:
-                pairs[module] = outputs[id(inputs[0])][0]
-
-        modules = [module for module in self.modules() if isinstance(module, (nn.Conv2d, *FROZEN))]
-        hooks = [module.register_forward_hook(see) for module in modules]
-        self.features(next(self.parameters()).new_zeros(1, 3, *self.image_size))
-        for hook in hooks:
-            hook.remove()
-        for name, norm in [*self.named_modules()]:
-            if norm in pairs:
-                _fold(pairs[norm], norm)
-                rest = [getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)]
-                self.set_submodule(name, nn.Sequential(*rest))
+    def train(self, mode: bool = True) -> "Backbone":
+        """Set the mode of all but batch normalization: that of LeViT, which is one-dimensional, cannot be replaced."""
+        super().train(mode)
+        for module in self.features.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        return self
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Return the feature maps.
@@ -107,12 +128,77 @@ class Backbone(nn.Module):
         Returns:
             list[torch.Tensor]: Maps of shape ``(B, C, h, w)``, the last one being the model's last.
         """
-        maps = self.features(images)
-        return [m.movedim(-1, 1) for m in maps] if self.channels_last else maps
+        return _channels_first(self.features, self.features(images))
 
 
-def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
-    """Give a convolution the weights that make a frozen normalization after it needless."""
+@dataclass(frozen=True)
+class _Pair:
+    """Names of a convolution and of the normalization that takes its output."""
+
+    conv: str
+    norm: str
+
+
+def _draw_weights(network: nn.Module, rng: torch.Generator) -> None:
+    """Draw vectors between 0.5 and 1.5, since initial statistics and scales would hide a wrong fold, and matrices."""
+    for tensor in chain(network.parameters(), network.buffers()):
+        if tensor.is_floating_point() and tensor.numel() == max(tensor.shape, default=1):
+            tensor.copy_(torch.rand(tensor.shape, generator=rng) + 0.5)
+        elif isinstance(tensor, nn.Parameter):
+            fan_in = tensor.numel() / len(tensor)
+            tensor.copy_(torch.randn(tensor.shape, generator=rng) / fan_in**0.5)
+
+
+def _probe_image(network: nn.Module, image_size: tuple[int, int], rng: torch.Generator) -> torch.Tensor:
+    """Return a random image: a small one, which takes little time, if the network accepts it."""
+    small, large = (torch.rand(1, 3, *size, generator=rng) for size in (PROBE_SIZE, image_size))
+    parameter = next(network.parameters())
+    try:
+        network(small.to(parameter))
+    except CREATION_ERRORS:
+        return large.to(parameter)
+    return small.to(parameter)
+
+
+def _find_pairs(network: nn.Module, image: torch.Tensor) -> list[_Pair]:
+    """Return which normalization takes the output of which convolution when an image passes."""
+    names = {module: name for name, module in network.named_modules()}
+    outputs: dict[int, tuple[nn.Module, torch.Tensor]] = {}  # holds each tensor, so that its id stays its own
+    pairs: dict[str, _Pair] = {}
+
+    def record(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        if type(module) in FOLDABLE:
+            outputs[id(output)] = (module, output)
+        elif isinstance(module, FROZEN) and id(inputs[0]) in outputs:
+            conv = outputs[id(inputs[0])][0]
+            pairs[names[module]] = _Pair(names[conv], names[module])
+
+    hooks = [module.register_forward_hook(record) for module in names if isinstance(module, (nn.Conv2d, *FROZEN))]
+    try:
+        network(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return list(pairs.values())
+
+
+def _fold_pairs(network: nn.Module, pairs: Sequence[_Pair]) -> None:
+    for pair in pairs:
+        norm = network.get_submodule(pair.norm)
+        _fold(network.get_submodule(pair.conv), norm)
+        rest = [getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)]
+        network.set_submodule(pair.norm, nn.Sequential(*rest))
+
+
+def _are_close(maps: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> bool:
+    for own, other in zip(maps, expected, strict=True):
+        if not (own - other).abs().max() <= MAX_FOLD_ERROR * other.abs().max():  # NaN is not close
+            return False
+    return True
+
+
+def _fold(conv: nn.Module, norm: nn.Module) -> None:
+    """Give a convolution the weights that include the frozen normalization after it."""
     scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
     bias = 0 if conv.bias is None else conv.bias.double()
     bias = norm.bias.double() + (bias - norm.running_mean.double()) * scale
@@ -120,22 +206,69 @@ def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
     conv.bias = nn.Parameter(bias.to(conv.weight), requires_grad=False)
 
 
-def feature_info(name: str) -> list[dict]:
-    """Return the stride, channels and name of every feature map of a model."""
+@cache
+def feature_info(name: str) -> tuple[dict, ...]:
+    """Return the stride, channels and name of every feature map of a model.
+
+    Raises:
+        ArgumentError: If there is no such model, or if it has no feature maps.
+    """
     check_name(name)
     try:
-        with torch.random.fork_rng(devices=[]):  # a look at a model draws nothing from the global generator
-            return timm.create_model(name, features_only=True).feature_info.info
-    except (AttributeError, RuntimeError, TypeError) as error:
-        msg = f"`backbone` must be a model with feature maps, got {name!r} ({error})."
-        raise ValueError(msg) from error
+        info = tuple(create_blueprint(name, {"features_only": True}).feature_info.info)
+    except CREATION_ERRORS as error:
+        msg = f"`backbone` must be a model with feature maps, got {name!r} ({_first_line(error)})."
+        raise ArgumentError(msg) from error
+    if not info:
+        msg = f"`backbone` must be a model with feature maps, got {name!r}."
+        raise ArgumentError(msg)
+    return info
 
 
-def _is_transformer(info: list[dict]) -> bool:
+def _check_maps(name: str, arguments: dict, image_size: tuple[int, int], channels: list[int]) -> None:
+    """Raise unless a model gives feature maps of images of a size.
+
+    Raises:
+        ArgumentError: If it does not.
+    """
+    rule = f"`backbone` and `image_size` must fit each other, got {name!r} and {image_size}"
+    try:
+        maps = _maps_of(create_blueprint(name, arguments), image_size)
+    except CREATION_ERRORS:  # perhaps an operation that the meta device lacks
+        try:
+            maps = _maps_of(create_blueprint(name, arguments, "cpu"), image_size)
+        except CREATION_ERRORS as error:
+            msg = f"{rule}: {_first_line(error)}. Choose the size that the backbone was made for, or another backbone."
+            raise ArgumentError(msg) from error
+    shapes = [tuple(feature_map.shape) for feature_map in maps]
+    if any(len(shape) != 4 or 0 in shape for shape in shapes) or [shape[1] for shape in shapes] != channels:
+        msg = f"{rule}, which gives feature maps of the shapes {shapes}, not with {channels} channels."
+        raise ArgumentError(msg)
+
+
+@torch.no_grad()
+def _maps_of(network: nn.Module, image_size: tuple[int, int]) -> list[torch.Tensor]:
+    image = torch.zeros(1, 3, *image_size, device=next(network.parameters()).device)
+    return _channels_first(network, network.eval()(image))
+
+
+def _channels_first(network: nn.Module, maps: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return maps of shape ``(B, C, h, w)``: those of Swin, for example, are ``(B, h, w, C)``."""
+    if getattr(network, "output_fmt", None) != Format.NHWC:
+        return maps
+    return [feature_map.movedim(-1, 1) for feature_map in maps]
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def _is_transformer(info: Sequence[dict]) -> bool:
     return len({layer["reduction"] for layer in info}) == 1
 
 
-def _default_layers(info: list[dict]) -> list[int]:
+def _default_layers(info: Sequence[dict]) -> list[int]:
     if _is_transformer(info):
         return [2 * len(info) // 3 - 1, len(info) - 1]
     return [index for index, layer in enumerate(info) if layer["reduction"] in {8, 16}]

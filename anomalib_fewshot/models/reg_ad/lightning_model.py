@@ -29,7 +29,6 @@ from anomalib_fewshot.models.components import (
     SupportAugmentation,
     check_at_least,
     fixed_views,
-    height_and_width,
     normalization_of,
     seeded,
     seeded_generator,
@@ -67,7 +66,8 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
             carries them, else timm's hub and its cache.
         network (str | None): Checkpoint of a RegAD that was trained on other categories, whose network and
             pre-processing are taken. Defaults to ``None``: a backbone with new heads.
-        image_size (int | tuple[int, int]): Size that images are resized to. Defaults to ``224``.
+        image_size (int | tuple[int, int] | None): Size that images are resized to. Defaults to ``None``: the size of
+            ``pre_processor``, which is 224 by default.
         stn_mode (str): Transforms of the spatial transformers. Defaults to ``"rotation_scale"``.
         min_similarity (float | None): With ``MultiCategory`` and a target, train on the other categories that are at
             least so like the support, on none if none is: the cosine of the deepest features of a support image and
@@ -115,7 +115,7 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
         pre_trained: bool = True,
         weights: str | None = None,
         network: str | None = None,
-        image_size: int | tuple[int, int] = 224,
+        image_size: int | tuple[int, int] | None = None,
         stn_mode: str = "rotation_scale",
         min_similarity: float | None = 0.5,
         num_supports: int = 2,
@@ -140,15 +140,16 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
             max_epochs = 50 if trained is None else 0
         check_at_least(0, max_epochs=max_epochs)
         check_at_least(1, num_supports=num_supports)
-        size = height_and_width(image_size)
-        if pre_processor is True:
-            pre_processor = self.configure_pre_processor(size, backbone) if trained is None else trained.pre_processor
+        if pre_processor is True and trained is not None:
+            pre_processor = trained.pre_processor
+        pre_processor, size = self.match_pre_processor(pre_processor, image_size, backbone)
         super().__init__(
             pre_processor=pre_processor,
             post_processor=post_processor,
             evaluator=evaluator,
             visualizer=visualizer,
         )
+        self.hparams["image_size"] = image_size or size
         self.hparams["max_epochs"] = max_epochs  # a checkpoint trains as long, without `network`
         self.min_similarity = min_similarity if network is None and (pre_trained or weights is not None) else None
         self.num_supports = num_supports

@@ -10,6 +10,7 @@ import torch
 from anomalib.pre_processing import PreProcessor
 from anomalib.utils.serialization import anomalib_safe_globals
 
+from anomalib_fewshot.models.components.weights import READ_ERRORS
 from anomalib_fewshot.pre_processing import ExportablePreProcessor
 
 PARTS = ("trunk", "encoder", "predictor")  # of the torch model; the density is that of another support
@@ -48,7 +49,7 @@ def read_network(path: str | Path) -> Network:
     try:
         with anomalib_safe_globals():
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except READ_ERRORS as error:
         msg = f"{rule}, got {path}, which cannot be read ({error})."
         raise ValueError(msg) from error
     state = checkpoint.get("state_dict", {}) if isinstance(checkpoint, dict) else {}

@@ -128,6 +128,7 @@ class RegADModel(nn.Module):
         if min(image_size) < minimum:
             msg = f"`image_size` must be at least {minimum}, 4 times the last stride, got {tuple(image_size)}."
             raise ValueError(msg)
+        self.image_size = image_size
         dim = self.trunk.channels[-1]
         self.encoder = nn.Sequential(*_block(dim), *_block(dim), nn.Conv2d(dim, dim, 1))
         self.predictor = nn.Sequential(*_block(dim), nn.Conv2d(dim, dim, 1))

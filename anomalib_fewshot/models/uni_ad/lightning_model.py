@@ -36,7 +36,6 @@ from anomalib_fewshot.models.components import (
     StepProgress,
     check_at_least,
     fixed_views,
-    height_and_width,
     normalization_of,
     seeded,
     seeded_generator,
@@ -69,7 +68,8 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
         pre_trained (bool): Load pretrained weights. Defaults to ``True``.
         weights (str | None): File with the backbone's weights, in timm's naming. Defaults to ``None``: the package that
             carries them, else timm's hub and its cache.
-        image_size (int | tuple[int, int]): Size that images are resized to. Defaults to ``224``.
+        image_size (int | tuple[int, int] | None): Size that images are resized to. Defaults to ``None``: the size of
+            ``pre_processor``, which is 224 by default.
         norm_power (float): The features of each depth are divided by their length to this power, between 0 and 1: by
             0.5, the length counts half, on a logarithmic scale. Defaults to ``0.5``; the paper's is 0.
         neighbor_size (int): Side of the window around a position that is hidden from its attention. Defaults to ``7``.
@@ -142,7 +142,7 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
         layers: list[int] | None = None,
         pre_trained: bool = True,
         weights: str | None = None,
-        image_size: int | tuple[int, int] = 224,
+        image_size: int | tuple[int, int] | None = None,
         norm_power: float = 0.5,
         neighbor_size: int = 7,
         jitter_scale: float = 5.0,
@@ -179,15 +179,14 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
         if not 0 <= norm_power <= 1:
             msg = f"`norm_power` must be between 0 and 1, got {norm_power}."
             raise ValueError(msg)
-        size = height_and_width(image_size)
-        if pre_processor is True:
-            pre_processor = self.configure_pre_processor(size, backbone)
+        pre_processor, size = self.match_pre_processor(pre_processor, image_size, backbone)
         super().__init__(
             pre_processor=pre_processor,
             post_processor=post_processor,
             evaluator=evaluator,
             visualizer=visualizer,
         )
+        self.hparams["image_size"] = image_size or size
         self.jitter_scale = jitter_scale
         self.standardize = standardize
         self.category_scale = category_scale
@@ -298,7 +297,7 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
     def _fit_category_scale(self, category_by_path: Mapping[str, str]) -> None:
         embeddings, scores, categories = [], [], []
         for batch in support_dataloader(self.trainer.datamodule):  # type: ignore[attr-defined]
-            tokens = self._embed(self.preprocess(batch.image))
+            tokens = self._embed(self.preprocess(batch.image, batch.image_path))
             with self.trainer.precision_plugin.forward_context():  # as the test images
                 scores.append(self.model.score(tokens).pred_score)
             embeddings.append(self.model.summarize(tokens))
@@ -341,7 +340,8 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
         """Yield the paths of each batch of images, and the tokens of each view of them, and show the progress."""
         shown = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero
         for batch in track(loader, "Computing tokens", disable=not shown):
-            yield batch.image_path, (self._embed(view) for view in self._views(self.preprocess(batch.image)))
+            images = self.preprocess(batch.image, batch.image_path)
+            yield batch.image_path, (self._embed(view) for view in self._views(images))
 
     def _draw_tokens(self, paths: list[str], images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
         """Return the tokens of ``batch_size`` pairs of an image and a view, drawn with replacement."""

@@ -19,6 +19,7 @@ from anomalib.data.utils import LabelName, Split
 from anomalib.engine import Engine
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
+from anomalib_fewshot.atomic import complete_file
 from anomalib_fewshot.data import FewShot
 from anomalib_fewshot.data.picture import read_upright
 from anomalib_fewshot.models import CoftAD
@@ -118,9 +119,8 @@ def train(
         engine.fit(model, datamodule=data)
         if data.manifest is not None:
             data.manifest.write(folder / SUPPORT)
-        part = folder / f".{CHECKPOINT}.part"
-        shutil.move(str(engine.best_model_path), part)
-        part.replace(folder / CHECKPOINT)  # there whole or not at all: a run that was ended may be resumed by it
+        with complete_file(folder / CHECKPOINT) as part:  # a run that was ended may be resumed with it
+            shutil.copyfile(str(engine.best_model_path), part)
     return model
 
 

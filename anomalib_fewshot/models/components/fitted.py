@@ -6,6 +6,7 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
+from anomalib_fewshot.atomic import complete_file
 from anomalib_fewshot.data.support import support_dataloader
 from anomalib_fewshot.metrics import CategoryEvaluator
 from anomalib_fewshot.post_processing import NormalScores, SupportPostProcessor
@@ -188,7 +190,9 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
         """Write the checkpoint that Lightning would have written at a validation."""
         if isinstance(self.trainer.checkpoint_callback, ModelCheckpoint):
             path = self.trainer.checkpoint_callback.format_checkpoint_name({})
-            self.trainer.save_checkpoint(path, weights_only=False)
+            with complete_file(Path(path)) as part:
+                self.trainer.save_checkpoint(part, weights_only=False)
+            self.trainer.strategy.barrier()  # other processes wait until the file has its name
             self.trainer.checkpoint_callback.best_model_path = path  # which a user asks the engine for
 
 

@@ -3,8 +3,12 @@
 
 """Uses of anomalib, Lightning and timm that these packages do not promise. Each function has a test of its own."""
 
+from pathlib import Path
+
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+
+from anomalib_fewshot.atomic import complete_file
 
 
 def is_last_epoch(trainer: Trainer) -> bool:
@@ -21,7 +25,9 @@ def save_checkpoint(trainer: Trainer) -> None:
     if not isinstance(callback, ModelCheckpoint) or callback.save_top_k == 0 or is_dry_run:
         return
     path = callback.format_checkpoint_name(callback._monitor_candidates(trainer))  # noqa: SLF001
-    trainer.save_checkpoint(path, weights_only=False)
+    with complete_file(Path(path)) as part:
+        trainer.save_checkpoint(part, weights_only=False)
+    trainer.strategy.barrier()  # other processes wait until the file has its name
     callback.best_model_path = path  # `Engine.best_model_path` reads it
 
 

@@ -269,9 +269,10 @@ class FewShot(SupportDataModule):
         pairs = [pair for samples in subsets for pair in zip(samples.image_path, samples.mask_path, strict=True)]
         masks = {image: mask for image, mask in pairs if isinstance(mask, str) and mask}
         known = getattr(self.source, "findings", [])
+        upright = getattr(self.source, "reads_upright", False)  # else anomalib reads, which ignores EXIF
         findings = [
             *known,
-            *check_pictures(support, scored, masks, decode=False),
+            *check_pictures(support, scored, masks, decode=False, upright=upright),
             *check_left_out(dict.fromkeys(path.parent for path in [*support, *scored])),
         ]
         if "test_data" in names and hasattr(self, "test_data"):

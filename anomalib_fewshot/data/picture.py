@@ -7,14 +7,24 @@ anomalib opens a picture and converts it to RGB: 16 bits are clipped to white, t
 ignored, and a file that is broken ends the run.
 """
 
+import shlex
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image
 
+TRANSPOSITIONS = {  # what brings the pixels of each EXIF orientation upright; 1 is upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 COLOUR_DIFFERENCE = 16  # between the channels of a pixel in colour, of 255: JPEG leaves less in grey
 COLOUR_SHARE = 0.05  # of the pixels, above which a picture is in colour
 
@@ -35,11 +45,35 @@ class Picture:
 
     @property
     def turned(self) -> str:
-        """Say that it is not upright as anomalib reads it."""
+        """Message that anomalib ignores the EXIF orientation, with the command that rotates the pixels."""
         return (
-            f"is upright by its EXIF orientation {self.orientation} alone, which anomalib ignores. "
-            "Turn its pixels, for example by `mogrify -auto-orient`."
+            f"relies on EXIF orientation {self.orientation}, which anomalib ignores. Rotate the pixels of all images "
+            f"in its folder: python -m anomalib_fewshot.upright {shlex.quote(str(self.path.parent))}"
         )
+
+    def upright(self) -> "Picture":
+        """Return the description of the image as :func:`read_upright` reads it."""
+        width, height = self.size
+        size = (height, width) if self.orientation >= 5 else self.size
+        return replace(self, size=size, orientation=1)
+
+
+def read_upright(path: Path, mode: str = "RGB") -> Image.Image:
+    """Return an image with its EXIF orientation applied to the pixels.
+
+    Args:
+        path (Path): The file.
+        mode (str): PIL mode of the result. Defaults to ``"RGB"``.
+
+    Raises:
+        OSError: If the file cannot be read. PIL also raises ``SyntaxError``, ``ValueError`` and others.
+    """
+    with Image.open(path) as file:
+        image = file.convert(mode)  # decodes the file, so that the end of a PNG, where EXIF may be, is read
+        orientation = _orientation(file)
+    if orientation == 1:
+        return image
+    return image.transpose(TRANSPOSITIONS[orientation])
 
 
 def read_picture(path: Path, *, decode: bool) -> Picture:
@@ -117,7 +151,7 @@ def _orientation(image: Image.Image) -> int:
         orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)  # of a PNG, its own would decode
     except Exception:  # noqa: BLE001  of a broken EXIF, which does not hinder a reader
         return 1
-    return orientation if orientation in range(2, 9) else 1
+    return orientation if orientation in TRANSPOSITIONS else 1
 
 
 def _hides_colour(image: Image.Image) -> bool:

@@ -9,6 +9,7 @@ All is found here, at once and by name, without a model. What a file says of its
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median_low
 
@@ -33,6 +34,7 @@ def check_pictures(
     masks: Mapping[str, str] | Mapping[Path, Path] | None = None,
     *,
     decode: bool = True,
+    upright: bool = False,
 ) -> list[Finding]:
     """Return all that is wrong with the pictures of a support and with those that are to be scored.
 
@@ -43,6 +45,8 @@ def check_pictures(
         decode (bool): Decode the new pictures too. Otherwise only their headers and ends are read, and 32 pictures
             with an alpha channel: it is not found that some are in colour among grey ones, or are broken in the middle.
             Defaults to ``True``.
+        upright (bool): The images will be read by their EXIF orientation, which anomalib itself ignores. Otherwise an
+            orientation other than 1 is an error. Defaults to ``False``.
 
     Returns:
         list[Finding]: Errors first, those of the support before others.
@@ -54,6 +58,8 @@ def check_pictures(
     (known, skipped), (others, also_skipped) = _list_pictures(support), _list_pictures(new)
     first = [read_picture(path, decode=True) for path in known]
     second = [read_picture(path, decode=decode) for path in others]
+    if upright:
+        first, second = [picture.upright() for picture in first], [picture.upright() for picture in second]
     findings = [*skipped, *also_skipped]
     findings += [finding for picture in [*first, *_with_transparency(second)] for finding in _check_alone(picture)]
     first, second = ([picture for picture in part if not picture.fault] for part in (first, second))
@@ -132,7 +138,7 @@ def _with_transparency(pictures: Sequence[Picture]) -> Iterator[Picture]:
     for picture in pictures:
         if picture.hides_colour is None and left:
             left -= 1
-            yield read_picture(picture.path, decode=True)
+            yield replace(read_picture(picture.path, decode=True), orientation=picture.orientation, size=picture.size)
         else:
             yield picture
 

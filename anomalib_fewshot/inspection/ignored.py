@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn import functional as F  # noqa: N812
+
+from anomalib_fewshot.data.picture import read_upright
 
 GREY = 0.5  # of what is painted over: equal in all pictures, and known before any is seen
 
@@ -27,8 +28,7 @@ class Ignored:
 
     def __init__(self, path: Path) -> None:
         try:
-            with Image.open(path) as image:
-                mask = np.asarray(image.convert("L")) > 127
+            mask = np.asarray(read_upright(path, "L")) > 127
         except (OSError, SyntaxError) as error:
             msg = f"`ignore` must be a mask, got {path}, which cannot be read ({error}). Give a PNG."
             raise ValueError(msg) from error

@@ -227,7 +227,7 @@ class _Inspection:
     def good_pictures(self) -> list[Path]:
         """Return the good pictures that can be used, each once, and note what is wrong with the others."""
         parts = [part for part in self.settings["good"] if "model" not in self.settings or Path(part).exists()]
-        bad = self.note(check_pictures(parts))
+        bad = self.note(check_pictures(parts, upright=True))
         files = list(dict.fromkeys(path for part in parts for path in _list(Path(part))))
         self.resolved = {os.path.realpath(path) for path in files}
         return [path for path in files if path not in bad]
@@ -287,7 +287,7 @@ class _Inspection:
             return []
         long = f"has a name of more than {MAX_NAME} bytes: its heat map would have none. Rename it."
         findings = [Finding(path, ERROR, long) for path in paths if len(os.fsencode(path.name)) > MAX_NAME]
-        bad = self.note([*findings, *check_pictures(self.support, paths, decode=False)])
+        bad = self.note([*findings, *check_pictures(self.support, paths, decode=False, upright=True)])
         self.left_out |= {path: _state(path)[1] for path in paths if path in bad}
         return [path for path in paths if path not in bad]
 

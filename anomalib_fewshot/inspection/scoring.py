@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Scores of pictures, read as anomalib reads them, with memory for a few at a time."""
+"""Scores of pictures, which are read upright by their EXIF orientation, a few at a time to bound the memory."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +16,7 @@ from PIL import Image
 from torchvision.transforms.v2 import Resize
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
+from anomalib_fewshot.data.picture import read_upright
 from anomalib_fewshot.models import CoftAD
 from anomalib_fewshot.post_processing import SupportPostProcessor
 
@@ -82,10 +83,9 @@ class Scorer:
         return [self.pool.submit(self._read, path) for path in islice(paths, BATCH_SIZE)]
 
     def _read(self, path: Path) -> tuple[Scored, torch.Tensor]:
-        """Read a picture as anomalib's ``read_image`` does, and pre-process it."""
+        """Read a picture upright, otherwise as anomalib's ``read_image`` does, and pre-process it."""
         try:
-            with Image.open(path) as file:
-                photo = file.convert("RGB")
+            photo = read_upright(path)
         except Exception as error:  # noqa: BLE001  PIL raises OSError, SyntaxError, ValueError and others
             return Scored(path, fault=f"cannot be read ({error}). Replace it, or remove it."), torch.empty(0)
         image = self.resize(to_dtype(to_image(photo), torch.float32, scale=True))

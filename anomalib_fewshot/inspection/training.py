@@ -14,11 +14,14 @@ from pickle import UnpicklingError  # noqa: S403  an error alone
 
 import pandas as pd
 import torch
-from anomalib.data import AnomalibDataModule, AnomalibDataset, DatasetItem
+from anomalib.data import AnomalibDataModule, AnomalibDataset, DatasetItem, ImageItem
 from anomalib.data.utils import LabelName, Split
 from anomalib.engine import Engine
+from torchvision.transforms.v2.functional import to_dtype, to_image
 
+from anomalib_fewshot.atomic import complete_file
 from anomalib_fewshot.data import FewShot
+from anomalib_fewshot.data.picture import read_upright
 from anomalib_fewshot.models import CoftAD
 from anomalib_fewshot.models.components import StepReport
 
@@ -34,6 +37,8 @@ class GoodPictures(AnomalibDataModule):
         paths (Sequence[Path]): Files.
         ignored (Ignored | None): Region that does not count. Defaults to ``None``.
     """
+
+    reads_upright = True  # `FewShot` accepts images with an EXIF orientation
 
     def __init__(self, paths: Sequence[Path], ignored: Ignored | None = None) -> None:
         super().__init__(train_batch_size=8, eval_batch_size=8, num_workers=0)
@@ -57,6 +62,8 @@ class GoodPictures(AnomalibDataModule):
 
 
 class _GoodDataset(AnomalibDataset):
+    """Images read upright by their EXIF orientation, which anomalib's own datasets ignore."""
+
     def __init__(self, paths: Sequence[Path], ignored: Ignored | None) -> None:
         super().__init__()
         self.ignored = ignored
@@ -71,10 +78,13 @@ class _GoodDataset(AnomalibDataset):
         self.samples = samples
 
     def __getitem__(self, index: int) -> DatasetItem:
-        item = super().__getitem__(index)
+        path = self.samples.iloc[index].image_path
+        image = to_dtype(to_image(read_upright(Path(path))), torch.float32, scale=True)  # (3, H, W)
+        if self.augmentations:
+            image = self.augmentations(image)
         if self.ignored is not None:
-            item.image = self.ignored.paint(item.image)
-        return item
+            image = self.ignored.paint(image)
+        return ImageItem(image=image, gt_label=torch.tensor(LabelName.NORMAL), image_path=path, mask_path="")
 
 
 def new_model() -> CoftAD:
@@ -109,9 +119,8 @@ def train(
         engine.fit(model, datamodule=data)
         if data.manifest is not None:
             data.manifest.write(folder / SUPPORT)
-        part = folder / f".{CHECKPOINT}.part"
-        shutil.move(str(engine.best_model_path), part)
-        part.replace(folder / CHECKPOINT)  # there whole or not at all: a run that was ended may be resumed by it
+        with complete_file(folder / CHECKPOINT) as part:  # a run that was ended may be resumed with it
+            shutil.copyfile(str(engine.best_model_path), part)
     return model
 
 

@@ -13,13 +13,22 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def read(path: str) -> np.ndarray:
     """Return a picture as the model takes it: RGB from 0 to 1, in its own size, shape (1, 3, H, W)."""
-    pixels = np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) / 255
+    upright = ImageOps.exif_transpose(Image.open(path))
+    pixels = np.asarray(upright.convert("RGB"), dtype=np.float32) / 255
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+
+
+def check_size(path: str, picture: np.ndarray, shape: list) -> None:
+    """End with an error if a model of a fixed size, such as the shape ["batch", 3, 64, 64], cannot take a picture."""
+    for own, side in zip(picture.shape[2:], shape[2:], strict=True):
+        if isinstance(side, int) and own != side:  # a name stands for any size
+            size, wanted = f"{picture.shape[3]} x {picture.shape[2]}", f"{shape[3]} x {shape[2]}"
+            sys.exit(f"{path} has {size} pixels, and the model takes {wanted}. Export it without --input_size.")
 
 
 def judge(score: float, label: bool, rules: dict) -> tuple[str, float | None]:
@@ -51,6 +60,7 @@ def main(model: str, *paths: str) -> None:
     names = [output.name for output in session.get_outputs()]
     for path in paths:
         picture = read(path)
+        check_size(path, picture, session.get_inputs()[0].shape)
         found = dict(zip(names, session.run(names, {"input": picture}), strict=True))
         score = found["pred_score"].item()
         verdict, p_value = judge(score, bool(found["pred_label"].item()), rules)

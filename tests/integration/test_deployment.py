@@ -18,6 +18,7 @@ import onnxruntime
 import pytest
 import torch
 from anomalib.engine import Engine
+from PIL import ExifTags, Image
 from test_contract import SMALL
 
 from anomalib_fewshot import CoftAD, FewShot, MVTecFolder
@@ -115,6 +116,31 @@ def test_verdict(rules: dict[str, Any], score: float, expected: tuple[str, float
     values = {"look_score": 0.3, "defect_score": 0.5, "num_normal": 2, "p_values": levels}
     judge = runpy.run_path(str(EXAMPLE))["judge"]
     assert judge(score, label=True, rules=values | rules if rules else {}) == expected
+
+
+def test_example_refuses_a_picture_of_another_size(
+    fitted: CoftAD,
+    packages: Path,
+    mvtec_root: Path,
+    tmp_path: Path,
+) -> None:
+    """A graph of a fixed size takes no other: the script names the picture in one line."""
+    path = fitted.eval().to_onnx(tmp_path, input_size=(64, 64))
+    right = str(min(mvtec_root.glob("bolt/test/good/*.png")))
+    Image.new("RGB", (80, 48)).save(tmp_path / "wrong.png")
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        run(packages, EXAMPLE_AS_MAIN, str(path), right, str(tmp_path / "wrong.png"), cwd=tmp_path)
+    assert json.loads(error.value.stdout)["path"] == right
+    (line,) = error.value.stderr.splitlines()
+    for part in ("wrong.png", "80 x 48", "64 x 64", "--input_size"):
+        assert part in line
+
+
+def test_example_reads_photographs_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (80, 48)).save(tmp_path / "photo.jpg", exif=exif)
+    assert runpy.run_path(str(EXAMPLE))["read"](tmp_path / "photo.jpg").shape == (1, 3, 80, 48)
 
 
 def test_two_processes_say_the_same(fitted: CoftAD, packages: Path, mvtec_root: Path, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@
 """An exported model says of a file of any size what `predict` says, in each runtime: score, map, verdict and mask."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,8 +160,13 @@ def test_openvino_export_says_how_to_load_it(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    def write(_: object, root: Path) -> Path:
+        (root / "model.xml").write_text("<net/>", encoding="utf-8")
+        return root / "model.xml"
+
     monkeypatch.setattr(export, "find_spec", lambda _: True)
-    monkeypatch.setattr(ExportMixin, "to_openvino", lambda *_: tmp_path / "model.xml")
+    monkeypatch.setattr(ExportMixin, "to_openvino", write)
+    monkeypatch.setattr(export, "_input_size", lambda _: None)
     exported.model.to_openvino(tmp_path)
     assert "OpenVINOInferencer(..., config={'EXECUTION_MODE_HINT': 'ACCURACY'})" in caplog.text
 
@@ -196,13 +203,20 @@ def test_weights_beyond_the_limit_of_a_file_are_apart(
     apart: bool,
 ) -> None:
     options: dict[str, Any] = {}
-    monkeypatch.setattr(torch.onnx, "export", lambda **found: options.update(found))
+    export_onnx = torch.onnx.export
+
+    def record(**found: Any) -> object:  # noqa: ANN401
+        options.update(found)
+        return export_onnx(**found)
+
+    monkeypatch.setattr(torch.onnx, "export", record)
     monkeypatch.setattr(export, "ONE_FILE", limit)
-    model = PlainStatistic(image_size=64)
-    model.is_fitted.fill_(value=True)
-    model.to_onnx(tmp_path, **given)
+    path = fitted_plain_statistic().eval().to_onnx(tmp_path, **given)
     assert options["external_data"] is apart
     assert options["opset_version"] == 18
+    names = ["metadata.json", "model.onnx", *(["model.onnx.data"] if apart else [])]
+    assert sorted(file.name for file in path.parent.iterdir()) == names
+    onnxruntime.InferenceSession(path)  # finds the weights after the move
 
 
 def fitted_plain_statistic(score: float = 0.0) -> PlainStatistic:
@@ -253,3 +267,76 @@ def test_missing_package_is_named_before_anything_is_written(
     with pytest.raises(MissingDependencyError, match=rf"{missing},.*pip install 'anomalib-fewshot\[{extra}\]'"):
         getattr(model, method)(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("size", "expected", "text"),
+    [(None, None, "any size"), ((48, 64), [48, 64], "48 x 64 pixels")],
+)
+def test_metadata_states_the_size_that_the_graph_takes(
+    tmp_path: Path,
+    size: tuple[int, int] | None,
+    expected: list[int] | None,
+    text: str,
+) -> None:
+    path = fitted_plain_statistic().eval().to_onnx(tmp_path, input_size=size)
+    described = json.loads(path.with_name("metadata.json").read_text())["preprocess"]
+    assert described["input_size"] == expected
+    assert text in described["input"]
+    assert described["image_size"] == 64
+    session = onnxruntime.InferenceSession(path)
+    wrong = np.zeros((1, 3, 50, 37), dtype=np.float32)
+    if size is None:
+        session.run(None, {"input": wrong})
+    else:
+        session.run(None, {"input": np.zeros((2, 3, *size), dtype=np.float32)})
+        with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument):
+            session.run(None, {"input": wrong})
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("kind", ["torch", "onnx"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), SystemExit(143)])
+def test_export_that_fails_leaves_the_earlier_one(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    error: BaseException,
+) -> None:
+    export_model = {"torch": "to_torch", "onnx": "to_onnx"}[kind]
+    getattr(fitted_plain_statistic().eval(), export_model)(tmp_path)
+    before = contents(tmp_path)
+
+    def write_a_part(*_: object, f: str | Path, **__: object) -> None:
+        Path(f).write_bytes(b"a part")
+        raise error
+
+    monkeypatch.setattr(torch, "save", write_a_part)
+    monkeypatch.setattr(torch.onnx, "export", write_a_part)
+    with pytest.raises(type(error)):
+        getattr(fitted_plain_statistic(1.0).eval(), export_model)(tmp_path)
+    assert contents(tmp_path) == before
+    assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
+def test_full_disk(tmp_path: Path) -> None:
+    """Of a process whose files may have 20 kB each."""
+    code = """
+import resource, sys
+from anomalib_fewshot import CoftAD
+model = CoftAD("resnet18", pre_trained=False, image_size=64, num_steps=1, evaluator=False, visualizer=False)
+model.is_fitted.fill_(value=True)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+model.to_torch(sys.argv[1])
+"""
+    folder = fitted_plain_statistic().to_torch(tmp_path).parent
+    before = contents(folder)
+    result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "write" in result.stderr or "File too large" in result.stderr
+    assert contents(folder) == before
+    assert sorted(path.name for path in folder.iterdir()) == ["metadata.json", "model.pt"]

@@ -135,7 +135,11 @@ CORPUS: dict[str, tuple[Maker, str, str]] = {
     "32-bit TIFF": (array("new.tif", DEEP.astype(np.int32)), "error", "got PIL's mode I. Convert"),
     "float TIFF": (array("new.tiff", DEEP.astype(np.float32)), "error", "got PIL's mode F. Convert"),
     **{
-        f"EXIF {orientation}": (turned("new.jpg", orientation), "error", f"EXIF orientation {orientation} alone.*Turn")
+        f"EXIF {orientation}": (
+            turned("new.jpg", orientation),
+            "error",
+            f"EXIF orientation {orientation}, which.*Rotate",
+        )
         for orientation in range(2, 9)
     },
     "EXIF in a PNG": (turned("new.png", 6), "error", "orientation 6"),

@@ -1,12 +1,18 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Drift: what chance does."""
+"""Drift: both tests, their false-alarm rate and the report."""
 
 import numpy as np
 import pytest
 
-from anomalib_fewshot.inspection.drift import describe_drift, level_p_value
+from anomalib_fewshot.inspection.drift import (
+    LEVEL_LIMIT,
+    describe_drift,
+    level_p_value,
+    measure_drift,
+    num_needed,
+)
 
 LEVELS = [0.125, 0.25, 0.375, 0.5]
 
@@ -21,22 +27,56 @@ def test_p_value_is_that_of_exchangeable_scores(num_good: int, num_new: int) -> 
         assert level_p_value(number, num_new, num_good) == pytest.approx((above >= number).mean(), abs=0.012)
 
 
-def test_few_good_pictures_need_many_new_ones() -> None:
-    assert level_p_value(10, 10, 4) > 0.01 > level_p_value(50, 50, 4)
-    assert level_p_value(10, 10, 32) < 0.01
-    assert level_p_value(0, 10, 4) == pytest.approx(1)
+@pytest.mark.parametrize("num_good", [2, 3, 4, 5, 8, 16, 64])
+def test_limit_can_be_reached(num_good: int) -> None:
+    number = num_needed(num_good)
+    assert level_p_value(number, number, num_good) <= LEVEL_LIMIT
+    assert number == 8 or level_p_value(number - 1, number - 1, num_good) > LEVEL_LIMIT
+    assert level_p_value(0, number, num_good) == pytest.approx(1)
 
 
-def test_words() -> None:
+@pytest.mark.parametrize(("num_good", "num_new"), [(4, 8), (4, 30), (8, 50)])
+def test_false_alarm_rate(num_good: int, num_new: int) -> None:
+    """Both tests together, of scores that are exchangeable."""
     generator = np.random.default_rng(0)
+    alarms = 0
+    for _ in range(2000):
+        scores = generator.normal(size=num_good + num_new).tolist()
+        drift = measure_drift(scores[num_good:], sorted(scores[:num_good]))
+        assert drift is not None
+        alarms += drift.has_changed_level or drift.has_trend
+    print(f"k = {num_good}, {num_new} new: {alarms / 2000:.3f}")
+    assert alarms / 2000 < 0.06 + 0.016  # three standard deviations
+
+
+def test_all_new_pictures_above_the_median_are_a_change() -> None:
+    """Even if they exceed it by little, and with four good pictures."""
+    drift = measure_drift([0.3] * 30, LEVELS)
+    assert drift is not None
+    assert (drift.num_above, drift.num_new, drift.num_good) == (30, 30, 4)
+    assert drift.has_changed_level
+    assert not drift.has_trend  # all scores are equal
+    assert "30 of 30" in describe_drift([0.3] * 30, LEVELS)
+
+
+def test_usual_pictures_are_no_change() -> None:
+    drift = measure_drift(np.random.default_rng(0).random(40).tolist(), LEVELS)
+    assert drift is not None
+    assert not drift.has_changed_level
+    assert not drift.has_trend
+
+
+@pytest.mark.parametrize(("start", "end", "word"), [(0, 1, "rise"), (1, 0, "fall")])
+def test_trend(start: float, end: float, word: str) -> None:
+    scores = np.linspace(start, end, 40).tolist()
+    drift = measure_drift(scores, LEVELS)
+    assert drift is not None
+    assert drift.has_trend
+    assert f"Scores {word} " in describe_drift(scores, LEVELS)
+
+
+def test_too_few_pictures() -> None:
+    assert measure_drift([0.1] * 7, LEVELS) is None
+    assert measure_drift([0.1] * 50, LEVELS[:1]) is None
     assert not describe_drift([0.1] * 7, LEVELS)
-    assert not describe_drift([0.1] * 50, LEVELS[:1])
-    usual = describe_drift(generator.random(40).tolist(), LEVELS)
-    assert "chance may do" in usual
-    assert "Kendall" not in usual
-    high = describe_drift((0.6 + 0.3 * generator.random(60)).tolist(), LEVELS)
-    assert high.startswith("60 of 60 new pictures are above the median of the held-out good ones, which chance does in")
-    assert "4 good pictures are no longer enough" in high
-    assert "later pictures have higher scores" in describe_drift(np.linspace(0, 1, 40).tolist(), LEVELS)
-    assert "later pictures have lower scores" in describe_drift(np.linspace(1, 0, 40).tolist(), LEVELS)
-    assert "Kendall" not in describe_drift([0.3] * 40, LEVELS)  # all equal
+    assert "from 12 new pictures on" in describe_drift([0.9] * 10, LEVELS)  # all of them are above

@@ -228,10 +228,6 @@ class FewShot(SupportDataModule):
         is_small = self.k_shot is not None or self.support is not None
         return [*self.train_data] if is_small and isinstance(self.train_data.augmentations, Resize) else self.train_data
 
-    def manifests(self) -> list[SupportManifest]:
-        """Return the manifest of the support set, after ``setup``."""
-        return [] if self.manifest is None else [self.manifest]
-
     def write_manifests(self, folder: Path) -> None:
         """Write the manifest of the support set to a folder of results, after a fit."""
         if self.manifest is not None and self.manifest_file is not None:

@@ -60,13 +60,14 @@ class SupportDataModule(AnomalibDataModule):
     def support_dataloader(self) -> DataLoader:
         """Return the loader of the support set, in a fixed order."""
 
-    @abstractmethod
     def manifests(self) -> list[SupportManifest]:
         """Return the manifest of each tested category, after ``setup``."""
+        return [] if self.manifest is None else [self.manifest]
 
-    @abstractmethod
     def write_manifests(self, folder: Path) -> None:
         """Write the manifests to a folder of results, after a fit."""
+        if self.manifest is not None:
+            self.manifest.write(folder / "support.json")
 
     @abstractmethod
     def normal_images(self, category: str) -> AnomalibDataset:

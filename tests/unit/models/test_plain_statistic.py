@@ -12,6 +12,7 @@ from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 
 from anomalib_fewshot import FewShot, PlainStatistic
+from anomalib_fewshot.errors import NotFittedError
 from anomalib_fewshot.models.plain_statistic.torch_model import STATISTICS, PlainStatisticModel
 
 
@@ -126,7 +127,7 @@ def test_threshold_without_validation_is_the_highest_held_out_score(mvtec_root: 
 def test_scoring_before_training_is_refused(mvtec_root: Path, tmp_path: Path, stage: str) -> None:
     engine = Engine(accelerator="cpu", default_root_dir=tmp_path, enable_progress_bar=False)
     datamodule = MVTecAD(mvtec_root, "bolt", num_workers=0)
-    with pytest.raises(RuntimeError, match="PlainStatistic must be trained before it scores"):
+    with pytest.raises(NotFittedError, match="PlainStatistic is not fitted"):
         getattr(engine, stage)(PlainStatistic(image_size=64), datamodule=datamodule)
 
 

@@ -21,7 +21,7 @@ from anomalib_fewshot.pipelines.results.row import columns
 from anomalib_fewshot.pipelines.results.store import Store
 
 from . import figures, tables
-from .findings import MAIN, READING, Finding, find, find_warnings
+from .findings import MAIN, READING, ReportStatement, find, find_warnings
 from .statistics import by_category, check_rows, paired_differences, summarize
 from .tables import Cell, Table, format_k
 
@@ -51,7 +51,7 @@ class Section:
 
     name: str
     about: str
-    findings: list[Finding]
+    findings: list[ReportStatement]
     legends: list[list[tuple[str, str]]]  # of the curves and of the costs
     means: list[Table]
     curves: list[str]

@@ -35,6 +35,8 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/deptry .
 
 docs: $(VENV)/.docs ## the site, in build/docs
 	$(BIN)/python -m sphinx -W --keep-going --quiet -b html docs build/docs

@@ -16,8 +16,8 @@ from anomalib.utils.path import generate_output_filename
 from anomalib.visualization import ImageVisualizer
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from anomalib_fewshot.data.finding import report
-from anomalib_fewshot.data.picture_check import check_left_out, check_pictures
+from anomalib_fewshot.data.validation.image_check import check_left_out, check_pictures
+from anomalib_fewshot.data.validation.issue import report
 from anomalib_fewshot.post_processing import UNKNOWN, VERDICTS
 
 logger = logging.getLogger(__name__)

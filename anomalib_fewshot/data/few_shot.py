@@ -20,13 +20,13 @@ from torchvision.transforms.v2 import Resize
 
 from anomalib_fewshot.errors import ArgumentError, DataValidationError, FewShotError, MissingDataError, SupportError
 
-from .finding import Finding, report
-from .layout_check import check_kinds
 from .manifest import SupportManifest, sha256
 from .object_strings import object_strings
-from .picture_check import check_left_out, check_pictures
 from .sampling import choose_support, match_support
 from .support import SupportDataModule, can_fit_thresholds, ordered_dataloader, without_global_draws
+from .validation.image_check import check_left_out, check_pictures
+from .validation.issue import DataIssue, report
+from .validation.layout_check import check_kinds
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class FewShot(SupportDataModule):
         self.support = support
         self.validation = validation
         self.manifest: SupportManifest | None = None
-        self.findings: list[Finding] = []  # what the check of the pictures has found, after ``setup``
+        self.findings: list[DataIssue] = []  # what the check of the pictures has found, after ``setup``
         self.is_tested = True  # else its test images are of no concern
         self.manifest_file: str | None = "support.json"  # beside the results
         self.warned_for: set[str] = set()  # models whose thresholds were warned of; categories of one run share it

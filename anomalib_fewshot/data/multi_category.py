@@ -20,9 +20,9 @@ from torch.utils.data import ConcatDataset, DataLoader, DistributedSampler, Samp
 from anomalib_fewshot.errors import ArgumentError, DataValidationError, SupportError
 
 from .few_shot import FewShot, as_datamodule, category_folders, check_arguments, say_where_results_are
-from .finding import report_together
 from .manifest import SupportManifest
 from .support import SupportDataModule, collate_normal
+from .validation.issue import report_together
 
 Source = AnomalibDataModule | dict[str, Any]
 

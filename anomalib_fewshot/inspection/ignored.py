@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_fewshot.data.picture import read_upright
+from anomalib_fewshot.data.validation.image import read_upright
 
 GREY = 0.5  # of what is painted over: equal in all pictures, and known before any is seen
 

@@ -27,8 +27,8 @@ from rich.progress import (
 )
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from anomalib_fewshot.data.finding import ERROR, Finding, report, summarize
-from anomalib_fewshot.data.picture_check import check_left_out, check_pictures
+from anomalib_fewshot.data.validation.image_check import check_left_out, check_pictures
+from anomalib_fewshot.data.validation.issue import ERROR, DataIssue, report, summarize
 from anomalib_fewshot.post_processing import VERDICTS
 
 from .drift import describe_drift
@@ -154,7 +154,7 @@ class _Inspection:
     strict: bool
     inline: bool
     model: Any = None
-    findings: dict[Finding, None] = field(default_factory=dict)
+    findings: dict[DataIssue, None] = field(default_factory=dict)
     left_out: dict[Path, int] = field(default_factory=dict)  # when it was last changed
     support: list[Path] = field(default_factory=list)
     resolved: set[str] = field(default_factory=set)  # of good pictures; a link to itself has a name, too
@@ -237,7 +237,7 @@ class _Inspection:
         path = self.run.path / MASK
         return Ignored(path) if path.is_file() else None
 
-    def note(self, findings: Sequence[Finding]) -> set[Path]:
+    def note(self, findings: Sequence[DataIssue]) -> set[Path]:
         """Say what is wrong, once each, and return the files that cannot be used."""
         findings = [finding for finding in findings if SAME_STEM not in finding.message]  # here nothing can mix
         fresh = [finding for finding in findings if finding not in self.findings]
@@ -253,7 +253,7 @@ class _Inspection:
             self.console.print(f"  {line}", markup=False)
         return {finding.path for finding in findings if finding.severity == ERROR}
 
-    def say(self, finding: Finding) -> None:
+    def say(self, finding: DataIssue) -> None:
         left_out = " Left out." if finding.severity == ERROR and not finding.path.is_dir() else ""
         self.console.print(f"  {finding}{left_out}", markup=False)
 
@@ -286,7 +286,7 @@ class _Inspection:
         if not paths:
             return []
         long = f"has a name of more than {MAX_NAME} bytes: its heat map would have none. Rename it."
-        findings = [Finding(path, ERROR, long) for path in paths if len(os.fsencode(path.name)) > MAX_NAME]
+        findings = [DataIssue(path, ERROR, long) for path in paths if len(os.fsencode(path.name)) > MAX_NAME]
         bad = self.note([*findings, *check_pictures(self.support, paths, decode=False, upright=True)])
         self.left_out |= {path: _state(path)[1] for path in paths if path in bad}
         return [path for path in paths if path not in bad]
@@ -306,7 +306,7 @@ class _Inspection:
     def keep(self, scored: Scored) -> None:
         """Write the pictures of a picture, and then the line that says it is done."""
         if scored.photo is None:
-            self.note([Finding(scored.path, ERROR, scored.fault)])
+            self.note([DataIssue(scored.path, ERROR, scored.fault)])
             self.left_out[scored.path] = _state(scored.path)[1]
             return
         if self.left_out.pop(scored.path, None) is not None:  # it was broken, and has come again

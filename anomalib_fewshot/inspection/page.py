@@ -7,8 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
+from anomalib_fewshot._templates import template_environment
 from anomalib_fewshot.atomic import write_atomically
 from anomalib_fewshot.post_processing import Rule, SupportPostProcessor
 
@@ -38,13 +37,7 @@ def write_page(
     Returns:
         str: A line on pictures that are too large for that, or nothing.
     """
-    jinja = Environment(
-        loader=PackageLoader("anomalib_fewshot.inspection", "."),
-        autoescape=select_autoescape(["html.j2"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    templates = template_environment("anomalib_fewshot.inspection")
     settings, names = run.settings, list(run.entries)
     parts, note = choose_parts(run.path, names) if inline else ([], "")
     data = {
@@ -65,7 +58,7 @@ def write_page(
         "findings": findings,
         "data": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),  # no tag can end the script
     }
-    write_atomically(run.path / PAGE, jinja.get_template("page.html.j2").render(content).encode(errors="replace"))
+    write_atomically(run.path / PAGE, templates.get_template("page.html.j2").render(content).encode(errors="replace"))
     return note
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision.transforms.v2 import Resize
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
-from anomalib_fewshot.data.picture import read_upright
+from anomalib_fewshot.data.validation.image import read_upright
 from anomalib_fewshot.models import CoftAD
 from anomalib_fewshot.post_processing import SupportPostProcessor
 

@@ -21,7 +21,7 @@ from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from anomalib_fewshot.atomic import complete_file
 from anomalib_fewshot.data import FewShot
-from anomalib_fewshot.data.picture import read_upright
+from anomalib_fewshot.data.validation.image import read_upright
 from anomalib_fewshot.models import CoftAD
 from anomalib_fewshot.models.components import StepReport
 

@@ -38,7 +38,7 @@ SMALL = {
         "backbone": "resnet10t",
         "pre_trained": False,
     },
-    "PlainStatistic": {"image_size": 64},
+    "ImageStatistic": {"image_size": 64},
     "RegAD": {"max_epochs": 2, "image_size": 64, "backbone": "resnet10t", "pre_trained": False},
     "UniAD": {
         "num_steps": 2,

@@ -51,7 +51,7 @@ print("trained")
 def test_core_works_without_the_extras_and_commands_name_them(mvtec_root: Path, tmp_path: Path) -> None:
     blocked = ",".join(sorted({"ray", *EXTRAS["benchmark"], *EXTRAS["inspect"]}))
     source = ["MVTecFolder", "--data.source.root", str(mvtec_root), "--data.source.category", "bolt"]
-    model = ["--model", "PlainStatistic", "--model.image_size", "32", "--trainer.accelerator", "cpu"]
+    model = ["--model", "ImageStatistic", "--model.image_size", "32", "--trainer.accelerator", "cpu"]
     data = ["--data", "FewShot", "--data.k_shot", "2", "--data.source", *source, "--data.source.num_workers", "0"]
     command = [sys.executable, "-W", "ignore", "-c", WITHOUT_EXTRAS, blocked, *model, *data]
     finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)

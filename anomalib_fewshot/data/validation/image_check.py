@@ -24,7 +24,7 @@ from .mask_check import check_masks
 ASPECT_FACTOR = 1.5  # width / height beside the support's, above which pictures are not taken alike
 AREA_FACTOR = 4.0  # the same of the number of pixels
 NUM_TRANSPARENT = 32  # pictures with an alpha channel to decode where the others are not
-NO_PICTURES = {"thumbs.db", "desktop.ini"}  # of the system, as files whose name begins with a dot
+SYSTEM_FILES = {"thumbs.db", "desktop.ini"}  # of the system, as files whose name begins with a dot
 
 Pictures = str | Path | Iterable[str | Path]
 
@@ -70,7 +70,7 @@ def check_pictures(
     return sorted(dict.fromkeys(issues), key=lambda issue: issue.severity)
 
 
-def check_left_out(folders: Iterable[Path]) -> list[DataIssue]:
+def find_skipped_files(folders: Iterable[Path]) -> list[DataIssue]:
     """Return the files in folders that anomalib takes for no pictures, or for pictures that they are not.
 
     Args:
@@ -111,7 +111,7 @@ def _sort_out(files: Iterable[Path]) -> tuple[list[Path], list[DataIssue]]:
                 notes[path.parent].append(path.name)
             else:
                 pictures.append(path)
-        elif not path.name.startswith(".") and path.name.lower() not in NO_PICTURES:
+        elif not path.name.startswith(".") and path.name.lower() not in SYSTEM_FILES:
             unknown[path.parent].append(path.name)
     no_pictures = "notes of macOS that anomalib would take for pictures. Delete them"
     not_read = f"files left out: anomalib reads {', '.join(IMG_EXTENSIONS)}. Convert what is a picture"
@@ -137,7 +137,7 @@ def _with_transparency(pictures: Sequence[Picture]) -> Iterator[Picture]:
     """Yield the pictures, of which some with an alpha channel are decoded if none was."""
     left = NUM_TRANSPARENT
     for picture in pictures:
-        if picture.hides_colour is None and left:
+        if picture.has_hidden_rgb is None and left:
             left -= 1
             yield replace(read_picture(picture.path, decode=True), orientation=picture.orientation, size=picture.size)
         else:
@@ -148,8 +148,8 @@ def _check_alone(picture: Picture) -> Iterator[DataIssue]:
     if picture.fault:
         yield DataIssue(picture.path, ERROR, picture.fault)
     if picture.orientation != 1:
-        yield DataIssue(picture.path, ERROR, picture.turned)
-    if picture.hides_colour:
+        yield DataIssue(picture.path, ERROR, picture.orientation_message)
+    if picture.has_hidden_rgb:
         what, advice = "colours below transparent pixels, which anomalib sees", "Put all images on one background"
         yield DataIssue(picture.path, WARNING, f"has {what}. {advice}.", f"images have {what}. {advice}")
     if picture.num_pages > 1:

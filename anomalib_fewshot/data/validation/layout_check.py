@@ -9,7 +9,7 @@ from pathlib import Path
 from anomalib.data.utils import LabelName
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from .image_check import check_left_out
+from .image_check import find_skipped_files
 from .issue import ERROR, WARNING, DataIssue
 
 # Names of folders that hold good pictures, in small letters. In MVTec AD's layout there is `good` alone.
@@ -43,7 +43,7 @@ def check_layout(category: str | Path) -> list[DataIssue]:
         kind = "folders have images beside their folders, which are not tested. Move them"
         issues.append(DataIssue(category / "test", WARNING, message, kind, f"{loose} images"))
     folders = [path for path in (category / "train" / "good", *tested) if path.is_dir()]
-    return [*issues, *check_left_out(folders)]
+    return [*issues, *find_skipped_files(folders)]
 
 
 def check_kinds(labels: Iterable[int], path: str | Path) -> list[DataIssue]:

@@ -35,7 +35,7 @@ def _check_mask(path: Path, mask: Path) -> Iterator[DataIssue]:
     if fault:
         yield DataIssue(mask, ERROR, fault)
     elif picture.orientation != 1:
-        yield DataIssue(path, ERROR, picture.turned)
+        yield DataIssue(path, ERROR, picture.orientation_message)
     elif all(whole) and abs(width * whole[1] - height * whole[0]) > max(whole):  # a mask may be smaller, and rounded
         message = f"has {width} x {height} pixels, its picture {whole[0]} x {whole[1]}. Save it in its picture's shape."
         yield DataIssue(mask, ERROR, message)
@@ -52,7 +52,7 @@ def _read_mask(path: Path, _mtime: int, _num_bytes: int) -> tuple[tuple[int, int
     """Return the size of a mask, what is wrong with it, and the share of its pixels that anomalib takes for defects."""
     picture = read_picture(path, decode=False)
     if picture.orientation != 1:
-        return picture.size, picture.turned, 0
+        return picture.size, picture.orientation_message, 0
     try:
         with Image.open(path) as image:
             if picture.has_alpha and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):

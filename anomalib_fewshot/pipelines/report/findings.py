@@ -27,7 +27,7 @@ READING = [
         "False alarms and recall",
         (
             "The parts of the normal and of the anomalous test images that are above the model's threshold. A rate "
-            "that is promised holds on average over supports of exchangeable images: single runs are above and below."
+            "that is guaranteed holds on average over supports of exchangeable images: single runs are above and below."
         ),
     ),
     (

@@ -251,10 +251,10 @@ def _verdict_curves(
     styles: Mapping[str, figures.Style],
     name: str,
 ) -> Iterator[str]:
-    """Draw false alarms, with the rate that was promised, and recall, if thresholds promise anything."""
-    promised = summaries["promised_rate"].groupby("k_shot")["mean"].max().dropna()
-    for metric, line in (("false_alarms", promised), ("recall", None)) if len(promised) else ():
-        label = tables.METRICS[metric].label + (", dashed: promised" if line is not None else "")
+    """Draw false alarms, with the rate that was guaranteed, and recall, if thresholds guarantee anything."""
+    guaranteed = summaries["guaranteed_fpr"].groupby("k_shot")["mean"].max().dropna()
+    for metric, line in (("false_alarms", guaranteed), ("recall", None)) if len(guaranteed) else ():
+        label = tables.METRICS[metric].label + (", dashed: guaranteed" if line is not None else "")
         yield figures.curves(summaries[metric], styles, label, f"{name}-{metric}", line)
 
 

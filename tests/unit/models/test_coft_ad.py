@@ -35,7 +35,7 @@ from anomalib_fewshot.models.components import (
     symmetry,
     turned_views,
 )
-from anomalib_fewshot.post_processing import Rule
+from anomalib_fewshot.post_processing import CalibrationScheme
 
 
 def small(**arguments) -> CoftAD:
@@ -521,17 +521,20 @@ def test_an_image_is_compared_with_each_other_by_a_model_of_the_rest(
 
 
 def test_single_image_has_no_rank_and_a_backbone_that_saw_all_images_neither(mvtec_root: Path, tmp_path: Path) -> None:
-    for k_shot, fine_tuning, rule in ((1, "adaptation", Rule.VIEWS), (3, "backbone", Rule.ONE_FIT)):
+    for k_shot, fine_tuning, scheme in (
+        (1, "adaptation", CalibrationScheme.SELF_VIEWS),
+        (3, "backbone", CalibrationScheme.LEAVE_ONE_OUT),
+    ):
         model = small(fine_tuning=fine_tuning)
         train(model, mvtec_root, tmp_path, k_shot=k_shot)
-        assert model.post_processor.rule is rule
+        assert model.post_processor.scheme is scheme
         assert len(model.model.held_out) == 0
         with torch.no_grad():
             (scores,), _ = model.eval().model.score(model.model.features(images(2, (64, 64))))
         torch.testing.assert_close(scores_of(model, images(2, (64, 64))), scores)
     model = small(fine_tuning="backbone", num_steps=0)
     train(model, mvtec_root, tmp_path, k_shot=3)
-    assert model.post_processor.rule is Rule.HELD_OUT
+    assert model.post_processor.scheme is CalibrationScheme.JACKKNIFE_PLUS
 
 
 def test_more_than_32_images_are_held_out_in_as_many_parts(
@@ -544,8 +547,8 @@ def test_more_than_32_images_are_held_out_in_as_many_parts(
     train(model, mvtec_root, tmp_path, k_shot=7)
     assert len(model.model.held_out) == 3
     assert model.model.ranked_score.fold.tolist() == [0, 0, 0, 1, 1, 2, 2]
-    assert model.post_processor.rule is Rule.FOLDS
-    assert len(model.post_processor.levels) == 7
+    assert model.post_processor.scheme is CalibrationScheme.CV_PLUS
+    assert len(model.post_processor.calibration_scores) == 7
 
 
 @pytest.mark.parametrize("num_steps", [0, 2])

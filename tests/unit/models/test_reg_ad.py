@@ -21,7 +21,7 @@ from lightning.pytorch import seed_everything
 from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms.v2 import Resize
 
-from anomalib_fewshot import FewShot, MultiCategory, PlainStatistic, RegAD
+from anomalib_fewshot import FewShot, ImageStatistic, MultiCategory, RegAD
 from anomalib_fewshot.errors import NotFittedError
 from anomalib_fewshot.models.components import NUM_FIXED_VIEWS
 from anomalib_fewshot.models.reg_ad.density import PositionGaussian
@@ -383,8 +383,8 @@ def test_network_that_is_none(mvtec_root: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": {"model.conv1.weight": torch.ones(1)}}, path)
     with pytest.raises(ValueError, match="which is one of another model"):
         small(network=path)
-    other = train(PlainStatistic(image_size=64, visualizer=False), few_shot(mvtec_root), tmp_path)
-    with pytest.raises(ValueError, match="which is one of PlainStatistic"):
+    other = train(ImageStatistic(image_size=64, visualizer=False), few_shot(mvtec_root), tmp_path)
+    with pytest.raises(ValueError, match="which is one of ImageStatistic"):
         small(network=other)
 
 
@@ -406,8 +406,8 @@ def test_another_support_is_not_fitted_by_a_test(mvtec_root: Path, tmp_path: Pat
 
 
 def test_checkpoint_of_another_model(mvtec_root: Path, tmp_path: Path) -> None:
-    path = train(PlainStatistic(image_size=64, visualizer=False), few_shot(mvtec_root), tmp_path)
-    with pytest.raises(ValueError, match="The checkpoint must be one of RegAD, got one of PlainStatistic"):
+    path = train(ImageStatistic(image_size=64, visualizer=False), few_shot(mvtec_root), tmp_path)
+    with pytest.raises(ValueError, match="The checkpoint must be one of RegAD, got one of ImageStatistic"):
         engine(tmp_path).test(small(), datamodule=few_shot(mvtec_root), ckpt_path=path)
 
 

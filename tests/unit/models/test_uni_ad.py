@@ -495,7 +495,7 @@ def test_scale_is_of_several_categories_alone_and_can_be_left_out(
     source = MVTecAD(mvtec_root, "bolt", num_workers=0)
     datamodule = MultiCategory(source, ["bolt", "cloth"], k_shot=2) if several else FewShot(source, k_shot=2)
     train(model, datamodule, tmp_path)
-    assert len(model.model.category_scale.usual_scores) == 0
+    assert len(model.model.category_scale.category_mean_scores) == 0
 
 
 def test_anomalib_s_own_datamodule_and_an_image_that_is_not_square(mvtec_root: Path, tmp_path: Path) -> None:

@@ -41,11 +41,11 @@ def test_separation_by_a_slow_reference() -> None:
     kinds = ["support"] * 2 + ["good"] * 3 + ["defect"] * 4
     center = [sum(float(vectors[i, d]) for i in range(2)) / 2 for d in range(4)]
     distance = [sum((float(vectors[i, d]) - center[d]) ** 2 for d in range(4)) ** 0.5 for i in range(9)]
-    spread = (sum(d**2 for d in distance[2:5]) / 3) ** 0.5
+    std = (sum(d**2 for d in distance[2:5]) / 3) ** 0.5
     wins = [(good < bad) + 0.5 * (good == bad) for good in distance[2:5] for bad in distance[5:]]
     expected = {
-        "spread": spread,
-        "defects": (sum(d**2 for d in distance[5:]) / 4) ** 0.5 / spread,
+        "std": std,
+        "defects": (sum(d**2 for d in distance[5:]) / 4) ** 0.5 / std,
         "AUROC": sum(wins) / len(wins),
     }
     assert separation(Embedded(vectors, kinds, [""] * 9)) == pytest.approx(expected)
@@ -54,7 +54,7 @@ def test_separation_by_a_slow_reference() -> None:
 def test_separation_does_not_depend_on_the_scale() -> None:
     vectors, kinds = torch.rand(9, 4), ["support"] * 2 + ["good"] * 3 + ["defect"] * 4
     one, two = (separation(Embedded(factor * vectors, kinds, [""] * 9)) for factor in (1, 1000))
-    assert two == pytest.approx(one | {"spread": 1000 * one["spread"]}, rel=1e-4)
+    assert two == pytest.approx(one | {"std": 1000 * one["std"]}, rel=1e-4)
 
 
 def test_separation_needs_images_of_each_kind() -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from anomalib_fewshot.data.validation import image as reading
 from anomalib_fewshot.data.validation import image_check
-from anomalib_fewshot.data.validation.image_check import check_left_out, check_pictures
+from anomalib_fewshot.data.validation.image_check import check_pictures, find_skipped_files
 from anomalib_fewshot.data.validation.issue import DataIssue
 
 
@@ -132,7 +132,7 @@ def test_files_that_are_no_pictures_are_counted(good: Path) -> None:
     assert notes.message == "2 notes of macOS that anomalib would take for pictures. Delete them: ._0.png, ._1.jpg."
     assert unknown.message.startswith("4 files left out: anomalib reads .jpg, ")
     assert unknown.message.endswith(": a.HEIC, b.heic, c.gif, ....")
-    assert check_left_out([good]) == [notes, unknown]
+    assert find_skipped_files([good]) == [notes, unknown]
     assert check_pictures([good / "0.png", good / "._0.png"])[0].message.startswith("1 notes of macOS")
 
 

@@ -13,6 +13,7 @@ from traceback import walk_tb
 from types import TracebackType
 from typing import Any
 
+from ._signals import is_ending
 from .errors import FewShotError
 
 _UNION = (
@@ -28,6 +29,8 @@ def install_hook() -> None:
     previous = sys.excepthook
 
     def print_error(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if is_ending():  # by a signal, of which one line tells at the end
+            return
         message = explain(error)
         if message is None:
             previous(kind, error, traceback)

@@ -19,6 +19,7 @@ _VERBOSE = (
     "anomalib.engine.engine",
     "anomalib.callbacks",
     "anomalib.models.components.base.anomalib_module",
+    "lightning.pytorch.trainer.connectors.signal_connector",
     "lightning.pytorch.utilities.rank_zero",
     "lightning_fabric.utilities.rank_zero",
 )

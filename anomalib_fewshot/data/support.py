@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from anomalib_fewshot._console import print_messages_once
 from anomalib_fewshot._host import is_memory_bank
+from anomalib_fewshot._signals import raise_on_signals
 
 from .manifest import SupportManifest
 
@@ -39,6 +40,7 @@ class SupportDataModule(AnomalibDataModule):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         print_messages_once()
+        raise_on_signals()
         super().__init__(*args, **kwargs)
 
     @property

@@ -24,6 +24,7 @@ from anomalib_fewshot.data import FewShot
 from anomalib_fewshot.data.validation.image import read_upright
 from anomalib_fewshot.models import CoftAD
 from anomalib_fewshot.models.components import StepReport
+from anomalib_fewshot.pipelines.run.resources import interruptible
 
 from .ignore_mask import IgnoreMask
 
@@ -106,7 +107,7 @@ def train(
         ignored (IgnoreMask | None): Region that does not count.
         tell (Callable[[int, int], object]): Takes the number of steps that are done, and that of all.
     """
-    with tempfile.TemporaryDirectory() as root, quiet():
+    with tempfile.TemporaryDirectory() as root, quiet(), interruptible():
         model = new_model()
         data = FewShot(GoodPictures(paths, ignored), k_shot=len(paths))
         engine = Engine(

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from anomalib_fewshot._console import print_messages_once
 from anomalib_fewshot._host import is_last_epoch, save_checkpoint
+from anomalib_fewshot._signals import raise_on_signals
 from anomalib_fewshot.data.support import support_dataloader, support_digest
 from anomalib_fewshot.errors import ArgumentError, CheckpointMismatchError, NotFittedError
 from anomalib_fewshot.metrics import CategoryEvaluator
@@ -48,6 +49,7 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         print_messages_once()
+        raise_on_signals()
         super().__init__(*args, **kwargs)
         self.register_buffer("is_fitted", torch.tensor(data=False))
         self.is_fitted: torch.Tensor

@@ -32,8 +32,7 @@ class _PluginFinder:
     def find_spec(cls, name, path=None, target=None):
         if name not in _GROUPS and name != _CLI:
             return None
-        if sys.argv[1:2] == ["inspect"]:
-            _suppress_import_warnings()
+        _quiet_own_commands()
         others = (finder for finder in sys.meta_path if finder is not cls and hasattr(finder, "find_spec"))
         spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
         if spec is not None and spec.loader is not None:
@@ -41,13 +40,13 @@ class _PluginFinder:
         return spec
 
 
-def _suppress_import_warnings():
-    """Keep what imports log and warn of from the command whose reader wants a verdict: `anomalib inspect`."""
-    import logging
-    import warnings
+def _quiet_own_commands():
+    """Suppress messages about the set-up of anomalib in its command line, if the command uses this package."""
+    from anomalib_fewshot._own_command import names_in_command, suppress_import_messages
 
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    logging.getLogger("anomalib.cli").setLevel(logging.ERROR)
+    names = names_in_command()
+    if names:
+        suppress_import_messages(names)
 
 
 def _act_after(loader, name):

@@ -8,11 +8,11 @@ Other programs get the exceptions as they are, and other exceptions are printed 
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from traceback import walk_tb
 from types import TracebackType
 from typing import Any
 
+from ._host import is_anomalib_command
 from ._signals import is_ending
 from .errors import FewShotError
 
@@ -24,7 +24,7 @@ _PACKAGE = "anomalib_fewshot."  # in the class paths of a command that uses this
 
 def install_hook() -> None:
     """Print errors of this package as one line if the running program is anomalib's command line."""
-    if Path(sys.argv[0]).stem != "anomalib":
+    if not is_anomalib_command():
         return
     previous = sys.excepthook
 

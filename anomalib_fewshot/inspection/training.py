@@ -19,6 +19,7 @@ from anomalib.data.utils import LabelName, Split
 from anomalib.engine import Engine
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
+from anomalib_fewshot._host import update_augmentations
 from anomalib_fewshot.atomic import complete_file
 from anomalib_fewshot.data import FewShot
 from anomalib_fewshot.data.validation.image import read_upright
@@ -56,7 +57,7 @@ class GoodPictures(AnomalibDataModule):
         del stage
         if not hasattr(self, "train_data"):
             self.train_data = _GoodDataset(self.paths, self.ignored)
-        self._update_augmentations()  # which resizes to the size of the model
+        update_augmentations(self)
 
     def _setup(self, _stage: str | None = None) -> None:
         """Not used: there is nothing to split."""

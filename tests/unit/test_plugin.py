@@ -192,11 +192,14 @@ def test_any_part_of_anomalib_may_be_imported_first(first: str) -> None:
     assert run(code).split() == ["FewShot", "CoftAD"]
 
 
-@pytest.mark.parametrize(("command", "seen"), [("inspect", "[]"), ("fit", "['said']")])
-def test_inspect_starts_quietly(command: str, seen: str) -> None:
+@pytest.mark.parametrize(
+    ("program", "command", "seen"),
+    [("anomalib", "inspect", "[]"), ("anomalib", "fit", "['said']"), ("other.py", "inspect", "['said']")],
+)
+def test_inspect_starts_quietly(program: str, command: str, seen: str) -> None:
     code = f"""
 import sys, warnings
-sys.argv = ["anomalib", "{command}"]
+sys.argv = ["{program}", "{command}"]
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("default")
     import anomalib.data

@@ -12,10 +12,11 @@ from pickle import UnpicklingError  # noqa: S403  the exception only
 import timm
 import torch
 from safetensors import SafetensorError
-from timm.models import PretrainedCfg, get_pretrained_cfg, load_state_dict, register_model
+from timm.models import PretrainedCfg, get_pretrained_cfg, load_state_dict
 from torch import nn
 from torchvision.transforms.v2 import Normalize
 
+from anomalib_fewshot._host.timm_models import register_backbone
 from anomalib_fewshot.errors import MissingDependencyError
 from anomalib_fewshot.pre_processing import steps_of
 
@@ -205,10 +206,7 @@ def check_name(name: str) -> None:
         raise ValueError(msg)
 
 
-default_cfgs = {"tf_efficientnet_lite0_packaged": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}}
-
-
-@register_model
+@register_backbone(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 def tf_efficientnet_lite0_packaged(pretrained: bool = False, **kwargs) -> nn.Module:
     """EfficientNet-Lite0 with the weights of the package, as a timm model that any model of anomalib can name."""
     if pretrained:

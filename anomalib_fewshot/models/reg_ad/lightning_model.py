@@ -20,6 +20,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
 
+from anomalib_fewshot._host import end_after_epoch
 from anomalib_fewshot.data.support import SupportDataModule, support_dataloader, support_digest
 from anomalib_fewshot.models.components import (
     ADVERSARIAL_RAMP,
@@ -338,7 +339,7 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
             return
         logger.info("No other category is like %s, and the network is not trained: %s.", datamodule.category, listed)
         self.has_sources = False
-        self.trainer.fit_loop.max_epochs = self.trainer.check_val_every_n_epoch = 1
+        end_after_epoch(self.trainer)
 
     @property
     def _trains(self) -> bool:

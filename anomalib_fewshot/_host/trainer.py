@@ -1,0 +1,71 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Lightning's trainer: last epoch, checkpoint, callbacks, sampler."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anomalib_fewshot.atomic import complete_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lightning.pytorch import Callback, Trainer
+
+
+def is_last_epoch(trainer: "Trainer") -> bool:
+    """Return whether the training ends with the current epoch, in a hook ``on_train_epoch_end``.
+
+    Not guaranteed: that the epoch and step are counted up after this hook, and not before it.
+    """
+    epochs_done = trainer.max_epochs not in {None, -1} and trainer.current_epoch + 1 >= trainer.max_epochs
+    steps_done = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+    return bool(trainer.should_stop or epochs_done or steps_done)
+
+
+def save_checkpoint(trainer: "Trainer") -> None:
+    """Write the checkpoint that Lightning would have written at a validation, if the trainer writes checkpoints.
+
+    Not guaranteed: the candidates of ``ModelCheckpoint`` for a file name, and that ``best_model_path`` may be set.
+    """
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    callback = trainer.checkpoint_callback
+    is_dry_run = getattr(trainer, "fast_dev_run", False)
+    if not isinstance(callback, ModelCheckpoint) or callback.save_top_k == 0 or is_dry_run:
+        return
+    path = callback.format_checkpoint_name(callback._monitor_candidates(trainer))  # noqa: SLF001
+    with complete_file(Path(path)) as part:
+        trainer.save_checkpoint(part, weights_only=False)
+    trainer.strategy.barrier()  # other processes wait until the file has its name
+    callback.best_model_path = path  # `Engine.best_model_path` reads it
+
+
+def add_callbacks(trainer: "Trainer", callbacks: "Sequence[Callback]") -> None:
+    """Add callbacks before those of the trainer, unless it has callbacks of their types.
+
+    For the ``setup`` of a data module: Lightning has ``LightningModule.configure_callbacks`` for models and nothing for
+    data modules. Not guaranteed: that ``setup`` of the data comes before all callback hooks of a stage but
+    ``configure_callbacks``, and that hooks read ``trainer.callbacks`` anew.
+    """
+    known = {type(callback) for callback in trainer.callbacks}  # type: ignore[attr-defined]
+    new = [callback for callback in callbacks if type(callback) not in known]
+    trainer.callbacks[:0] = new  # type: ignore[attr-defined]
+
+
+def end_after_epoch(trainer: "Trainer") -> None:
+    """End the training after one epoch, with a validation. For the ``setup`` of a model.
+
+    Not guaranteed: that Lightning reads these two values after ``setup``, and that they may be set.
+    """
+    trainer.fit_loop.max_epochs = 1
+    trainer.check_val_every_n_epoch = 1
+
+
+def replaces_sampler(trainer: "Trainer") -> bool:
+    """Return whether the trainer divides the batches of a loader between processes: ``use_distributed_sampler``.
+
+    Not guaranteed: where the trainer keeps this argument.
+    """
+    return trainer._accelerator_connector.use_distributed_sampler  # noqa: SLF001

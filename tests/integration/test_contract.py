@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -159,11 +160,20 @@ def test_predict_writes_a_picture_of_each_image(trained: Trained, mvtec_root: Pa
 
 
 @pytest.mark.parametrize("input_size", [None, pytest.param("[64,64]", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "trained",
+    # An export of CoftAD is compared in test_export.py and test_deployment.py.
+    [pytest.param(name, marks=pytest.mark.slow if name == "CoftAD" else ()) for name in MODELS],
+    indirect=True,
+)
 def test_exported_onnx_is_equal(trained: Trained, mvtec_root: Path, tmp_path: Path, input_size: str | None) -> None:
     flags = [*trained.flags, "--export_type", "onnx", "--ckpt_path", str(trained.checkpoint)]
     flags += ["--input_size", input_size] if input_size else []
     anomalib("export", *flags, "--export_root", str(tmp_path), results=tmp_path)
     (path,) = tmp_path.rglob("*.onnx")
+    weights = [tensor.name for tensor in onnx.load(path).graph.initializer]
+    parts_of_training = ("model.encoder", "model.predictor", "model.prediction_head", "adversarial")
+    assert not [name for name in weights if name.startswith(parts_of_training)]
     session = onnxruntime.InferenceSession(path)
     expected = outputs(trained.model, images(mvtec_root))
     names = [name for name in expected if name in {"pred_score", "anomaly_map"}]  # labels are cut at an image's score

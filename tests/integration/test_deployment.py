@@ -33,7 +33,7 @@ def engine(folder: Path) -> Engine:
     return Engine(default_root_dir=folder, logger=False, enable_progress_bar=False, accelerator="cpu", devices=1)
 
 
-@pytest.fixture(scope="module", params=[1, 4])
+@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.slow), 4])
 def fitted(request: pytest.FixtureRequest, mvtec_root: Path, tmp_path_factory: pytest.TempPathFactory) -> CoftAD:
     model = CoftAD(**SMALL["CoftAD"], visualizer=False)
     datamodule = FewShot(MVTecFolder(mvtec_root, "bolt", num_workers=0), k_shot=request.param)
@@ -129,7 +129,7 @@ def test_verdict(rules: dict[str, Any], score: float, expected: tuple[str, float
     assert judge(score, label=True, rules=values | rules if rules else {}) == expected
 
 
-@pytest.mark.parametrize("fitted", [1], indirect=True)
+@pytest.mark.parametrize("fitted", [4], indirect=True)
 def test_example_refuses_a_picture_of_another_size(
     fitted: CoftAD,
     packages: Path,

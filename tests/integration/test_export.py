@@ -194,7 +194,7 @@ def test_onnx_is_one_file(exported: Exported) -> None:
 
 @pytest.mark.parametrize(
     ("limit", "given", "apart"),
-    [(0, {}, True), (2**31, {}, False), (0, {"external_data": False}, False)],
+    [(0, {}, True), pytest.param(2**31, {}, False, marks=pytest.mark.slow), (0, {"external_data": False}, False)],
 )
 def test_weights_beyond_the_limit_of_a_file_are_apart(
     tmp_path: Path,

@@ -531,6 +531,7 @@ def test_training_that_does_not_stay_finite(mvtec_root: Path, tmp_path: Path) ->
         train(small(max_epochs=30, learning_rate=1e12), few_shot(mvtec_root), tmp_path)
 
 
+@pytest.mark.slow  # the contract has an export of a trained model
 def test_exported_graph_is_equal_and_holds_the_inference_alone(mvtec_root: Path, tmp_path: Path) -> None:
     """With transforms that do something, and with the scores as they are."""
     model = small(max_epochs=0, adversarial_weight=0.1, post_processor=False)

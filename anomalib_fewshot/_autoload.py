@@ -31,7 +31,7 @@ class _PluginFinder:
         if name not in _GROUPS and name != _CLI:
             return None
         if sys.argv[1:2] == ["inspect"]:
-            _hush()
+            _suppress_import_warnings()
         others = (finder for finder in sys.meta_path if finder is not cls and hasattr(finder, "find_spec"))
         spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
         if spec is not None and spec.loader is not None:
@@ -39,7 +39,7 @@ class _PluginFinder:
         return spec
 
 
-def _hush():
+def _suppress_import_warnings():
     """Keep what imports log and warn of from the command whose reader wants a verdict: `anomalib inspect`."""
     import logging
     import warnings

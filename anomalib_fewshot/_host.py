@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Uses of anomalib, Lightning and timm that these packages do not promise. Each function has a test of its own."""
+"""Uses of anomalib, Lightning and timm that these packages do not guarantee. Each function has a test of its own."""
 
 from pathlib import Path
 

@@ -12,7 +12,7 @@ MODELS = sorted(
 BACKBONE = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64}
 SMALL: dict[str, dict[str, Any]] = {
     "CoftAD": BACKBONE | {"num_steps": 2, "num_views": 2, "num_anomalies": 1},
-    "PlainStatistic": {"image_size": 64},
+    "ImageStatistic": {"image_size": 64},
     "RegAD": BACKBONE | {"max_epochs": 2, "augment_support": False},
     "UniAD": BACKBONE
     | {"num_steps": 2, "batch_size": 2, "dim": 32, "num_heads": 4, "num_layers": 1, "feedforward_dim": 32}

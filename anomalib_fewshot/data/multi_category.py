@@ -19,10 +19,10 @@ from torch.utils.data import ConcatDataset, DataLoader, DistributedSampler, Samp
 
 from anomalib_fewshot.errors import ArgumentError, DataValidationError, SupportError
 
-from .few_shot import FewShot, as_datamodule, category_folders, check_arguments, say_where_results_are
-from .finding import report_together
+from .few_shot import FewShot, as_datamodule, category_folders, check_arguments, log_result_paths
 from .manifest import SupportManifest
 from .support import SupportDataModule, collate_normal
+from .validation.issue import report_together
 
 Source = AnomalibDataModule | dict[str, Any]
 
@@ -220,7 +220,7 @@ class MultiCategory(SupportDataModule):
     def teardown(self, stage: str) -> None:
         """Say after the test where the results lie."""
         if stage == TrainerFn.TESTING:
-            say_where_results_are(self.trainer)
+            log_result_paths(self.trainer)
 
     def _setup(self, _stage: str | None = None) -> None:
         """Not used: the sources make the datasets."""

@@ -142,12 +142,12 @@ def collate_normal(items: Sequence[ImageItem]) -> ImageBatch:
 def can_fit_thresholds(model: LightningModule, count: int) -> bool:
     """Return whether the thresholds of a model can come from a support set of so many images.
 
-    This package's models say so themselves (``holds_out``). A memory bank of anomalib's is fitted once more without
-    each image by the callback ``SupportThreshold``.
+    The models of this package declare it (``calibrates_out_of_fold``). The callback ``SupportThreshold`` refits a
+    memory bank of anomalib without each image in turn.
     """
     if is_memory_bank(model):
         return count >= MIN_IMAGES
-    return getattr(model, "holds_out", False)
+    return getattr(model, "calibrates_out_of_fold", False)
 
 
 def support_digest(datamodule: AnomalibDataModule) -> str:

@@ -16,7 +16,7 @@ from torchmetrics import Metric
 from anomalib_fewshot.data.support import SupportDataModule
 
 from .by_category import CategoryMetric, MacroMean, by_category
-from .one_kind import ScoredImages, Undefined, warn_of_undefined
+from .single_class import ScoredImages, Undefined, warn_of_undefined
 
 if TYPE_CHECKING:
     from torch.nn import ModuleList

@@ -28,7 +28,7 @@ data = FewShot(ELPV(category="mono", num_test=12, val_split_mode="none"), k_shot
 # The fit
 # -------
 # One call of a few seconds on a processor. Its last step takes the threshold from the four pictures, each held out of
-# the fit that it is compared by, and says what it promises.
+# the fit that it is compared by, and says what it guarantees.
 
 quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 engine = Engine(default_root_dir=tempfile.mkdtemp(), accelerator="cpu", **quiet)
@@ -45,7 +45,7 @@ batches = engine.predict(model, dataloaders=data.test_dataloader())
 cells = [cell for batch in batches for cell in batch]
 for label in (0, 1):
     verdicts = [cell.explanation.split(",")[0] for cell in cells if int(cell.gt_label) == label]
-    counts = {verdict: verdicts.count(verdict) for verdict in ("good", "look", "defect")}
+    counts = {verdict: verdicts.count(verdict) for verdict in ("good", "review", "defect")}
     print("defective" if label else "intact", counts)
 
 # %%

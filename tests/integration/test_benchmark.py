@@ -31,7 +31,7 @@ from anomalib_fewshot.pipelines.results.store import Store
 from anomalib_fewshot.pipelines.run.worker import Worker
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-PLAIN = {"class_path": "PlainStatistic", "init_args": {"statistic": "spread", "image_size": 64}}
+PLAIN = {"class_path": "ImageStatistic", "init_args": {"statistic": "std", "image_size": 64}}
 PADIM = {"backbone": "resnet10t", "layers": ["layer1"], "pre_trained": False, "n_features": 20}
 COST = ["fit_seconds", "test_seconds", "latency_p50_ms", "latency_p95_ms", "peak_memory_mib", "seconds", "finished"]
 REG_AD = SMALL["RegAD"] | {"max_epochs": 1, "augment_support": False, "seed": 0}
@@ -41,9 +41,9 @@ import os
 import time
 from pathlib import Path
 import torch
-from anomalib_fewshot import PlainStatistic
+from anomalib_fewshot import ImageStatistic
 
-class Breaking(PlainStatistic):
+class Breaking(ImageStatistic):
     "Fails, or ends its process, when it is asked to learn."
 
     def __init__(self, how: str) -> None:
@@ -57,11 +57,11 @@ class Breaking(PlainStatistic):
             time.sleep(600)
         raise RuntimeError("it is broken")
 
-class WithNetwork(PlainStatistic):
+class WithNetwork(ImageStatistic):
     "Learns the mean brightness of other categories, and adds it to its scores."
 
     def __init__(self, network: str | None = None, max_epochs: int = 2, seed: int = 0) -> None:
-        super().__init__("spread", image_size=64)
+        super().__init__("std", image_size=64)
         self.max_epochs = max_epochs if network is None else 0
         self.register_buffer("others", torch.zeros(1))
         if network is not None:
@@ -140,7 +140,7 @@ def test_command_line(config: dict[str, Any], tmp_path: Path) -> None:
     table = pd.read_csv(folder / "results.csv", dtype={"support": str})
     assert set(table.method) == {
         *("CoftAD", "plain", "Padim", "CoftAD, no fine-tuning", "CoftAD, random weights"),
-        *("mean brightness", "spread of grey values", "brightness of the border"),
+        *("mean brightness", "standard deviation of grey values", "brightness of the border"),
     }
     assert len(table) == 16
     good = table[table.method != "Padim"]
@@ -171,7 +171,10 @@ def test_all_images_beside_one(
 ) -> None:
     """By the command line: each category by itself, one model of all categories, and one that learnt from others."""
     config["methods"] = {"plain": PLAIN, "one for all": PLAIN, "others": with_network}
-    config["overrides"] = {"one for all": {"learns_from": "all"}, "others": {"learns_from": "others", "k_shot": "all"}}
+    config["overrides"] = {
+        "one for all": {"train_on": "all_categories"},
+        "others": {"train_on": "other_categories", "k_shot": "all"},
+    }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     command = ["fewshot", "--config", str(tmp_path / "config.yaml"), "--k_shot", "[all, 1]", "--seeds", "1"]
     AnomalibCLI([*command, "--dry_run"])
@@ -222,13 +225,13 @@ def test_learning_from_several_categories(
 ) -> None:
     """A network of the others serves all k and supports of a target; a model of all gives a row for each category."""
     config["methods"] = {"others": with_network, "one for all": PLAIN, "plain": PLAIN}
-    config["overrides"] = {"others": {"learns_from": "others"}, "one for all": {"learns_from": "all"}}
+    config["overrides"] = {"others": {"train_on": "other_categories"}, "one for all": {"train_on": "all_categories"}}
     table = benchmark(**config)
     assert (table.status == "ok").all()
     assert table.groupby("method").size().tolist() == [8, 8, 8]
     assert table.groupby("method").key.nunique().to_dict() == {"others": 8, "one for all": 4, "plain": 8}
     assert table.groupby(["category", "k_shot", "seed"]).support.nunique().eq(1).all()
-    assert table.learns_from.unique().tolist() == ["other categories", "the support", "the supports of all categories"]
+    assert table.train_on.unique().tolist() == ["other categories", "the support", "the supports of all categories"]
     own = table[table.method == "others"]
     assert own.groupby("category")[["weights", "training_seconds"]].nunique().eq(1).all(axis=None)
     assert own.weights.nunique() == 2  # of each target
@@ -257,7 +260,7 @@ def _jobs(config: dict[str, Any], method: str) -> list[Job]:
 def test_reg_ad_learns_from_others(config: dict[str, Any], tmp_path: Path) -> None:
     """The network is trained once for each target, and each run fits it to its support."""
     config["methods"] = {"RegAD": {"class_path": "RegAD", "init_args": REG_AD}}
-    table = benchmark(**config | {"seeds": 1, "overrides": {"RegAD": {"learns_from": "others"}}})
+    table = benchmark(**config | {"seeds": 1, "overrides": {"RegAD": {"train_on": "other_categories"}}})
     assert (table.status == "ok").all()
     assert table.groupby("category")[["weights", "training_seconds"]].nunique().eq(1).all(axis=None)
     assert (table.steps > 0).all()  # those of the network
@@ -270,7 +273,11 @@ def test_failed_run_of_all_categories_is_a_row_of_each(
     config: dict[str, Any],
     breaking: Callable[[str], dict[str, Any]],
 ) -> None:
-    config |= {"methods": {"bad": breaking("raises")}, "overrides": {"bad": {"learns_from": "all"}}, "k_shot": 1}
+    config |= {
+        "methods": {"bad": breaking("raises")},
+        "overrides": {"bad": {"train_on": "all_categories"}},
+        "k_shot": 1,
+    }
     table = benchmark(**config | {"seeds": 1})
     assert table.set_index("category").error.to_dict() == dict.fromkeys(("bolt", "cloth"), "RuntimeError: it is broken")
 

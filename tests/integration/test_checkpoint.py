@@ -17,7 +17,8 @@ from anomalib.models import AnomalibModule, get_model
 from small_models import SMALL
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-from anomalib_fewshot import CoftAD, FewShot, PlainStatistic
+from anomalib_fewshot import CoftAD, FewShot, ImageStatistic
+from anomalib_fewshot.errors import CheckpointMismatchError
 from anomalib_fewshot.pre_processing import ExportablePreProcessor
 
 COMPONENTS = {
@@ -32,7 +33,7 @@ OTHER = {
     | {"negative_weight": 0.5, "anchor_weight": 0.0, "augmentation": "strong", "num_views": 1, "num_anomalies": 2}
     | {"turns": "none"}
     | {"anomaly_kinds": ["stain"], "image_score": "embedding"},
-    "PlainStatistic": {"statistic": "spread", "image_size": 96},
+    "ImageStatistic": {"statistic": "std", "image_size": 96},
     "RegAD": OTHER_BACKBONE
     | {"stn_mode": "affine", "num_supports": 1, "max_epochs": 0, "learning_rate": 0.1, "momentum": 0.0}
     | {"weight_decay": 0.5, "freeze_batch_norm": False, "adversarial_weight": 0.5, "adversarial_learning_rate": 0.1}
@@ -112,18 +113,18 @@ def test_checkpoint_of_another_argument(
 
 def test_same_size_in_other_words_is_taken(mvtec_root: Path, tmp_path: Path) -> None:
     datamodule = FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0), k_shot=2)
-    trained = PlainStatistic(image_size=(64, 64), visualizer=False)
+    trained = ImageStatistic(image_size=(64, 64), visualizer=False)
     Engine(default_root_dir=tmp_path).fit(trained, datamodule=datamodule)
     (path,) = tmp_path.rglob("*.ckpt")
-    Engine(default_root_dir=tmp_path).test(make("PlainStatistic"), datamodule=datamodule, ckpt_path=path)
+    Engine(default_root_dir=tmp_path).test(make("ImageStatistic"), datamodule=datamodule, ckpt_path=path)
 
 
 def test_checkpoint_of_another_model_is_refused(mvtec_root: Path, tmp_path: Path) -> None:
     datamodule = FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0), k_shot=2)
-    Engine(default_root_dir=tmp_path).fit(make("PlainStatistic"), datamodule=datamodule)
+    Engine(default_root_dir=tmp_path).fit(make("ImageStatistic"), datamodule=datamodule)
     (path,) = tmp_path.rglob("*.ckpt")
     for model in (CoftAD,):
-        with pytest.raises(ValueError, match=f"must be one of {model.__name__}, got one of PlainStatistic. Name its"):
+        with pytest.raises(CheckpointMismatchError, match=f"{model.__name__}, got one of ImageStatistic"):
             Engine(default_root_dir=tmp_path).test(make(model.__name__), datamodule=datamodule, ckpt_path=path)
 
 
@@ -139,7 +140,7 @@ class _Attack:
 
 @pytest.mark.parametrize("where", ["hyper_parameters", "state_dict", "elsewhere"])
 def test_poisoned_checkpoint_runs_no_code(where: str, mvtec_root: Path, tmp_path: Path) -> None:
-    model = make("PlainStatistic")
+    model = make("ImageStatistic")
     engine = Engine(default_root_dir=tmp_path, logger=False, enable_progress_bar=False)
     engine.fit(model, datamodule=FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0), k_shot=2))
     checkpoint = torch.load(engine.best_model_path, weights_only=True)
@@ -147,12 +148,12 @@ def test_poisoned_checkpoint_runs_no_code(where: str, mvtec_root: Path, tmp_path
     checkpoint.setdefault(where, {})["attack"] = _Attack(marker)
     torch.save(checkpoint, poisoned)
     with pytest.raises(UnpicklingError, match="Weights only load failed"):
-        PlainStatistic.load_from_checkpoint(poisoned)
+        ImageStatistic.load_from_checkpoint(poisoned)
     for start in (engine.predict, engine.test, engine.fit):
         with pytest.raises(UnpicklingError, match="Weights only load failed"):
-            start(make("PlainStatistic"), datamodule=MVTecAD(mvtec_root, "bolt", num_workers=0), ckpt_path=poisoned)
+            start(make("ImageStatistic"), datamodule=MVTecAD(mvtec_root, "bolt", num_workers=0), ckpt_path=poisoned)
     with pytest.raises(UnpicklingError, match="Weights only load failed"):
-        engine.export(make("PlainStatistic"), "onnx", export_root=tmp_path, ckpt_path=poisoned)
+        engine.export(make("ImageStatistic"), "onnx", export_root=tmp_path, ckpt_path=poisoned)
     assert not marker.exists()
     torch.load(poisoned, weights_only=False)
     assert marker.exists()  # it would have

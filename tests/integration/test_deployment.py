@@ -95,7 +95,7 @@ def test_example_says_what_predict_says(
         verdict, *p_value = item.explanation.split(", p = ")
         assert line["verdict"] == verdict
         assert line["p_value"] == (pytest.approx(float(p_value[0]), abs=5e-3) if p_value else None)
-    wanted = {"good", "look"} | ({"defect"} if len(fitted.model.held_out) > 0 else set())
+    wanted = {"good", "review"} | ({"defect"} if len(fitted.model.held_out) > 0 else set())
     assert {line["verdict"] for line in found.values()} <= wanted
 
 
@@ -115,16 +115,16 @@ def test_heat_map_is_red_above_the_threshold() -> None:
     ("rules", "score", "expected"),
     [
         ({}, 0.2, ("defect", None)),  # the model's label, of validation images
-        ({"rule": "views"}, 0.9, ("look", None)),
-        ({"rule": "seen"}, 0.9, ("defect", None)),
-        ({"rule": "held-out"}, 0.5, ("look", 2 / 3)),  # not above the line
-        ({"rule": "held-out"}, 0.9, ("defect", 1 / 3)),
-        ({"rule": "held-out"}, 0.1, ("good", 1.0)),
+        ({"scheme": "self-views"}, 0.9, ("review", None)),
+        ({"scheme": "training"}, 0.9, ("defect", None)),
+        ({"scheme": "jackknife+"}, 0.5, ("review", 2 / 3)),  # not above the line
+        ({"scheme": "jackknife+"}, 0.9, ("defect", 1 / 3)),
+        ({"scheme": "jackknife+"}, 0.1, ("good", 1.0)),
     ],
 )
 def test_verdict(rules: dict[str, Any], score: float, expected: tuple[str, float | None]) -> None:
     levels = [{"score_up_to": 0.3, "p": 1.0}, {"score_up_to": 0.5, "p": 2 / 3}]
-    values = {"look_score": 0.3, "defect_score": 0.5, "num_normal": 2, "p_values": levels}
+    values = {"review_score": 0.3, "defect_score": 0.5, "num_normal": 2, "p_values": levels}
     judge = runpy.run_path(str(EXAMPLE))["judge"]
     assert judge(score, label=True, rules=values | rules if rules else {}) == expected
 

@@ -24,7 +24,7 @@ from anomalib.models.components.base.export_mixin import ExportMixin
 from conftest import save
 from small_models import MODELS, SMALL
 
-from anomalib_fewshot import FewShot, MVTecFolder, PlainStatistic
+from anomalib_fewshot import FewShot, ImageStatistic, MVTecFolder
 from anomalib_fewshot.errors import MissingDependencyError
 from anomalib_fewshot.models.components import export
 
@@ -220,8 +220,8 @@ def test_weights_beyond_the_limit_of_a_file_are_apart(
     onnxruntime.InferenceSession(path)  # finds the weights after the move
 
 
-def fitted_plain_statistic(score: float = 0.0) -> PlainStatistic:
-    model = PlainStatistic(image_size=64)
+def fitted_plain_statistic(score: float = 0.0) -> ImageStatistic:
+    model = ImageStatistic(image_size=64)
     model.is_fitted.fill_(value=True)
     next(buffer for name, buffer in model.model.named_buffers()).fill_(score)
     return model
@@ -263,7 +263,7 @@ def test_missing_package_is_named_before_anything_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == missing else True)
-    model = PlainStatistic(image_size=32)
+    model = ImageStatistic(image_size=32)
     model.is_fitted.fill_(value=True)
     with pytest.raises(MissingDependencyError, match=rf"{missing},.*pip install 'anomalib-fewshot\[{extra}\]'"):
         getattr(model, method)(tmp_path)

@@ -19,7 +19,7 @@ def slow_but(*quick: str) -> list[object]:
     return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in MODELS]
 
 
-@pytest.mark.parametrize("name", slow_but("PlainStatistic"))
+@pytest.mark.parametrize("name", slow_but("ImageStatistic"))
 def test_every_stage_on_plain_data(name: str, mvtec_root: Path, tmp_path: Path) -> None:
     every_stage(name, mvtec_root, tmp_path, **SMALL[name])
 
@@ -30,7 +30,7 @@ def test_every_stage_with_default_arguments(name: str, mvtec_root: Path, tmp_pat
     every_stage(name, mvtec_root, tmp_path)
 
 
-@pytest.mark.parametrize("name", slow_but("CoftAD", "PlainStatistic"))  # the others have a unit test of it
+@pytest.mark.parametrize("name", slow_but("CoftAD", "ImageStatistic"))  # the others have a unit test of it
 def test_bare_mode_has_the_same_metrics(name: str, mvtec_root: Path, tmp_path: Path) -> None:
     figures = []
     for barebones in (False, True):

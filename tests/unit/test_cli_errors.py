@@ -14,7 +14,7 @@ from anomalib_fewshot import _cli_errors
 from anomalib_fewshot._cli_errors import explain
 from anomalib_fewshot.errors import ArgumentError, FewShotError, MissingDependencyError, NotFittedError
 
-MODEL = ["--model", "PlainStatistic", "--model.image_size", "32", "--trainer.accelerator", "cpu"]
+MODEL = ["--model", "ImageStatistic", "--model.image_size", "32", "--trainer.accelerator", "cpu"]
 
 
 def command(root: Path, category: str = "bolt") -> list[str]:

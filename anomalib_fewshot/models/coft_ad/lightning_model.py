@@ -34,7 +34,7 @@ from anomalib_fewshot.models.components import (
     show_steps,
     std_of_l2_normalized,
 )
-from anomalib_fewshot.post_processing import NormalScores, Rule, SupportPostProcessor
+from anomalib_fewshot.post_processing import CalibrationScheme, CalibrationScores, SupportPostProcessor
 
 from .adaptation import AdaptationSettings
 from .anomaly_synthesis import checked_kinds, synthesize_anomalies
@@ -199,12 +199,11 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         self.log("embedding_std", std_of_l2_normalized(torch.cat(embeddings).detach()), prog_bar=True)
         return loss
 
-    def fit(self) -> NormalScores:
+    def fit(self) -> CalibrationScores:
         """Fit the Gaussians to augmented views of the support, and once more without each of its images.
 
         Returns:
-            NormalScores: The images as those fits see them that know nothing of them. A single image has no others: its
-            views are scored.
+            CalibrationScores: Out-of-fold scores of the support set. The views of a single image are scored.
         """
         num_steps = self.num_steps if self.fine_tuning == "adaptation" else 0
         folds = describe(
@@ -225,22 +224,22 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
             logger.info("The part comes turned: patches of turned images are kept too.")
         return self._held_out_scores(folds)
 
-    def _held_out_scores(self, folds: list[Fold]) -> NormalScores:
+    def _held_out_scores(self, folds: list[Fold]) -> CalibrationScores:
         parts = self.model.score_held_out(folds)
         scores, maps = (torch.cat(part) for part in zip(*parts, strict=True))
         if len(folds) == 1:
-            return NormalScores(Rule.VIEWS, self._batches(scores, maps))
+            return CalibrationScores(CalibrationScheme.SELF_VIEWS, self._batches(scores, maps))
         if self._trains_backbone:  # which has seen all images
             self.model.hold_out(0)
             self.model.stack()
-            return NormalScores(Rule.ONE_FIT, self._batches(scores, maps))
-        rule = Rule.HELD_OUT if len(folds) == len(scores) else Rule.FOLDS
+            return CalibrationScores(CalibrationScheme.LEAVE_ONE_OUT, self._batches(scores, maps))
+        scheme = CalibrationScheme.JACKKNIFE_PLUS if len(folds) == len(scores) else CalibrationScheme.CV_PLUS
         processor = (
             self.post_processor if isinstance(self.post_processor, SupportPostProcessor) else SupportPostProcessor()
         )
         ranked, fold = self.model.ranked_score, [torch.full((len(own),), n) for n, (own, _) in enumerate(parts)]
-        ranked.fit(scores, torch.cat(fold), processor.told_apart(rule, len(scores)))
-        return NormalScores(rule, self._batches(ranked.levels, maps))
+        ranked.fit(scores, torch.cat(fold), processor.num_distinct_ranks(scheme, len(scores)))
+        return CalibrationScores(scheme, self._batches(ranked.calibration_scores, maps))
 
     def _batches(self, scores: torch.Tensor, maps: torch.Tensor) -> Iterator[InferenceBatch]:
         for some, own in zip(scores.split(MAPS_AT_ONCE), maps.split(MAPS_AT_ONCE), strict=True):

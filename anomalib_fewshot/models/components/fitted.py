@@ -19,7 +19,7 @@ from anomalib_fewshot._host import is_last_epoch, save_checkpoint
 from anomalib_fewshot.data.support import support_dataloader, support_digest
 from anomalib_fewshot.errors import ArgumentError, CheckpointMismatchError, NotFittedError
 from anomalib_fewshot.metrics import CategoryEvaluator
-from anomalib_fewshot.post_processing import NormalScores, SupportPostProcessor
+from anomalib_fewshot.post_processing import CalibrationScores, SupportPostProcessor
 from anomalib_fewshot.pre_processing import check_pixels
 
 from .export import DescribedExportMixin
@@ -27,7 +27,7 @@ from .scoring import ScoringMixin
 
 logger = logging.getLogger(__name__)
 
-FROM_ELSEWHERE = {"pre_trained": False, "weights": None, "network": None}  # a checkpoint holds what they would load
+WEIGHT_SOURCE_ARGS = {"pre_trained": False, "weights": None, "network": None}  # a checkpoint holds what they would load
 
 
 class FittedMixin(ScoringMixin, DescribedExportMixin):
@@ -71,12 +71,12 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
         return super()._apply(fn, recurse)
 
     @abstractmethod
-    def fit(self) -> NormalScores:
+    def fit(self) -> CalibrationScores:
         """Fit the model to the support.
 
         Returns:
-            NormalScores: Scores of normal images, held out of the fit as far as that is possible. They are computed as
-            they are taken, and only a fit without validation images takes them.
+            CalibrationScores: Out-of-fold scores of the normal images where that is possible. Only a fit without
+            validation images uses them.
         """
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -183,7 +183,7 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
         """Store the model's class and its support set, and no argument that loads weights from elsewhere."""
         super().on_save_checkpoint(checkpoint)
         arguments = checkpoint["hyper_parameters"]
-        arguments |= {name: value for name, value in FROM_ELSEWHERE.items() if name in arguments}
+        arguments |= {name: value for name, value in WEIGHT_SOURCE_ARGS.items() if name in arguments}
         checkpoint["model_class"] = type(self).__name__
         checkpoint["fitted_support"] = self.fitted_support
         self._saved_in_run = bool(self.is_fitted)
@@ -222,7 +222,7 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
         return CategoryEvaluator()
 
     @property
-    def holds_out(self) -> bool:
+    def calibrates_out_of_fold(self) -> bool:
         """Whether the scores that a fit returns are of images that were held out of it."""
         return True
 

@@ -48,7 +48,7 @@ class RankedScore(DynamicBufferMixin):
         self.ranks.fill_(min(ranks, len(held_out_scores)))
 
     @property
-    def levels(self) -> torch.Tensor:
+    def calibration_scores(self) -> torch.Tensor:
         """Ranked scores that an image must be above to beat 1, 2, ... k images, shape ``(k,)``.
 
         To beat the lowest k - R needs no more than to beat one more than them: these are not told apart.

@@ -34,7 +34,7 @@ from anomalib_fewshot.models.components import (
     seeded_generator,
     std_of_l2_normalized,
 )
-from anomalib_fewshot.post_processing import NormalScores, Rule
+from anomalib_fewshot.post_processing import CalibrationScheme, CalibrationScores
 
 from .density import PositionGaussian
 from .loss import RegADLoss
@@ -237,17 +237,20 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
             self.log_dict({"discriminator_loss": stats.loss, "discriminator_accuracy": stats.accuracy})
         return loss + adversarial_loss
 
-    def fit(self) -> NormalScores:
+    def fit(self) -> CalibrationScores:
         """Fit the density to the support.
 
         Returns:
-            NormalScores: Scores of the support, each image held out in turn, of more than eight an eighth of them. A
-            single image has no others: its views are scored by its own density, which is too kind.
+            CalibrationScores: Out-of-fold scores of the support set, in up to eight folds. The views of a single image
+            are scored by its own density, which underestimates the scores of new images.
         """
         support = torch.cat([*self.support()])
         maps = SupportMaps(self._embed, support, self.augment_support, *self._normalization)
         maps.fit(self.model.density, torch.ones(len(support), dtype=torch.bool))
-        return NormalScores(Rule.VIEWS if len(support) == 1 else Rule.ONE_FIT, self._score_held_out(support, maps))
+        return CalibrationScores(
+            CalibrationScheme.SELF_VIEWS if len(support) == 1 else CalibrationScheme.LEAVE_ONE_OUT,
+            self._score_held_out(support, maps),
+        )
 
     def _embed(self, images: torch.Tensor) -> torch.Tensor:
         with self.trainer.precision_plugin.forward_context():  # as the test images

@@ -71,10 +71,10 @@ class Row:
         "Part of the anomalous test images that are above the model's threshold.",
         label="recall",
     )
-    promised_rate: float = column(
+    guaranteed_fpr: float = column(
         "accuracy",
-        "Rate of false alarms that the threshold promises on average over supports; empty if it promises none.",
-        label="promised rate",
+        "Rate of false alarms that the threshold guarantees on average over supports; empty if it guarantees none.",
+        label="guaranteed false-alarm rate",
     )
     pixel_AUROC: float = column("accuracy", "Area under the ROC curve of all pixels.", label="pixel AUROC")
     pixel_AUPRO: float = column(
@@ -106,11 +106,11 @@ class Row:
     image_size: str = column("settings", "Height and width that images are resized to.", "", label="image size")
     augmentation: str = column("settings", "Augmentation, if the model takes one.", "")
     steps: int | None = column("settings", "Optimiser steps, those on other categories included.", None, label="steps")
-    learns_from: str = column(
+    train_on: str = column(
         "settings",
         "`the support`, `other categories` or `the supports of all categories`.",
         "",
-        label="learns from",
+        label="is trained on",
     )
     threshold: str = column(
         "settings", "Images that the threshold is from: `normal images`, `validation images`, `test images` or `none`.",

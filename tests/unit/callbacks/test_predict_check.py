@@ -21,7 +21,7 @@ from lightning.pytorch import Callback
 from PIL import ExifTags, Image
 
 import anomalib_fewshot
-from anomalib_fewshot import PlainStatistic
+from anomalib_fewshot import ImageStatistic
 from anomalib_fewshot.callbacks import EvaluationCheck, FewShotRun, PredictCheck, SupportThreshold
 from anomalib_fewshot.callbacks.predict_check import _warn_of_lost_maps
 from anomalib_fewshot.plugin import make_callbacks
@@ -36,14 +36,14 @@ def new(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=["Padim", "PlainStatistic"])
+@pytest.fixture(scope="module", params=["Padim", "ImageStatistic"])
 def model(request: pytest.FixtureRequest) -> AnomalibModule:
     parts = {"visualizer": False, "evaluator": False, "post_processor": False}
     if request.param == "Padim":
         model = Padim("resnet18", layers=["layer1"], pre_trained=False, n_features=8, **parts)
         model.on_predict_start = lambda: pytest.fail("scored")  # after the callbacks
         return model
-    model = PlainStatistic("mean", image_size=64, **parts)
+    model = ImageStatistic("mean", image_size=64, **parts)
     model.is_fitted.fill_(value=True)
     return model
 
@@ -86,7 +86,7 @@ def test_healthy_pictures_are_scored_and_what_is_left_out_is_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     (new / "3.HEIC").write_bytes(b"x")
-    model = PlainStatistic("mean", image_size=64, visualizer=False, evaluator=False, post_processor=False)
+    model = ImageStatistic("mean", image_size=64, visualizer=False, evaluator=False, post_processor=False)
     model.is_fitted.fill_(value=True)
     for arguments in ({"data_path": new}, {"dataset": PredictDataset(new)}, {"data_path": new / "0.jpg"}):
         caplog.clear()
@@ -98,7 +98,7 @@ def test_healthy_pictures_are_scored_and_what_is_left_out_is_said(
 @pytest.mark.parametrize(
     ("explanation", "labels", "words"),
     [
-        (["defect, p = 0.2", "good, p = 1", "defect"], [1, 0, 1], "3 pictures: 2 defect, 0 look, 1 good."),
+        (["defect, p = 0.2", "good, p = 1", "defect"], [1, 0, 1], "3 pictures: 2 defect, 0 review, 1 good."),
         (None, [1, 0, 0], "3 pictures: 1 anomalous, 2 normal."),
         (None, None, "3 pictures: no labels."),
     ],
@@ -112,7 +112,7 @@ def test_what_was_found_is_said(
     words: str,
 ) -> None:
     """The batches are complete after the callback: post-processors come later."""
-    model = PlainStatistic("mean", image_size=64, visualizer=ImageVisualizer(), evaluator=False, post_processor=False)
+    model = ImageStatistic("mean", image_size=64, visualizer=ImageVisualizer(), evaluator=False, post_processor=False)
     model.is_fitted.fill_(value=True)
     scored = iter(range(3))
 
@@ -125,7 +125,7 @@ def test_what_was_found_is_said(
 
     caplog.set_level(logging.INFO)
     predict(model, tmp_path, data_path=new, callbacks=[PredictCheck(), Late()])
-    maps = tmp_path / "PlainStatistic" / "latest" / "images"
+    maps = tmp_path / "ImageStatistic" / "latest" / "images"
     said = [text for text in caplog.messages if "pictures: " in text or "Heat" in text]
     assert list(dict.fromkeys(said)) == [words, f"Heat maps: {maps}"]  # where it is installed, there are two of it
     assert len(list(maps.rglob("*.jpg"))) == 3
@@ -146,7 +146,7 @@ def test_heat_maps_that_are_lost_are_named(tmp_path: Path, caplog: pytest.LogCap
 
 def test_checkpoint_of_a_failed_run(new: Path, tmp_path: Path) -> None:
     """A run that failed has moved `latest`."""
-    model = PlainStatistic("mean", image_size=64, visualizer=False, evaluator=False, post_processor=False)
+    model = ImageStatistic("mean", image_size=64, visualizer=False, evaluator=False, post_processor=False)
     checkpoint = tmp_path / "part/v1/weights/lightning/model.ckpt"
     with pytest.raises(FileNotFoundError, match=r"`ckpt_path` must exist, got .*/v1/.*Train a model first"):
         predict(model, tmp_path, data_path=new, ckpt_path=checkpoint)

@@ -18,6 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms.v2 import Compose, Normalize, Resize, Transform
 
 from anomalib_fewshot import CoftAD, FewShot
+from anomalib_fewshot.errors import NotFittedError
 from anomalib_fewshot.models.coft_ad import held_out as held_out_module
 from anomalib_fewshot.models.coft_ad import lightning_model
 from anomalib_fewshot.models.coft_ad.adaptation import PATCHES, AdaptationSettings, adapt, drawn_energies
@@ -34,7 +35,7 @@ from anomalib_fewshot.models.components import (
     symmetry,
     turned_views,
 )
-from anomalib_fewshot.post_processing import Rule
+from anomalib_fewshot.post_processing import CalibrationScheme
 
 
 def small(**arguments) -> CoftAD:
@@ -458,8 +459,8 @@ def test_checkpoint_gives_equal_scores_and_needs_no_other_weights(mvtec_root: Pa
     assert loaded.hparams["pre_trained"] is False
     torch.testing.assert_close(scores(loaded), scores(model), rtol=0, atol=0)
     torch.testing.assert_close(
-        loaded.pre_processor(images(1, (70, 80))),
-        model.pre_processor(images(1, (70, 80))),
+        loaded.pre_processor(images(1, (70, 80)).sigmoid()),
+        model.pre_processor(images(1, (70, 80)).sigmoid()),
         rtol=0,
         atol=0,
     )
@@ -520,17 +521,20 @@ def test_an_image_is_compared_with_each_other_by_a_model_of_the_rest(
 
 
 def test_single_image_has_no_rank_and_a_backbone_that_saw_all_images_neither(mvtec_root: Path, tmp_path: Path) -> None:
-    for k_shot, fine_tuning, rule in ((1, "adaptation", Rule.VIEWS), (3, "backbone", Rule.ONE_FIT)):
+    for k_shot, fine_tuning, scheme in (
+        (1, "adaptation", CalibrationScheme.SELF_VIEWS),
+        (3, "backbone", CalibrationScheme.LEAVE_ONE_OUT),
+    ):
         model = small(fine_tuning=fine_tuning)
         train(model, mvtec_root, tmp_path, k_shot=k_shot)
-        assert model.post_processor.rule is rule
+        assert model.post_processor.scheme is scheme
         assert len(model.model.held_out) == 0
         with torch.no_grad():
             (scores,), _ = model.eval().model.score(model.model.features(images(2, (64, 64))))
         torch.testing.assert_close(scores_of(model, images(2, (64, 64))), scores)
     model = small(fine_tuning="backbone", num_steps=0)
     train(model, mvtec_root, tmp_path, k_shot=3)
-    assert model.post_processor.rule is Rule.HELD_OUT
+    assert model.post_processor.scheme is CalibrationScheme.JACKKNIFE_PLUS
 
 
 def test_more_than_32_images_are_held_out_in_as_many_parts(
@@ -543,8 +547,8 @@ def test_more_than_32_images_are_held_out_in_as_many_parts(
     train(model, mvtec_root, tmp_path, k_shot=7)
     assert len(model.model.held_out) == 3
     assert model.model.ranked_score.fold.tolist() == [0, 0, 0, 1, 1, 2, 2]
-    assert model.post_processor.rule is Rule.FOLDS
-    assert len(model.post_processor.levels) == 7
+    assert model.post_processor.scheme is CalibrationScheme.CV_PLUS
+    assert len(model.post_processor.calibration_scores) == 7
 
 
 @pytest.mark.parametrize("num_steps", [0, 2])
@@ -559,7 +563,7 @@ def test_second_fit_forgets_the_first(num_steps: int, mvtec_root: Path, tmp_path
 
 def test_scoring_before_training(mvtec_root: Path, tmp_path: Path) -> None:
     engine = Engine(default_root_dir=tmp_path, enable_progress_bar=False)
-    with pytest.raises(RuntimeError, match="must be trained before it scores"):
+    with pytest.raises(NotFittedError, match="is not fitted"):
         engine.test(small(), datamodule=FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0)))
 
 
@@ -694,7 +698,7 @@ def test_export(mvtec_root: Path, tmp_path: Path) -> None:
     """A model that cannot score is not exported, and one that was trained without a validation is found."""
     engine = Engine(default_root_dir=tmp_path, enable_progress_bar=False)
     for export_type in ("torch", "onnx"):
-        with pytest.raises(RuntimeError, match="CoftAD must be trained before it scores"):
+        with pytest.raises(NotFittedError, match="CoftAD is not fitted"):
             engine.export(small(), export_type, tmp_path / "none")
     source = MVTecAD(mvtec_root, "bolt", val_split_mode="none", num_workers=0)
     engine.fit(small(num_steps=0), datamodule=FewShot(source, k_shot=2))

@@ -12,8 +12,8 @@ from anomalib.data.utils import read_mask
 from corpus import HEIGHT, WIDTH, Maker, cut, turned, written
 from PIL import Image
 
-from anomalib_fewshot.data.mask_check import check_masks
-from anomalib_fewshot.data.picture_check import check_pictures
+from anomalib_fewshot.data.validation.image_check import check_pictures
+from anomalib_fewshot.data.validation.mask_check import check_masks
 
 
 def square(value: int = 255, rest: int = 0, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Image.Image:

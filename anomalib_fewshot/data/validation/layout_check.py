@@ -9,14 +9,14 @@ from pathlib import Path
 from anomalib.data.utils import LabelName
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from .finding import ERROR, WARNING, Finding
-from .picture_check import check_left_out
+from .image_check import find_skipped_files
+from .issue import ERROR, WARNING, DataIssue
 
 # Names of folders that hold good pictures, in small letters. In MVTec AD's layout there is `good` alone.
 GOOD_NAMES = {"good", "goods", "ok", "okay", "normal", "normals", "pass", "passed", "fine", "io", "defect_free"}
 
 
-def check_layout(category: str | Path) -> list[Finding]:
+def check_layout(category: str | Path) -> list[DataIssue]:
     """Return what is wrong with the folders of a category in MVTec AD's layout.
 
     Args:
@@ -24,29 +24,29 @@ def check_layout(category: str | Path) -> list[Finding]:
     """
     category = Path(category).resolve()
     tested = sorted(path for path in (category / "test").glob("*") if path.is_dir())
-    findings = []
+    issues = []
     for folder in tested:
         if folder.name != "good" and folder.name.lower() in GOOD_NAMES:
             message = "would be tested as a kind of defect. Rename it to `good`, or by its defect if it is one."
-            findings.append(Finding(folder, ERROR, message))
+            issues.append(DataIssue(folder, ERROR, message))
         if not any(map(_is_picture, folder.rglob("*"))):
             message = "has no pictures, and is not tested. Add some, or remove it."
-            findings.append(
-                Finding(folder, WARNING, message, "folders have no images, and are not tested. Remove them"),
+            issues.append(
+                DataIssue(folder, WARNING, message, "folders have no images, and are not tested. Remove them"),
             )
     if tested and not (category / "test" / "good").is_dir():
         message = "has no folder `good`, so that few good pictures are tested, or none. Add it."
         kind = "folders have no folder `good`, so that few normal images are tested, or none. Add it"
-        findings.append(Finding(category / "test", WARNING, message, kind))
+        issues.append(DataIssue(category / "test", WARNING, message, kind))
     if loose := sum(map(_is_picture, (category / "test").glob("*"))):
         message = f"has {loose} pictures beside its folders, which are not tested. Move them to `good` or a defect."
         kind = "folders have images beside their folders, which are not tested. Move them"
-        findings.append(Finding(category / "test", WARNING, message, kind, f"{loose} images"))
+        issues.append(DataIssue(category / "test", WARNING, message, kind, f"{loose} images"))
     folders = [path for path in (category / "train" / "good", *tested) if path.is_dir()]
-    return [*findings, *check_left_out(folders)]
+    return [*issues, *find_skipped_files(folders)]
 
 
-def check_kinds(labels: Iterable[int], path: str | Path) -> list[Finding]:
+def check_kinds(labels: Iterable[int], path: str | Path) -> list[DataIssue]:
     """Return a warning if test images are all normal or all anomalous.
 
     Args:
@@ -59,7 +59,7 @@ def check_kinds(labels: Iterable[int], path: str | Path) -> list[Finding]:
     has, lacks = ("normal", "anomalous") if labels[0] == LabelName.NORMAL else ("anomalous", "normal")
     message = f"has {len(labels)} {has} test images and none that are {lacks}: AUROC and F1 need both. Add some."
     kind = "categories have test images of one class only: AUROC and F1 need both. Add the others"
-    return [Finding(Path(path), WARNING, message, kind, f"{len(labels)} {has}")]
+    return [DataIssue(Path(path), WARNING, message, kind, f"{len(labels)} {has}")]
 
 
 def _is_picture(path: Path) -> bool:

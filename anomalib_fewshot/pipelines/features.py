@@ -12,12 +12,10 @@ from anomalib.models import AnomalibModule
 from jsonargparse.typing import Path_fr
 
 from anomalib_fewshot.models.components.checks import check_at_least
-from anomalib_fewshot.pipelines.cost import fit_few_shot
-from anomalib_fewshot.pipelines.plan.spec import check, read_spec
+from anomalib_fewshot.visualization import POOLINGS, PROJECTIONS, draw, embed_images, separation, write_page
 
-from .embedded import embed_images, separation
-from .embeddings import POOLINGS
-from .pictures import PROJECTIONS, draw, write_page
+from .cost import fit_few_shot
+from .plan.spec import check, read_spec
 
 
 def compare_features(

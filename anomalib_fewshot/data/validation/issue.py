@@ -22,14 +22,14 @@ ERROR, WARNING = "error", "warning"
 
 
 @dataclass(frozen=True)
-class Finding:
+class DataIssue:
     """A fault of a file, or of the files of a folder.
 
     Args:
         path (Path): The file or folder.
         severity (str): ``"error"``: it cannot be used. ``"warning"``: it can, and is perhaps not as it is meant.
         message (str): What is wrong and what to do.
-        kind (str): The same of several files, without figures: ``"images are grey. Take all in one way"``. Findings of
+        kind (str): The same of several files, without figures: ``"images are grey. Take all in one way"``. Issues of
             one kind become one warning. Defaults to ``""``: those with equal messages do.
         detail (str): Figures of this file, such as its size. Defaults to ``""``.
     """
@@ -45,33 +45,33 @@ class Finding:
         return f"{self.path}: {self.message}"
 
 
-def report(findings: Iterable[Finding], known: Collection[Finding] = ()) -> None:
-    """Log one warning for each kind of findings, and refuse errors.
+def report(issues: Iterable[DataIssue], known: Collection[DataIssue] = ()) -> None:
+    """Log one warning for each kind of issues, and refuse errors.
 
     Args:
-        findings (Iterable[Finding]): Findings of one check.
-        known (Collection[Finding]): Those that were logged before. Defaults to none.
+        issues (Iterable[DataIssue]): Issues of one check.
+        known (Collection[DataIssue]): Those that were logged before. Defaults to none.
 
     Raises:
         DataValidationError: If there is an error. It names them all.
     """
-    findings = [finding for finding in dict.fromkeys(findings) if finding not in known]
-    errors = [str(finding) for finding in findings if finding.severity == ERROR]
+    issues = [issue for issue in dict.fromkeys(issues) if issue not in known]
+    errors = [str(issue) for issue in issues if issue.severity == ERROR]
     if errors:
         msg = f"{len(errors)} files or folders cannot be read correctly by anomalib:"
         raise DataValidationError("\n  ".join([msg, *_shortened(errors)]))
     waiting = _waiting.get()
     if waiting is not None:
-        waiting += findings
+        waiting += issues
         return
-    for line in summarize(findings):
+    for line in summarize(issues):
         logger.warning(line)
 
 
 @contextmanager
 def report_together() -> Generator[None]:
     """Log the warnings of all checks within the block at its end: one for each kind, with the files of all."""
-    found: list[Finding] = []
+    found: list[DataIssue] = []
     token = _waiting.set(found)
     try:
         yield
@@ -80,30 +80,30 @@ def report_together() -> Generator[None]:
     report(found)
 
 
-def summarize(findings: Iterable[Finding]) -> list[str]:
+def summarize(issues: Iterable[DataIssue]) -> list[str]:
     """Return one line for each kind: the number of files, what is wrong and the first three names.
 
     Example:
         >>> kind = "images are grey. Take all in one way"
-        >>> for line in summarize([Finding(Path(f"test/{name}"), WARNING, "is grey.", kind) for name in "abcd"]):
+        >>> for line in summarize([DataIssue(Path(f"test/{name}"), WARNING, "is grey.", kind) for name in "abcd"]):
         ...     print(line)
         4 images are grey. Take all in one way: a, b, c, ..., in test
     """
-    groups: defaultdict[tuple[str, str], dict[Path, Finding]] = defaultdict(dict)
-    for finding in findings:
-        groups[finding.severity, finding.kind or finding.message].setdefault(finding.path, finding)
+    groups: defaultdict[tuple[str, str], dict[Path, DataIssue]] = defaultdict(dict)
+    for issue in issues:
+        groups[issue.severity, issue.kind or issue.message].setdefault(issue.path, issue)
     return [_line(list(group.values())) for group in groups.values()]
 
 
-def _line(group: Sequence[Finding]) -> str:
+def _line(group: Sequence[DataIssue]) -> str:
     if len(group) == 1:
         return str(group[0])
-    paths = [finding.path for finding in group]
+    paths = [issue.path for issue in group]
     folder = _common_folder(paths)
     names = []
-    for finding in group[:NUM_NAMES]:
-        name = str(finding.path if folder is None else finding.path.relative_to(folder))
-        names.append(f"{name} ({finding.detail})" if finding.detail else name)
+    for issue in group[:NUM_NAMES]:
+        name = str(issue.path if folder is None else issue.path.relative_to(folder))
+        names.append(f"{name} ({issue.detail})" if issue.detail else name)
     more = ", ..." if len(group) > NUM_NAMES else ""
     where = "" if folder is None else f", in {folder}"
     what = group[0].kind or f"times {group[0].message}".rstrip(".")
@@ -123,4 +123,4 @@ def _shortened(lines: list[str]) -> list[str]:
     return [*lines[:NUM_SHOWN], *more]
 
 
-_waiting: ContextVar[list[Finding] | None] = ContextVar("waiting", default=None)
+_waiting: ContextVar[list[DataIssue] | None] = ContextVar("waiting", default=None)

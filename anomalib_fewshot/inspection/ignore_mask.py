@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_fewshot.data.picture import read_upright
+from anomalib_fewshot.data.validation.image import read_upright
 
 GREY = 0.5  # of what is painted over: equal in all pictures, and known before any is seen
 
 
-class Ignored:
+class IgnoreMask:
     """Paints a region over, in good and new pictures alike, so that no patch there differs from another.
 
-    It is a fixed change of all pictures, which leaves them exchangeable: what thresholds promise holds.
+    It is a fixed change of all pictures, which leaves them exchangeable: what thresholds guarantee holds.
 
     Args:
         path (Path): Mask, white where pictures do not count. It is resized to the pictures.
@@ -45,7 +45,7 @@ class Ignored:
         """Return the mask in another size, where a pixel is in it if a part of it is: ``(H, W)`` -> ``(h, w)``."""
         return F.adaptive_max_pool2d(self.mask[None].float(), size)[0] > 0
 
-    def paint(self, image: torch.Tensor) -> torch.Tensor:
+    def apply(self, image: torch.Tensor) -> torch.Tensor:
         """Return an image of shape ``(3, H, W)`` with the region in one colour."""
         return image.masked_fill(self.resized((image.shape[-2], image.shape[-1])), GREY)
 

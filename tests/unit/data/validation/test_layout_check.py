@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from anomalib_fewshot import FewShot, MVTecFolder
-from anomalib_fewshot.data.layout_check import check_kinds, check_layout
+from anomalib_fewshot.data.validation.layout_check import check_kinds, check_layout
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def source(bolt: Path, **arguments) -> MVTecFolder:
     return MVTecFolder(bolt.parent, "bolt", num_workers=0, seed=0, **arguments)
 
 
-def test_healthy_layout_has_no_finding(bolt: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_healthy_layout_has_no_issue(bolt: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert check_layout(bolt) == []
     datamodule = FewShot(source(bolt))
     datamodule.setup()
@@ -71,7 +71,7 @@ def test_what_is_not_tested_is_said(bolt: Path) -> None:
     (bolt / "test/dent").mkdir()
     (bolt / "test/dent/000.HEIC").write_bytes(b"x")
     (bolt / "train/good/000.heic").write_bytes(b"x")
-    assert [(finding.path, finding.severity, finding.message.partition(".")[0]) for finding in check_layout(bolt)] == [
+    assert [(issue.path, issue.severity, issue.message.partition(".")[0]) for issue in check_layout(bolt)] == [
         (bolt / "test/dent", "warning", "has no pictures, and is not tested"),
         (bolt / "test", "warning", "has 1 pictures beside its folders, which are not tested"),
         (bolt / "train/good", "warning", "1 files left out: anomalib reads "),
@@ -127,5 +127,5 @@ def test_link_to_a_folder_that_is_not_ascii_is_named(bolt: Path) -> None:
     ],
 )
 def test_kinds_of_test_images(labels: list[int], message: str | None) -> None:
-    findings = [str(finding) for finding in check_kinds(labels, "bolt")]
-    assert [text.startswith(f"bolt: {message}") for text in findings] == [True] * (message is not None)
+    issues = [str(issue) for issue in check_kinds(labels, "bolt")]
+    assert [text.startswith(f"bolt: {message}") for text in issues] == [True] * (message is not None)

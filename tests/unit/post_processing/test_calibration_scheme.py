@@ -1,14 +1,14 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What k normal images can promise: against tournaments of exchangeable images."""
+"""What k normal images can guarantee: against tournaments of exchangeable images."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomalib_fewshot.post_processing.rule import Rule, needed, p_values, rate_bound
+from anomalib_fewshot.post_processing.calibration_scheme import CalibrationScheme, needed, p_values, rate_bound
 
 
 def margins(images: np.ndarray, new: int) -> np.ndarray:
@@ -22,15 +22,15 @@ def margins(images: np.ndarray, new: int) -> np.ndarray:
 
 
 @given(st.lists(st.integers(-50, 50), min_size=3, max_size=12), st.integers(1, 5))
-def test_no_arrangement_of_images_breaks_the_promise(values: list[int], rank: int) -> None:
-    """Each of k + 1 images is the new one in turn: the part that is called a defect is never above the promise.
+def test_no_arrangement_of_images_breaks_the_guarantee(values: list[int], rank: int) -> None:
+    """Each of k + 1 images is the new one in turn: the part that is called a defect is never above the guarantee.
 
     This is the theorem, and for exchangeable images the rate of false alarms: whatever the images are.
     """
     images = np.array(values, dtype=float)
     count = len(images) - 1
     alarms = [(margins(images, new) > 0).sum() >= count - rank + 1 for new in range(count + 1)]
-    assert np.mean(alarms) <= Rule.HELD_OUT.promised_rate(min(rank, count), count) + 1e-9
+    assert np.mean(alarms) <= CalibrationScheme.JACKKNIFE_PLUS.guaranteed_fpr(min(rank, count), count) + 1e-9
 
 
 def test_the_highest_training_score_breaks_what_held_out_fits_keep() -> None:
@@ -49,7 +49,7 @@ def test_false_alarms_of_normal_images_are_as_promised(count: int) -> None:
     assert abs(np.mean(alarms) - 1 / (count + 1)) < 0.03  # six standard errors below a third
 
 
-def test_images_that_are_not_exchangeable_break_the_promise() -> None:
+def test_images_that_are_not_exchangeable_break_the_guarantee() -> None:
     """A line that drifts: each image is further off than the last, and the new one is the furthest."""
     rng = np.random.default_rng(0)
     drifting = [rng.normal(np.arange(5) ** 2, 0.5) for _ in range(500)]
@@ -58,27 +58,30 @@ def test_images_that_are_not_exchangeable_break_the_promise() -> None:
 
 @given(st.integers(1, 200), st.floats(0.005, 0.95))
 def test_rank_is_the_highest_that_keeps_the_rate(count: int, rate: float) -> None:
-    for rule in (Rule.HELD_OUT, Rule.APART):
+    for scheme in (CalibrationScheme.JACKKNIFE_PLUS, CalibrationScheme.SPLIT):
         if count < needed(rate):
             with pytest.raises(ValueError, match=f"Give {needed(rate)} images"):
-                rule.rank(rate, count)
+                scheme.rank(rate, count)
             continue
-        rank = rule.rank(rate, count)
-        assert rule.promised_rate(rank, count) <= rate + 1e-9
-        step = 2 / (count + 1) if rule is Rule.HELD_OUT else 1 / (count + 1)
-        assert rank > count // 2 or rule.promised_rate(rank, count) + step > rate - 1e-9
+        rank = scheme.rank(rate, count)
+        assert scheme.guaranteed_fpr(rank, count) <= rate + 1e-9
+        step = 2 / (count + 1) if scheme is CalibrationScheme.JACKKNIFE_PLUS else 1 / (count + 1)
+        assert rank > count // 2 or scheme.guaranteed_fpr(rank, count) + step > rate - 1e-9
 
 
 def test_what_cannot_be_promised_is_refused_with_what_can() -> None:
     message = r"must be at least 0.2 with 4 normal images, got 0.05. Give 19 images, or ask for 0.2."
     with pytest.raises(ValueError, match=message):
-        Rule.HELD_OUT.rank(0.05, 4)
+        CalibrationScheme.JACKKNIFE_PLUS.rank(0.05, 4)
     assert [needed(rate) for rate in (0.5, 0.2, 0.1, 0.05, 0.01)] == [1, 4, 9, 19, 99]
 
 
-def test_rules_without_a_promise() -> None:
-    assert [rule.promised_rate(1, 4) for rule in (Rule.ONE_FIT, Rule.VIEWS, Rule.SEEN)] == [None] * 3
-    assert 1 / 65 < Rule.FOLDS.promised_rate(1, 64) < 1  # weaker than one by one
+def test_rules_without_a_guarantee() -> None:
+    assert [
+        scheme.guaranteed_fpr(1, 4)
+        for scheme in (CalibrationScheme.LEAVE_ONE_OUT, CalibrationScheme.SELF_VIEWS, CalibrationScheme.TRAINING)
+    ] == [None] * 3
+    assert 1 / 65 < CalibrationScheme.CV_PLUS.guaranteed_fpr(1, 64) < 1  # weaker than one by one
 
 
 def test_bound_of_images_kept_apart_is_that_of_a_simulation() -> None:
@@ -89,6 +92,6 @@ def test_bound_of_images_kept_apart_is_that_of_a_simulation() -> None:
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=9), st.floats(-6, 6))
-def test_p_value_is_the_rank_among_the_images_and_itself(levels: list[float], score: float) -> None:
-    (p,) = p_values(np.array([score]), np.sort(levels))
-    assert p == (1 + sum(level >= score for level in levels)) / (len(levels) + 1)
+def test_p_value_is_the_rank_among_the_images_and_itself(calibration_scores: list[float], score: float) -> None:
+    (p,) = p_values(np.array([score]), np.sort(calibration_scores))
+    assert p == (1 + sum(level >= score for level in calibration_scores)) / (len(calibration_scores) + 1)

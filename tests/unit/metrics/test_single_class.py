@@ -15,7 +15,7 @@ from anomalib.metrics import AUPR, AUROC, AnomalibMetric, Evaluator, F1Max, F1Sc
 from anomalib.models import AnomalibModule, Padim
 from lightning.pytorch import Callback
 
-from anomalib_fewshot import FewShot, MultiCategory, MVTecFolder, PlainStatistic
+from anomalib_fewshot import FewShot, ImageStatistic, MultiCategory, MVTecFolder
 from anomalib_fewshot.metrics import ScoredImages
 
 IMAGES, PIXELS = ["pred_score", "gt_label"], ["anomaly_map", "gt_mask"]
@@ -75,8 +75,8 @@ def padim(**arguments) -> Padim:
     return Padim("resnet18", layers=["layer1"], pre_trained=False, n_features=8, visualizer=False, **arguments)
 
 
-def statistic() -> PlainStatistic:
-    return PlainStatistic(image_size=32, visualizer=False)
+def statistic() -> ImageStatistic:
+    return ImageStatistic(image_size=32, visualizer=False)
 
 
 @pytest.fixture

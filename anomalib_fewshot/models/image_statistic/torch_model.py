@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""PyTorch model of PlainStatistic."""
+"""PyTorch model of ImageStatistic."""
 
 import torch
 from anomalib.data import InferenceBatch
@@ -31,16 +31,16 @@ def std(grey: torch.Tensor) -> torch.Tensor:
     return grey.std((-2, -1), correction=0)
 
 
-STATISTICS = {"border": border, "mean": mean, "spread": std}  # (B, H, W) -> (B,)
+STATISTICS = {"border": border, "mean": mean, "std": std}  # (B, H, W) -> (B,)
 
 
-class PlainStatisticModel(nn.Module):
+class ImageStatisticModel(nn.Module):
     """Distance of one number of an image from its mean over the support.
 
     A grey value is the mean of the channels.
 
     Args:
-        statistic (str): ``"border"``, ``"mean"`` or ``"spread"``.
+        statistic (str): ``"border"``, ``"mean"`` or ``"std"``.
 
     Raises:
         ValueError: If there is no such statistic.

@@ -12,14 +12,14 @@ from anomalib.data.utils import read_image
 from corpus import CORPUS, HEALTHY, picture, saved, written
 from PIL import Image
 
-from anomalib_fewshot.data import picture as reading
-from anomalib_fewshot.data import picture_check
-from anomalib_fewshot.data.finding import Finding
-from anomalib_fewshot.data.picture_check import check_left_out, check_pictures
+from anomalib_fewshot.data.validation import image as reading
+from anomalib_fewshot.data.validation import image_check
+from anomalib_fewshot.data.validation.image_check import check_pictures, find_skipped_files
+from anomalib_fewshot.data.validation.issue import DataIssue
 
 
-def found(findings: list[Finding]) -> list[tuple[str, str]]:
-    return [(finding.path.name, finding.severity) for finding in findings]
+def found(issues: list[DataIssue]) -> list[tuple[str, str]]:
+    return [(issue.path.name, issue.severity) for issue in issues]
 
 
 @pytest.mark.parametrize("decode", [True, False])
@@ -28,9 +28,9 @@ def test_fault_of_a_new_picture(good: Path, tmp_path: Path, case: str, *, decode
     make, severity, message = CORPUS[case]
     (tmp_path / "new").mkdir()
     path = make(tmp_path / "new")
-    (finding,) = check_pictures(good, tmp_path / "new", decode=decode)
-    assert (finding.path, finding.severity) == (path, severity)
-    assert re.search(message, finding.message)
+    (issue,) = check_pictures(good, tmp_path / "new", decode=decode)
+    assert (issue.path, issue.severity) == (path, severity)
+    assert re.search(message, issue.message)
 
 
 @pytest.mark.parametrize("case", [name for name, (_, severity, _) in CORPUS.items() if severity == "error"])
@@ -41,7 +41,7 @@ def test_fault_in_the_support_hinders_nothing_else(good: Path, case: str) -> Non
 
 @pytest.mark.parametrize("decode", [True, False])
 @pytest.mark.parametrize("case", HEALTHY)
-def test_healthy_pictures_have_no_finding_and_are_read_by_anomalib(
+def test_healthy_pictures_have_no_issue_and_are_read_by_anomalib(
     good: Path,
     tmp_path: Path,
     case: str,
@@ -70,8 +70,8 @@ def test_colour_among_grey_is_seen_only_by_decoding(tmp_path: Path) -> None:
         picture(seed).convert("L").convert("RGB").save(tmp_path / "good" / f"{seed}.png")
     picture(3).convert("L").save(tmp_path / "new/grey.png")
     path = saved("colour.png")(tmp_path / "new")
-    (finding,) = check_pictures(tmp_path / "good", tmp_path / "new")
-    assert (finding.path, finding.message[:40]) == (path, "is in colour and the support grey. Take ")
+    (issue,) = check_pictures(tmp_path / "good", tmp_path / "new")
+    assert (issue.path, issue.message[:40]) == (path, "is in colour and the support grey. Take ")
     assert check_pictures(tmp_path / "good", tmp_path / "new", decode=False) == []
 
 
@@ -93,13 +93,13 @@ def test_sizes_in_a_message_are_those_that_were_compared(good: Path, tmp_path: P
         picture(number, size).save(good / f"{number}.png")
     picture(9, (100, 300)).save(tmp_path / "narrow.png")
     picture(9, (30, 30)).save(tmp_path / "small.png")
-    findings = check_pictures(good, [tmp_path / "narrow.png", tmp_path / "small.png"])
-    messages = {finding.path.name: finding.message for finding in findings}
+    issues = check_pictures(good, [tmp_path / "narrow.png", tmp_path / "small.png"])
+    messages = {issue.path.name: issue.message for issue in issues}
     own, median = re.findall(r"\d+\.\d+", messages["narrow.png"])
     assert (float(own), float(median)) == (0.33, 1.0)
-    assert float(median) / float(own) > picture_check.ASPECT_FACTOR
+    assert float(median) / float(own) > image_check.ASPECT_FACTOR
     own, median = re.findall(r"(?<=[ :] )[\d,]+(?= in all|\.)|(?<=, )\d+(?= in all)", messages["small.png"])
-    assert int(own) * picture_check.AREA_FACTOR < int(median.replace(",", ""))
+    assert int(own) * image_check.AREA_FACTOR < int(median.replace(",", ""))
 
 
 def test_copies_of_the_support(good: Path, tmp_path: Path) -> None:
@@ -108,8 +108,8 @@ def test_copies_of_the_support(good: Path, tmp_path: Path) -> None:
     same_length = bytearray((good / "2.png").read_bytes())
     same_length[-1] ^= 1  # of the check sum at the end, which PIL does not read
     (tmp_path / "other.png").write_bytes(same_length)
-    findings = check_pictures(good, [tmp_path / "renamed.png", tmp_path / "other.png"])
-    first, second = map(str, findings)
+    issues = check_pictures(good, [tmp_path / "renamed.png", tmp_path / "other.png"])
+    first, second = map(str, issues)
     assert first == f"{good / 'copy.png'}: is the same picture as 1.png: it adds nothing to the support. Replace it."
     assert second.startswith(f"{tmp_path / 'renamed.png'}: is the support's picture {good / '2.png'}, so its score is")
 
@@ -118,9 +118,9 @@ def test_files_that_differ_by_their_suffix(good: Path, tmp_path: Path) -> None:
     picture(8).save(good / "0.jpg")
     (tmp_path / "new").mkdir()
     picture(9).save(tmp_path / "new/0.png")  # in another folder
-    (finding,) = check_pictures(good, tmp_path / "new")
-    assert finding.path == good / "0.png"
-    assert finding.message == "differs from 0.jpg by its suffix alone, so that results may mix. Rename one."
+    (issue,) = check_pictures(good, tmp_path / "new")
+    assert issue.path == good / "0.png"
+    assert issue.message == "differs from 0.jpg by its suffix alone, so that results may mix. Rename one."
 
 
 def test_files_that_are_no_pictures_are_counted(good: Path) -> None:
@@ -132,15 +132,15 @@ def test_files_that_are_no_pictures_are_counted(good: Path) -> None:
     assert notes.message == "2 notes of macOS that anomalib would take for pictures. Delete them: ._0.png, ._1.jpg."
     assert unknown.message.startswith("4 files left out: anomalib reads .jpg, ")
     assert unknown.message.endswith(": a.HEIC, b.heic, c.gif, ....")
-    assert check_left_out([good]) == [notes, unknown]
+    assert find_skipped_files([good]) == [notes, unknown]
     assert check_pictures([good / "0.png", good / "._0.png"])[0].message.startswith("1 notes of macOS")
 
 
 def test_folders_without_pictures(good: Path, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
-    findings = check_pictures([tmp_path / "none", tmp_path / "missing", good / "0.png"])
-    assert found(findings) == [("none", "error"), ("missing", "error")]
-    assert findings[0].message.startswith("has no pictures. Add some, of .jpg, ")
+    issues = check_pictures([tmp_path / "none", tmp_path / "missing", good / "0.png"])
+    assert found(issues) == [("none", "error"), ("missing", "error")]
+    assert issues[0].message.startswith("has no pictures. Add some, of .jpg, ")
 
 
 def test_subfolders_and_files_given_twice(good: Path) -> None:
@@ -181,7 +181,7 @@ def test_headers_alone_are_read_of_new_pictures(tmp_path: Path, monkeypatch: pyt
 
 
 def test_some_pictures_with_alpha_are_decoded(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(picture_check, "NUM_TRANSPARENT", 2)
+    monkeypatch.setattr(image_check, "NUM_TRANSPARENT", 2)
     files = []
     for number in range(4):
         image = picture(number + 10).convert("RGBA")

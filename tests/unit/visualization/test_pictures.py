@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The picture, the page and the numbers."""
+"""Projections, pictures and pages of embeddings."""
 
 import io
 import json
@@ -13,47 +13,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
 from PIL import Image
-from test_embeddings import SMALL
 
-from anomalib_fewshot.visualization import Embedded, compare_features, draw_one, project, separation, write_page
-from anomalib_fewshot.visualization.cli import FewShotFeatures
+from anomalib_fewshot.visualization import Embedded, draw_one, project, separation, write_page
 
-CONFIGS = Path(__file__).parents[3] / "configs"
-COFT_AD = SMALL | {"image_size": 64, "num_views": 2, "num_anomalies": 1}
-METHODS = {
-    "CoftAD, no fine-tuning": {"class_path": "CoftAD", "init_args": COFT_AD | {"num_steps": 0}},
-    "CoftAD": {"class_path": "CoftAD", "init_args": COFT_AD | {"num_steps": 2}},
-}
 BLOBS = torch.cat([torch.zeros(6, 5), torch.full((6, 5), 9.0)]) + torch.linspace(0, 1, 60).view(12, 5).sin()
-
-
-def source(root: Path) -> dict[str, Any]:
-    return {"class_path": "MVTecFolder", "init_args": {"root": str(root), "category": "bolt"}}
 
 
 def data_of(page: str) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     assert found is not None
     return json.loads(found[1])
-
-
-def test_picture_page_and_numbers(mvtec_root: Path, tmp_path: Path) -> None:
-    small = {"k_shot": 2, "num_images": 6, "projection": "pca", "accelerator": "cpu"}
-    table = compare_features(METHODS, source(mvtec_root), tmp_path, **small)
-    assert table.index.tolist() == list(METHODS)
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "features.csv", index_col="method"), table)
-    with Image.open(tmp_path / "features.png") as picture:
-        assert len(np.unique(np.asarray(picture.convert("L")))) > 50  # something is drawn
-    page = (tmp_path / "features.html").read_text(encoding="utf-8")
-    data = data_of(page)
-    assert [panel["name"] for panel in data["panels"]] == list(METHODS)
-    kinds = [picture["kind"] for picture in data["pictures"]]
-    assert kinds[:2] == ["support"] * 2
-    assert kinds.count("good") == kinds.count("defect") == 2  # of 4 each every second, at most 3
-    assert all(picture["thumbnail"].startswith("data:image/jpeg;base64,") for picture in data["pictures"])
-    assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", page)
 
 
 def test_small_picture_of_a_model() -> None:
@@ -65,44 +35,17 @@ def test_small_picture_of_a_model() -> None:
         assert (picture.format, picture.size) == ("JPEG", (360, 400))
 
 
-@pytest.mark.slow
-def test_command_takes_the_file(mvtec_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    spec = {"methods": METHODS, "data": source(mvtec_root), "folder": str(tmp_path / "out"), "accelerator": "cpu"}
-    (tmp_path / "features.yaml").write_text(yaml.safe_dump(spec | {"projection": "pca", "k_shot": 2}), encoding="utf-8")
-    parser = FewShotFeatures.get_parser()
-    FewShotFeatures().run(parser.parse_args(["--config", str(tmp_path / "features.yaml")]))
-    assert "AUROC" in capsys.readouterr().out
-    assert len(list((tmp_path / "out").iterdir())) == 3
-
-
-def test_file_of_the_benchmarks_parses() -> None:
-    arguments = FewShotFeatures.get_parser().parse_args(["--config", str(CONFIGS / "benchmark" / "features.yaml")])
-    assert list(arguments.methods)[-1] == "UniAD"
-    arguments.projection = "umap"
-    with pytest.raises(SystemExit, match=r"`projection` must be one of \('tsne', 'pca'\), got 'umap'"):
-        FewShotFeatures().run(arguments)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [({"pooling": "max"}, "`pooling` must be one of"), ({"num_images": 1}, "`num_images` must be at least 2")],
-)
-def test_wrong_argument(wrong: dict[str, Any], message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=message):
-        compare_features(METHODS, source(tmp_path), tmp_path, **wrong)
-
-
 def test_separation_by_a_slow_reference() -> None:
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(9, 4, generator=generator)
     kinds = ["support"] * 2 + ["good"] * 3 + ["defect"] * 4
     center = [sum(float(vectors[i, d]) for i in range(2)) / 2 for d in range(4)]
     distance = [sum((float(vectors[i, d]) - center[d]) ** 2 for d in range(4)) ** 0.5 for i in range(9)]
-    spread = (sum(d**2 for d in distance[2:5]) / 3) ** 0.5
+    std = (sum(d**2 for d in distance[2:5]) / 3) ** 0.5
     wins = [(good < bad) + 0.5 * (good == bad) for good in distance[2:5] for bad in distance[5:]]
     expected = {
-        "spread": spread,
-        "defects": (sum(d**2 for d in distance[5:]) / 4) ** 0.5 / spread,
+        "std": std,
+        "defects": (sum(d**2 for d in distance[5:]) / 4) ** 0.5 / std,
         "AUROC": sum(wins) / len(wins),
     }
     assert separation(Embedded(vectors, kinds, [""] * 9)) == pytest.approx(expected)
@@ -111,7 +54,7 @@ def test_separation_by_a_slow_reference() -> None:
 def test_separation_does_not_depend_on_the_scale() -> None:
     vectors, kinds = torch.rand(9, 4), ["support"] * 2 + ["good"] * 3 + ["defect"] * 4
     one, two = (separation(Embedded(factor * vectors, kinds, [""] * 9)) for factor in (1, 1000))
-    assert two == pytest.approx(one | {"spread": 1000 * one["spread"]}, rel=1e-4)
+    assert two == pytest.approx(one | {"std": 1000 * one["std"]}, rel=1e-4)
 
 
 def test_separation_needs_images_of_each_kind() -> None:

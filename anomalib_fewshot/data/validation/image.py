@@ -39,12 +39,12 @@ class Picture:
     size: tuple[int, int] = (0, 0)
     orientation: int = 1
     has_alpha: bool = False
-    hides_colour: bool | None = False
+    has_hidden_rgb: bool | None = False
     is_grey: bool | None = None
     num_pages: int = 1
 
     @property
-    def turned(self) -> str:
+    def orientation_message(self) -> str:
         """Message that anomalib ignores the EXIF orientation, with the command that rotates the pixels."""
         return (
             f"relies on EXIF orientation {self.orientation}, which anomalib ignores. Rotate the pixels of all images "
@@ -118,7 +118,7 @@ def _describe(image: Image.Image, path: Path, num_bytes: int, *, decode: bool) -
         image.size,
         _orientation(image),
         has_alpha,
-        hides_colour=(_hides_colour(image) if decode else None) if has_alpha else False,
+        has_hidden_rgb=(_hides_colour(image) if decode else None) if has_alpha else False,
         is_grey=_is_grey(image) if decode and is_grey is None else is_grey,
         num_pages=getattr(image, "n_frames", 1) if image.format == "TIFF" else 1,
     )

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_fewshot.data.finding import ERROR, WARNING, Finding, report, report_together, summarize
+from anomalib_fewshot.data.validation.issue import ERROR, WARNING, DataIssue, report, report_together, summarize
 from anomalib_fewshot.errors import DataValidationError
 
 KIND = "images are grey. Take all in one way"
 
 
-def grey(path: Path, detail: str = "") -> Finding:
-    return Finding(path, WARNING, "is grey.", KIND, detail)
+def grey(path: Path, detail: str = "") -> DataIssue:
+    return DataIssue(path, WARNING, "is grey.", KIND, detail)
 
 
 def test_report_names_all_errors_and_logs_warnings(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    warnings = [Finding(tmp_path / "a.png", WARNING, "is grey.")]
-    errors = [Finding(tmp_path / f"{number}.png", ERROR, "is empty.") for number in range(23)]
+    warnings = [DataIssue(tmp_path / "a.png", WARNING, "is grey.")]
+    errors = [DataIssue(tmp_path / f"{number}.png", ERROR, "is empty.") for number in range(23)]
     report([])
     report(warnings * 2)
     report(warnings, known=warnings)
@@ -32,7 +32,7 @@ def test_report_names_all_errors_and_logs_warnings(tmp_path: Path, caplog: pytes
 
 def test_warnings_of_a_kind_are_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = [grey(tmp_path / "test" / f"{number}.png", f"{number} px") for number in range(338)]
-    report([*files, Finding(tmp_path / "x.png", WARNING, "is turned.")])
+    report([*files, DataIssue(tmp_path / "x.png", WARNING, "is turned.")])
     line, other = caplog.messages
     names = "0.png (0 px), 1.png (1 px), 2.png (2 px), ..."
     assert line == f"338 {KIND}: {names}, in {tmp_path / 'test'}"
@@ -53,7 +53,7 @@ def test_names_tell_files_of_several_folders_apart(paths: list[str], names: str)
 
 
 def test_equal_messages_are_a_kind() -> None:
-    (line,) = summarize(Finding(Path("a") / name, WARNING, "is grey.") for name in "bc")
+    (line,) = summarize(DataIssue(Path("a") / name, WARNING, "is grey.") for name in "bc")
     assert line.startswith("2 ")
     assert line.endswith("b, c, in a")
 
@@ -70,6 +70,6 @@ def test_warnings_of_several_checks_are_logged_together(caplog: pytest.LogCaptur
 
 def test_errors_of_several_checks_are_raised_at_once() -> None:
     with pytest.raises(DataValidationError, match=r"b\.png"), report_together():
-        report([Finding(Path("b.png"), ERROR, "is empty.")])
+        report([DataIssue(Path("b.png"), ERROR, "is empty.")])
     with pytest.raises(DataValidationError):  # the block is over
-        report([Finding(Path("c.png"), ERROR, "is empty.")])
+        report([DataIssue(Path("c.png"), ERROR, "is empty.")])

@@ -63,10 +63,10 @@ def benchmark(
         baseline (str | None): Method that the others are compared with. Defaults to ``None``, the first one.
         controls (str | None): Method to add controls of: without fine-tuning and with random weights, as far as it has
             ``num_steps`` and ``pre_trained``, and three plain statistics. Defaults to ``None``: no controls.
-        overrides (dict | None): By method: ``k_shot`` and ``seeds`` of its own, arguments of its ``model``, ``data``
-            and ``trainer``, and what it ``learns_from``: ``support``; ``others``, where one training on the other
-            categories serves all k and supports of a category; or ``all``, where one model learns the supports of all
-            categories. Defaults to ``None``.
+        overrides (dict | None): Settings by method: ``k_shot``, ``seeds``, arguments of ``model``, ``data`` and
+            ``trainer``, and ``train_on``: ``support``; ``other_categories``: one training on the other categories for
+            all k and support sets of a category; ``all_categories``: one model for the support sets of all categories.
+            Defaults to ``None``.
         root (str | Path | None): Root of the datasets, instead of the one in their ``init_args``. Defaults to ``None``.
         results (str): Folder of the results. Defaults to ``"results/fewshot"``.
         runner (str | None): ``"serial"``, ``"processes"`` or ``"ray"``. Defaults to ``None``: a process for each GPU

@@ -11,15 +11,16 @@ import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 
-from anomalib_fewshot import FewShot, PlainStatistic
-from anomalib_fewshot.models.plain_statistic.torch_model import STATISTICS, PlainStatisticModel
+from anomalib_fewshot import FewShot, ImageStatistic
+from anomalib_fewshot.errors import NotFittedError
+from anomalib_fewshot.models.image_statistic.torch_model import STATISTICS, ImageStatisticModel
 
 
 def grey(count: int = 3, size: tuple[int, int] = (32, 48)) -> torch.Tensor:
     return torch.rand(count, *size, generator=torch.Generator().manual_seed(0))
 
 
-def fit(model: PlainStatistic, root: Path, results: Path, category: str = "bolt", k_shot: int = 2) -> Engine:
+def fit(model: ImageStatistic, root: Path, results: Path, category: str = "bolt", k_shot: int = 2) -> Engine:
     engine = Engine(accelerator="cpu", default_root_dir=results, enable_progress_bar=False)
     engine.fit(model, datamodule=FewShot(MVTecAD(root, category, num_workers=0), k_shot=k_shot))
     return engine
@@ -31,7 +32,7 @@ def test_values_in_closed_form() -> None:
     halves[:, :24] = 0.75
     frame[:2], frame[-2:], frame[:, :2], frame[:, -2:] = 1, 1, 1, 1
     area = 1 - 28 * 44 / (32 * 48)
-    expected = {"mean": [0.5, area], "spread": [0.25, (area * (1 - area)) ** 0.5], "border": [0.5, 1.0]}
+    expected = {"mean": [0.5, area], "std": [0.25, (area * (1 - area)) ** 0.5], "border": [0.5, 1.0]}
     for name, statistic in STATISTICS.items():
         torch.testing.assert_close(statistic(torch.stack([halves, frame])), torch.tensor(expected[name]))
 
@@ -58,7 +59,7 @@ def test_mirrored_and_turned_images_have_the_same_value(name: str) -> None:
 @pytest.mark.parametrize("name", STATISTICS)
 def test_brightness_shifts_and_contrast_scales(name: str) -> None:
     statistic = STATISTICS[name]
-    shift = 0 if name == "spread" else 0.5
+    shift = 0 if name == "std" else 0.5
     torch.testing.assert_close(statistic(2 * grey() + 0.5), 2 * statistic(grey()) + shift)
 
 
@@ -71,7 +72,7 @@ def test_border_does_not_see_the_middle() -> None:
 
 
 def test_score_is_the_distance_to_the_mean_of_the_support() -> None:
-    model = PlainStatisticModel("mean")
+    model = ImageStatisticModel("mean")
     model.fit(torch.tensor([0.0, 0.0, 0.0, 0.4]))
     result = model(torch.tensor([0.0, 0.1, 0.4]).reshape(3, 1, 1, 1).expand(3, 3, 8, 8))
     torch.testing.assert_close(result.pred_score, torch.tensor([0.1, 0.0, 0.3]))
@@ -81,12 +82,12 @@ def test_score_is_the_distance_to_the_mean_of_the_support() -> None:
 def test_held_out_scores_are_those_of_a_loop() -> None:
     values = torch.tensor([0.1, 0.5, 0.2, 0.9])
     expected = [(values[i] - values[torch.arange(4) != i].mean()).abs() for i in range(4)]
-    torch.testing.assert_close(PlainStatisticModel("mean").fit(values), torch.stack(expected))
-    assert PlainStatisticModel("mean").fit(values[:1]).tolist() == [0.0]
+    torch.testing.assert_close(ImageStatisticModel("mean").fit(values), torch.stack(expected))
+    assert ImageStatisticModel("mean").fit(values[:1]).tolist() == [0.0]
 
 
 def test_grey_value_is_the_mean_of_the_channels() -> None:
-    model = PlainStatisticModel("mean")
+    model = ImageStatisticModel("mean")
     model.fit(torch.zeros(1))
     image = torch.tensor([0.9, 0.3, 0.0]).reshape(1, 3, 1, 1).expand(1, 3, 8, 8)
     torch.testing.assert_close(model(image).pred_score, torch.tensor([0.4]))
@@ -95,7 +96,7 @@ def test_grey_value_is_the_mean_of_the_channels() -> None:
 
 @pytest.mark.parametrize("name", STATISTICS)
 def test_one_picture_is_enough_and_its_own_score_is_zero(name: str) -> None:
-    model = PlainStatisticModel(name)
+    model = ImageStatisticModel(name)
     images = grey(4)[:, None]
     model.fit(model.values(images[:1]))
     scores = model(images).pred_score
@@ -104,7 +105,7 @@ def test_one_picture_is_enough_and_its_own_score_is_zero(name: str) -> None:
 
 
 def test_an_earlier_fit_is_forgotten(mvtec_root: Path, tmp_path: Path) -> None:
-    model = PlainStatistic(image_size=64, visualizer=False)
+    model = ImageStatistic(image_size=64, visualizer=False)
     fit(model, mvtec_root, tmp_path, category="cloth")
     engine = fit(model, mvtec_root, tmp_path, k_shot=3)
     support = torch.stack([item.image for item in engine.trainer.datamodule.train_data])
@@ -113,7 +114,7 @@ def test_an_earlier_fit_is_forgotten(mvtec_root: Path, tmp_path: Path) -> None:
 
 
 def test_threshold_without_validation_is_the_highest_held_out_score(mvtec_root: Path, tmp_path: Path) -> None:
-    model = PlainStatistic(image_size=64, visualizer=False)
+    model = ImageStatistic(image_size=64, visualizer=False)
     engine = Engine(accelerator="cpu", default_root_dir=tmp_path, enable_progress_bar=False)
     source = MVTecAD(mvtec_root, "bolt", val_split_mode="none", num_workers=0)
     engine.fit(model, datamodule=FewShot(source, k_shot=2))
@@ -126,12 +127,12 @@ def test_threshold_without_validation_is_the_highest_held_out_score(mvtec_root: 
 def test_scoring_before_training_is_refused(mvtec_root: Path, tmp_path: Path, stage: str) -> None:
     engine = Engine(accelerator="cpu", default_root_dir=tmp_path, enable_progress_bar=False)
     datamodule = MVTecAD(mvtec_root, "bolt", num_workers=0)
-    with pytest.raises(RuntimeError, match="PlainStatistic must be trained before it scores"):
-        getattr(engine, stage)(PlainStatistic(image_size=64), datamodule=datamodule)
+    with pytest.raises(NotFittedError, match="ImageStatistic is not fitted"):
+        getattr(engine, stage)(ImageStatistic(image_size=64), datamodule=datamodule)
 
 
 def test_arguments_that_are_wrong() -> None:
-    with pytest.raises(ValueError, match=r"must be one of \('border', 'mean', 'spread'\), got 'size'"):
-        PlainStatistic("size")
+    with pytest.raises(ValueError, match=r"must be one of \('border', 'mean', 'std'\), got 'size'"):
+        ImageStatistic("size")
     with pytest.raises(ValueError, match=r"`image_size` must be at least 16, got \(64, 8\)"):
-        PlainStatistic(image_size=(64, 8))
+        ImageStatistic(image_size=(64, 8))

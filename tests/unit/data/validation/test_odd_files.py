@@ -16,7 +16,7 @@ from odd_files import FILES
 from PIL import Image
 
 from anomalib_fewshot import CoftAD, inspect
-from anomalib_fewshot.data.picture_check import check_pictures
+from anomalib_fewshot.data.validation.image_check import check_pictures
 from anomalib_fewshot.inspection import training
 
 KINDS = FILES | {name: make for name, (make, *_) in CORPUS.items()} | HEALTHY

@@ -13,7 +13,7 @@ from PIL import Image
 from weave import HEIGHT, WIDTH, draw
 
 from anomalib_fewshot import inspect
-from anomalib_fewshot.inspection.ignored import Ignored
+from anomalib_fewshot.inspection.ignore_mask import IgnoreMask
 
 
 def mask(path: Path, rows: slice = slice(16, 48), columns: slice = slice(26, 58)) -> Path:
@@ -24,9 +24,9 @@ def mask(path: Path, rows: slice = slice(16, 48), columns: slice = slice(26, 58)
 
 
 def test_paints_the_region_and_nothing_else(tmp_path: Path) -> None:
-    ignored = Ignored(mask(tmp_path / "mask.png"))
+    ignored = IgnoreMask(mask(tmp_path / "mask.png"))
     image = torch.rand(3, HEIGHT, WIDTH)
-    painted = ignored.paint(image)
+    painted = ignored.apply(image)
     assert painted[:, 16:48, 26:58].eq(0.5).all()
     painted[:, 16:48, 26:58] = image[:, 16:48, 26:58]
     assert torch.equal(painted, image)
@@ -35,7 +35,7 @@ def test_paints_the_region_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_a_pixel_of_the_region_is_not_lost_in_a_smaller_picture(tmp_path: Path) -> None:
-    ignored = Ignored(mask(tmp_path / "mask.png", slice(17, 18), slice(33, 34)))
+    ignored = IgnoreMask(mask(tmp_path / "mask.png", slice(17, 18), slice(33, 34)))
     assert ignored.resized((8, 8)).sum() == 1
     assert ignored.resized((HEIGHT, WIDTH)).sum() == 1
 
@@ -45,10 +45,10 @@ def test_errors(tmp_path: Path, value: int, colour: str) -> None:
     path = tmp_path / "mask.png"
     Image.new("L", (8, 8), value).save(path)
     with pytest.raises(ValueError, match=f"must mark a part of the picture, got .*, which is all {colour}"):
-        Ignored(path)
+        IgnoreMask(path)
     path.write_bytes(b"no picture")
     with pytest.raises(ValueError, match="`ignore` must be a mask"):
-        Ignored(path)
+        IgnoreMask(path)
 
 
 @pytest.mark.usefixtures("small")

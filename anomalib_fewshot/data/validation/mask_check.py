@@ -9,42 +9,42 @@ from pathlib import Path
 
 from PIL import Image
 
-from .finding import ERROR, WARNING, Finding
-from .picture import read_picture
+from .image import read_picture
+from .issue import ERROR, WARNING, DataIssue
 
 LARGE_MASK = 0.5  # share of a picture that no defect fills, if the mask is not inverted
 
 
-def check_masks(masks: Mapping[str, str] | Mapping[Path, Path]) -> list[Finding]:
+def check_masks(masks: Mapping[str, str] | Mapping[Path, Path]) -> list[DataIssue]:
     """Return what is wrong with masks: they are decoded, of their pictures the headers alone are read.
 
     Args:
         masks (Mapping): Path of the mask by the path of its picture.
     """
-    return [finding for path, mask in masks.items() for finding in _check_mask(Path(path), Path(mask))]
+    return [issue for path, mask in masks.items() for issue in _check_mask(Path(path), Path(mask))]
 
 
-def _check_mask(path: Path, mask: Path) -> Iterator[Finding]:
+def _check_mask(path: Path, mask: Path) -> Iterator[DataIssue]:
     if not mask.is_file():
-        yield Finding(mask, ERROR, f"does not exist, as the mask of {path.name}. Add it.")
+        yield DataIssue(mask, ERROR, f"does not exist, as the mask of {path.name}. Add it.")
         return
     status = mask.stat()
     (width, height), fault, share = _read_mask(mask, status.st_mtime_ns, status.st_size)
     picture = read_picture(path, decode=False)
     whole = picture.size
     if fault:
-        yield Finding(mask, ERROR, fault)
+        yield DataIssue(mask, ERROR, fault)
     elif picture.orientation != 1:
-        yield Finding(path, ERROR, picture.turned)
+        yield DataIssue(path, ERROR, picture.orientation_message)
     elif all(whole) and abs(width * whole[1] - height * whole[0]) > max(whole):  # a mask may be smaller, and rounded
         message = f"has {width} x {height} pixels, its picture {whole[0]} x {whole[1]}. Save it in its picture's shape."
-        yield Finding(mask, ERROR, message)
+        yield DataIssue(mask, ERROR, message)
     elif not share:
-        yield Finding(mask, ERROR, "marks nothing. Paint the defect white, or move its picture to the good ones.")
+        yield DataIssue(mask, ERROR, "marks nothing. Paint the defect white, or move its picture to the good ones.")
     elif share > LARGE_MASK:
         message = f"marks {share:.0%} of its picture. If it is inverted, paint the defect white."
         kind = "masks mark most of their images. If they are inverted, paint the defects white"
-        yield Finding(mask, WARNING, message, kind, f"{share:.0%}")
+        yield DataIssue(mask, WARNING, message, kind, f"{share:.0%}")
 
 
 @lru_cache(maxsize=2**15)
@@ -52,7 +52,7 @@ def _read_mask(path: Path, _mtime: int, _num_bytes: int) -> tuple[tuple[int, int
     """Return the size of a mask, what is wrong with it, and the share of its pixels that anomalib takes for defects."""
     picture = read_picture(path, decode=False)
     if picture.orientation != 1:
-        return picture.size, picture.turned, 0
+        return picture.size, picture.orientation_message, 0
     try:
         with Image.open(path) as image:
             if picture.has_alpha and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""PlainStatistic: one number of an image, as a control for what a data set gives away without being understood."""
+"""ImageStatistic: one number of an image, as a control for what a data set gives away without being understood."""
 
 from typing import Any
 
@@ -18,19 +18,19 @@ from torchvision.transforms.v2 import Resize
 
 from anomalib_fewshot.metrics import CategoryEvaluator
 from anomalib_fewshot.models.components import FittedMixin
-from anomalib_fewshot.post_processing import NormalScores, Rule
+from anomalib_fewshot.post_processing import CalibrationScheme, CalibrationScores
 from anomalib_fewshot.pre_processing import ExportablePreProcessor
 
-from .torch_model import PlainStatisticModel
+from .torch_model import ImageStatisticModel
 
 
-class PlainStatistic(FittedMixin, AnomalibModule):
+class ImageStatistic(FittedMixin, AnomalibModule):
     """Score an image by the distance of one number of it from its mean over the support.
 
     What this control solves needs no model. It has no anomaly map.
 
     Args:
-        statistic (str): Of the grey values, which are the mean of the channels: their ``"mean"``; their ``"spread"``,
+        statistic (str): Of the grey values, which are the mean of the channels: their ``"mean"``; their ``"std"``,
             the standard deviation; or ``"border"``, the mean of a strip along the border, 1/16 of the shorter side
             wide. Defaults to ``"mean"``.
         image_size (int | tuple[int, int]): Size that images are resized to. Defaults to ``224``.
@@ -64,7 +64,7 @@ class PlainStatistic(FittedMixin, AnomalibModule):
             evaluator=evaluator,
             visualizer=visualizer,
         )
-        self.model = PlainStatisticModel(statistic)
+        self.model = ImageStatisticModel(statistic)
 
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
@@ -89,14 +89,17 @@ class PlainStatistic(FittedMixin, AnomalibModule):
         del batch, batch_idx
         return self.zero_loss()
 
-    def fit(self) -> NormalScores:
+    def fit(self) -> CalibrationScores:
         """Fit the mean to the support.
 
         Returns:
-            NormalScores: Scores of each image by the mean of the others.
+            CalibrationScores: Scores of each image by the mean of the others.
         """
         held_out = self.model.fit(torch.cat([self.model.values(images) for images in self.support()]))
-        return NormalScores(Rule.ONE_FIT if len(held_out) > 1 else Rule.VIEWS, [InferenceBatch(pred_score=held_out)])
+        return CalibrationScores(
+            CalibrationScheme.LEAVE_ONE_OUT if len(held_out) > 1 else CalibrationScheme.SELF_VIEWS,
+            [InferenceBatch(pred_score=held_out)],
+        )
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import torch
 from torchvision.transforms.v2 import Resize
 
 from anomalib_fewshot import MVTecFolder
-from anomalib_fewshot.data import in_memory
-from anomalib_fewshot.data.in_memory import InMemoryDataset, ItemCache
+from anomalib_fewshot.pipelines.run import in_memory
+from anomalib_fewshot.pipelines.run.in_memory import InMemoryDataset, ItemCache
 
 ITEM_BYTES = 32 * 32 * (3 * 4 + 1)  # an image of floats, and a mask of bytes
 

@@ -1,9 +1,9 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Every use of anomalib, Lightning, timm and CPython that these packages do not guarantee.
+"""Every use of anomalib, Lightning, timm and CPython that these packages do not document.
 
-Each function says what the host does not guarantee, and has a test in ``tests/unit/test_host.py``: a host that changes
+Each function says what the host does not document, and has a test in ``tests/unit/test_host.py``: a host that changes
 breaks the test that names the function. The start-up hook, which patches an import, is in ``_autoload.py``.
 
 | File | Host and part |

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def forget_validation_data(datamodule: "AnomalibDataModule") -> None:
     """Forget the validation images of an earlier setup.
 
-    Not guaranteed: that a data module has validation images if, and only if, it has the attribute ``val_data``.
+    Undocumented: that a data module has validation images if, and only if, it has the attribute ``val_data``.
     """
     datamodule.__dict__.pop("val_data", None)
 
@@ -20,7 +20,7 @@ def forget_validation_data(datamodule: "AnomalibDataModule") -> None:
 def update_augmentations(datamodule: "AnomalibDataModule") -> None:
     """Let a data module resize its images to the size of the trainer's model.
 
-    Not guaranteed: that ``setup`` of anomalib's base class ends with this private method. A data module with a ``setup``
+    Undocumented: that ``setup`` of anomalib's base class ends with this private method. A data module with a ``setup``
     of its own has to call it.
     """
     datamodule._update_augmentations()  # noqa: SLF001

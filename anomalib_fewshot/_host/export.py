@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class QuantizationHook:
     """Part of an anomalib model, before anomalib's own, that quantizes with :meth:`quantize_openvino`.
 
-    Not guaranteed: that ``to_openvino`` calls the private method for ``int8_ptq``.
+    Undocumented: that ``to_openvino`` calls the private method for ``int8_ptq``.
     """
 
     @staticmethod
@@ -38,6 +38,6 @@ def compress_openvino(
 ) -> Any:  # noqa: ANN401
     """Return an OpenVINO model of an anomalib model, compressed as ``to_openvino`` compresses it.
 
-    Not guaranteed: the private method. The public one would export the model once more.
+    Undocumented: the private method. The public one would export the model once more.
     """
     return model._compress_ov_model(exported, compression, datamodule)  # noqa: SLF001

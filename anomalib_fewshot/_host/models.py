@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def is_memory_bank(model: "LightningModule") -> bool:
     """Return whether a model is a memory bank of anomalib's, such as ``Patchcore``, which is fitted in one call.
 
-    Not guaranteed: that all such models, and no others, are a ``MemoryBankMixin``.
+    Undocumented: that all such models, and no others, are a ``MemoryBankMixin``.
     """
     from anomalib.models.components import MemoryBankMixin  # imports all models, this package's among them
 
@@ -25,7 +25,7 @@ def is_memory_bank(model: "LightningModule") -> bool:
 def fit_memory_bank(model: "AnomalibModule", images: "torch.Tensor", batch_size: int, epochs: int) -> None:
     """Fit a memory bank to pre-processed images, ``(B, 3, H, W)``, without Lightning's loop.
 
-    Not guaranteed: that ``training_step`` and ``fit`` need no loop. A ``self.log`` in a ``training_step`` would log for
+    Undocumented: that ``training_step`` and ``fit`` need no loop. A ``self.log`` in a ``training_step`` would log for
     the hook that is running.
     """
     from anomalib.data import ImageBatch
@@ -39,7 +39,7 @@ def fit_memory_bank(model: "AnomalibModule", images: "torch.Tensor", batch_size:
 def patchcore_embedding(model: "PatchcoreModel", images: "torch.Tensor") -> "torch.Tensor":
     """Return the patch features that the memory bank of ``Patchcore`` is made of, shape ``(B, C, H, W)``.
 
-    Not guaranteed: the attributes ``feature_extractor`` and ``feature_pooler``, and the method ``generate_embedding``.
+    Undocumented: the attributes ``feature_extractor`` and ``feature_pooler``, and the method ``generate_embedding``.
     """
     features = {layer: model.feature_pooler(part) for layer, part in model.feature_extractor(images).items()}
     return model.generate_embedding(features)
@@ -48,6 +48,6 @@ def patchcore_embedding(model: "PatchcoreModel", images: "torch.Tensor") -> "tor
 def pre_processor_settings(checkpoint: dict[str, Any]) -> dict[str, Any] | None:
     """Return the settings of the pre-processor in a checkpoint, for ``load_checkpoint_config``.
 
-    ``None`` if the model had none. Not guaranteed: the key.
+    ``None`` if the model had none. Undocumented: the key.
     """
     return checkpoint.get("anomalib_pre_processor_config")

@@ -12,7 +12,7 @@ from anomalib.post_processing import PostProcessor
 class OpenPostProcessor(PostProcessor):
     """anomalib's post-processor with public steps.
 
-    Not guaranteed: the buffers ``_image_threshold`` and ``_pixel_threshold``, and the steps ``_normalize`` and
+    Undocumented: the buffers ``_image_threshold`` and ``_pixel_threshold``, and the steps ``_normalize`` and
     ``_apply_threshold``, which anomalib calls as methods. ``_checkpoint_config_keys`` is made to be extended.
 
     Attributes:

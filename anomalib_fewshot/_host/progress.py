@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 class StepProgressBar(RichProgressBar):
     """Lightning's bar over all steps of a training, where Lightning shows one of each epoch.
 
-    Not guaranteed: ``total_train_batches``, ``_get_train_description`` and ``train_progress_bar_id``.
+    Undocumented: ``total_train_batches``, ``_get_train_description`` and ``train_progress_bar_id``.
     """
 
     @property
@@ -45,7 +45,7 @@ class StepProgressBar(RichProgressBar):
 def count_steps(trainer: Trainer) -> None:
     """Let the progress bar count steps, if it is Lightning's rich bar and the number of steps is limited.
 
-    Not guaranteed: that the class of a bar may be changed. anomalib's ``MaxStepsProgressCallback`` does the same.
+    Undocumented: that the class of a bar may be changed. anomalib's ``MaxStepsProgressCallback`` does the same.
     """
     if trainer.max_steps > 0 and type(trainer.progress_bar_callback) is RichProgressBar:
         trainer.progress_bar_callback.__class__ = StepProgressBar

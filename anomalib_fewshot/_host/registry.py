@@ -20,7 +20,7 @@ OWN_SUBCOMMAND = "benchmark"  # of anomalib: each table of subcommands has it
 def add_model(host: ModuleType, name: str, value: type) -> None:
     """Add a model to ``anomalib.models``.
 
-    Not guaranteed: that names are looked up as attributes of the module, that ``__all__`` lists them, and that
+    Undocumented: that names are looked up as attributes of the module, that ``__all__`` lists them, and that
     ``get_model`` imports a full class path from the modules in ``ALLOWED_MODULES`` only.
     """
     add_data(host, name, value)
@@ -30,7 +30,7 @@ def add_model(host: ModuleType, name: str, value: type) -> None:
 
 
 def add_data(host: ModuleType, name: str, value: type) -> None:
-    """Add a data module to ``anomalib.data``. Not guaranteed: as in :func:`add_model`."""
+    """Add a data module to ``anomalib.data``. Undocumented: as in :func:`add_model`."""
     setattr(host, name, value)
     _extend(host, "__all__", [name])
 
@@ -38,7 +38,7 @@ def add_data(host: ModuleType, name: str, value: type) -> None:
 def add_pipeline(host: ModuleType, name: str, value: type) -> None:
     """Add a pipeline to ``anomalib.cli.pipelines``, as a subcommand.
 
-    Not guaranteed: the dictionary ``PIPELINE_REGISTRY``. Every dictionary of the module that has anomalib's own
+    Undocumented: the dictionary ``PIPELINE_REGISTRY``. Every dictionary of the module that has anomalib's own
     subcommand gets the name: a class for a table of classes, the description for a table of descriptions.
 
     Raises:

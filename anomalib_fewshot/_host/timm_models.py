@@ -16,7 +16,7 @@ ModelFunction = Callable[..., nn.Module]
 def register_backbone(**config: Any) -> Callable[[ModelFunction], ModelFunction]:  # noqa: ANN401
     """Return a decorator that makes a function known to ``timm.create_model`` under its name.
 
-    Not guaranteed: that ``register_model`` reads the configuration from a module attribute ``default_cfgs``.
+    Undocumented: that ``register_model`` reads the configuration from a module attribute ``default_cfgs``.
 
     Args:
         **config: Entries of timm's ``PretrainedCfg``, such as ``mean`` and ``std``.

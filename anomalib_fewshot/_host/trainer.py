@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def is_last_epoch(trainer: "Trainer") -> bool:
     """Return whether the training ends with the current epoch, in a hook ``on_train_epoch_end``.
 
-    Not guaranteed: that the epoch and step are counted up after this hook, and not before it.
+    Undocumented: that the epoch and step are counted up after this hook, and not before it.
     """
     epochs_done = trainer.max_epochs not in {None, -1} and trainer.current_epoch + 1 >= trainer.max_epochs
     steps_done = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
@@ -27,7 +27,7 @@ def is_last_epoch(trainer: "Trainer") -> bool:
 def save_checkpoint(trainer: "Trainer") -> None:
     """Write the checkpoint that Lightning would have written at a validation, if the trainer writes checkpoints.
 
-    Not guaranteed: the candidates of ``ModelCheckpoint`` for a file name, and that ``best_model_path`` may be set.
+    Undocumented: the candidates of ``ModelCheckpoint`` for a file name, and that ``best_model_path`` may be set.
     """
     from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -46,7 +46,7 @@ def add_callbacks(trainer: "Trainer", callbacks: "Sequence[Callback]") -> None:
     """Add callbacks before those of the trainer, unless it has callbacks of their types.
 
     For the ``setup`` of a data module: Lightning has ``LightningModule.configure_callbacks`` for models and nothing for
-    data modules. Not guaranteed: that ``setup`` of the data comes before all callback hooks of a stage but
+    data modules. Undocumented: that ``setup`` of the data comes before all callback hooks of a stage but
     ``configure_callbacks``, and that hooks read ``trainer.callbacks`` anew.
     """
     known = {type(callback) for callback in trainer.callbacks}  # type: ignore[attr-defined]
@@ -57,7 +57,7 @@ def add_callbacks(trainer: "Trainer", callbacks: "Sequence[Callback]") -> None:
 def end_after_epoch(trainer: "Trainer") -> None:
     """End the training after one epoch, with a validation. For the ``setup`` of a model.
 
-    Not guaranteed: that Lightning reads these two values after ``setup``, and that they may be set.
+    Undocumented: that Lightning reads these two values after ``setup``, and that they may be set.
     """
     trainer.fit_loop.max_epochs = 1
     trainer.check_val_every_n_epoch = 1
@@ -66,6 +66,6 @@ def end_after_epoch(trainer: "Trainer") -> None:
 def replaces_sampler(trainer: "Trainer") -> bool:
     """Return whether the trainer divides the batches of a loader between processes: ``use_distributed_sampler``.
 
-    Not guaranteed: where the trainer keeps this argument.
+    Undocumented: where the trainer keeps this argument.
     """
     return trainer._accelerator_connector.use_distributed_sampler  # noqa: SLF001

@@ -14,20 +14,13 @@ import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, get_model
+from small_models import SMALL
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_fewshot import CoftAD, FewShot, ImageStatistic
 from anomalib_fewshot.errors import CheckpointMismatchError
 from anomalib_fewshot.pre_processing import ExportablePreProcessor
 
-BACKBONE = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64}
-SMALL = {
-    "CoftAD": {**BACKBONE, "num_steps": 1, "num_views": 1, "num_anomalies": 1, "anomaly_kinds": ["cut_paste"]},
-    "ImageStatistic": {"image_size": 64},
-    "RegAD": {**BACKBONE, "max_epochs": 1, "augment_support": False},
-    "UniAD": {**BACKBONE, "num_steps": 1, "batch_size": 2, "dim": 16, "num_heads": 4, "neighbor_size": 3}
-    | {"feedforward_dim": 16, "augment_support": False, "pool_size": 4},
-}
 COMPONENTS = {
     "post_processor": False,
     "pre_processor": ExportablePreProcessor(Compose([Resize((64, 64)), Normalize([0.2] * 3, [0.7] * 3)])),
@@ -36,8 +29,8 @@ COMPONENTS = {
 OTHER_BACKBONE = {"backbone": "resnet18", "layers": [1], "weights": "weights.pt", "image_size": 96, "seed": 1}
 OTHER = {
     "CoftAD": OTHER_BACKBONE
-    | {"fine_tuning": "backbone", "num_steps": 2, "learning_rate": 0.1, "weight_decay": 0.5, "positive_weight": 0.5}
-    | {"negative_weight": 0.5, "anchor_weight": 0.0, "augmentation": "strong", "num_views": 2, "num_anomalies": 2}
+    | {"fine_tuning": "backbone", "num_steps": 1, "learning_rate": 0.1, "weight_decay": 0.5, "positive_weight": 0.5}
+    | {"negative_weight": 0.5, "anchor_weight": 0.0, "augmentation": "strong", "num_views": 1, "num_anomalies": 2}
     | {"turns": "none"}
     | {"anomaly_kinds": ["stain"], "image_score": "embedding"},
     "ImageStatistic": {"statistic": "std", "image_size": 96},
@@ -50,12 +43,12 @@ OTHER = {
         "neighbor_size": 1,
         "norm_power": 0.0,
         "jitter_scale": 1.0,
-        "dim": 32,
+        "dim": 16,
         "num_heads": 2,
         "num_layers": 2,
-        "feedforward_dim": 32,
+        "feedforward_dim": 16,
     }
-    | {"dropout": 0.5, "standardize": False, "pool_size": 16, "category_scale": False, "num_steps": 2}
+    | {"dropout": 0.5, "standardize": False, "pool_size": 16, "category_scale": False, "num_steps": 1}
     | {"warmup_steps": 0, "batch_size": 3, "learning_rate": 0.1, "weight_decay": 0.5, "gradient_clip_val": 1.0}
     | {"adversarial_weight": 0.5, "adversarial_pair": "layers", "adversarial_learning_rate": 0.1}
     | {"augment_support": True, "cache_tokens": False, "cache_limit": 0.0},

@@ -41,8 +41,17 @@ def commands() -> list[str]:
     return sorted({line for line in lines if re.match(r"anomalib (train|fit)", line) and "..." not in line})
 
 
-def test_python_of_the_readme(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "backbone='resnet10t', pre_trained=False, image_size=64, num_steps=2",
+        pytest.param("", marks=pytest.mark.slow),  # as it is there
+    ],
+)
+def test_python_of_the_readme(tmp_path: Path, arguments: str) -> None:
     (code,) = blocks(ROOT / "README.md", "python")
+    assert "CoftAD()" in code
+    code = code.replace("CoftAD()", f"CoftAD({arguments})")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True)
     assert list(tmp_path.rglob("model.onnx"))
     assert list(tmp_path.rglob("support.json"))

@@ -32,7 +32,7 @@ from anomalib_fewshot.models.reg_ad.torch_model import RegADModel, support_featu
 
 
 def small(**arguments) -> RegAD:
-    settings = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64}
+    settings = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "augment_support": False}
     settings |= {"max_epochs": None if "network" in arguments else 2}
     return RegAD(**settings | arguments, visualizer=False)
 
@@ -210,15 +210,16 @@ def test_anomaly_is_where_the_map_is_high() -> None:
     assert result.pred_score > 2 * normal.pred_score
 
 
+@pytest.mark.parametrize("augment_support", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("k_shot", [1, 2, 4, 8])
-def test_finite_and_deterministic(mvtec_root: Path, tmp_path: Path, k_shot: int) -> None:
+def test_finite_and_deterministic(mvtec_root: Path, tmp_path: Path, k_shot: int, augment_support: bool) -> None:
     results = []
     for seed in (1, 2):
         seed_everything(seed)
-        model = small(adversarial_weight=0.1)
+        model = small(adversarial_weight=0.1, augment_support=augment_support)
         train(model, few_shot(mvtec_root, k_shot=k_shot), tmp_path)
         results.append(scores(model))
-        assert model.model.density.basis.shape[1] == NUM_FIXED_VIEWS * k_shot
+        assert model.model.density.basis.shape[1] == k_shot * (NUM_FIXED_VIEWS if augment_support else 1)
     assert results[0].isfinite().all()
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
 
@@ -308,9 +309,9 @@ def test_checkpoint_gives_equal_scores(mvtec_root: Path, tmp_path: Path) -> None
 
 def test_network_takes_a_support_without_training(mvtec_root: Path, tmp_path: Path) -> None:
     """Density and threshold are those of a direct fit, and its checkpoint stands alone."""
-    trained = small()
+    trained = small(augment_support=True)
     path = train(trained, others_of(mvtec_root, "bolt", k_shot=2), tmp_path)
-    model, direct = small(network=path, seed=7), small()
+    model, direct = small(network=path, seed=7, augment_support=True), small(augment_support=True)
     loaded = RegAD.load_from_checkpoint(train(model, few_shot(mvtec_root, k_shot=3), tmp_path))
     Path(path).unlink()
     train(direct, others_of(mvtec_root, "bolt", k_shot=3), tmp_path)
@@ -531,6 +532,7 @@ def test_training_that_does_not_stay_finite(mvtec_root: Path, tmp_path: Path) ->
         train(small(max_epochs=30, learning_rate=1e12), few_shot(mvtec_root), tmp_path)
 
 
+@pytest.mark.slow  # the contract has an export of a trained model
 def test_exported_graph_is_equal_and_holds_the_inference_alone(mvtec_root: Path, tmp_path: Path) -> None:
     """With transforms that do something, and with the scores as they are."""
     model = small(max_epochs=0, adversarial_weight=0.1, post_processor=False)

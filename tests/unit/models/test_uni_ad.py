@@ -544,7 +544,7 @@ def test_threshold_without_validation_is_the_highest_score_of_the_training_image
     torch.testing.assert_close(loaded.post_processor.pixel_threshold, expected.anomaly_map.max(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("several", [True, False])
+@pytest.mark.parametrize("several", [True, pytest.param(False, marks=pytest.mark.slow)])  # the contract has this one
 def test_exported_graph_is_equal_and_holds_the_inference_alone(
     several: bool,
     mvtec_root: Path,

@@ -3,7 +3,7 @@
 
 """anomalib's tables of models, data modules and subcommands.
 
-anomalib guarantees no way to add to them. It plans to import its models, data modules and pipelines when they are first
+anomalib documents no way to add to them. It plans to import its models, data modules and pipelines when they are first
 used (pull request 3535). Then a module has a ``__getattr__`` and a table of names, and the subcommands have a table of
 their descriptions. The functions here work with both forms.
 """

@@ -54,15 +54,6 @@ def add_callbacks(trainer: "Trainer", callbacks: "Sequence[Callback]") -> None:
     trainer.callbacks[:0] = new  # type: ignore[attr-defined]
 
 
-def end_after_epoch(trainer: "Trainer") -> None:
-    """End the training after one epoch, with a validation. For the ``setup`` of a model.
-
-    Undocumented: that Lightning reads these two values after ``setup``, and that they may be set.
-    """
-    trainer.fit_loop.max_epochs = 1
-    trainer.check_val_every_n_epoch = 1
-
-
 def replaces_sampler(trainer: "Trainer") -> bool:
     """Return whether the trainer divides the batches of a loader between processes: ``use_distributed_sampler``.
 

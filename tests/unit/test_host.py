@@ -253,23 +253,6 @@ def test_add_callbacks_in_the_setup_of_a_data_module(tmp_path: Path) -> None:
     assert run.callbacks.count(new) == 1
 
 
-def test_end_after_epoch(tmp_path: Path) -> None:
-    class Model(BoringModel):
-        validations = 0
-
-        def setup(self, stage: str) -> None:
-            del stage
-            _host.end_after_epoch(self.trainer)
-
-        def on_validation_start(self) -> None:
-            self.validations += 1
-
-    model = Model()
-    run = trainer(tmp_path, max_epochs=4, check_val_every_n_epoch=4, limit_val_batches=1)
-    run.fit(model)
-    assert (run.current_epoch, model.validations) == (1, 1)
-
-
 def test_replaces_sampler(tmp_path: Path) -> None:
     assert _host.replaces_sampler(trainer(tmp_path))
     assert not _host.replaces_sampler(trainer(tmp_path, use_distributed_sampler=False))

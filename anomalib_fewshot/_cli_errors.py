@@ -12,7 +12,7 @@ from traceback import walk_tb
 from types import TracebackType
 from typing import Any
 
-from ._host import is_anomalib_command
+from ._host import explain_checkpoint_error, is_anomalib_command
 from ._signals import is_ending
 from .errors import FewShotError
 
@@ -54,6 +54,9 @@ def explain(error: BaseException) -> str | None:
     for each in hidden:
         if isinstance(each, FewShotError):
             return str(each)
+    checkpoints = explain_checkpoint_error(error)
+    if checkpoints is not None and _uses_package(error):
+        return checkpoints
     missing = [each for each in hidden if isinstance(each, ImportError)]
     if missing and _uses_package(error):
         return f"An optional package is not installed. {missing[0]}"

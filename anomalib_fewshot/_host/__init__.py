@@ -27,12 +27,19 @@ from .export import QuantizationHook, compress_openvino
 from .models import fit_memory_bank, is_memory_bank, patchcore_embedding, pre_processor_settings
 from .processes import is_starting_process, kill_processes
 from .program import is_anomalib_command
-from .trainer import add_callbacks, is_last_epoch, replaces_sampler, save_checkpoint
+from .trainer import (
+    add_callbacks,
+    explain_checkpoint_error,
+    is_last_epoch,
+    replaces_sampler,
+    save_checkpoint,
+)
 
 __all__ = [
     "QuantizationHook",
     "add_callbacks",
     "compress_openvino",
+    "explain_checkpoint_error",
     "fit_memory_bank",
     "forget_validation_data",
     "is_anomalib_command",

@@ -4,6 +4,7 @@
 """Lightning's trainer: last epoch, checkpoint, callbacks, sampler."""
 
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING
 
 from anomalib_fewshot.atomic import complete_file
@@ -40,6 +41,31 @@ def save_checkpoint(trainer: "Trainer") -> None:
         trainer.save_checkpoint(part, weights_only=False)
     trainer.strategy.barrier()  # other processes wait until the file has its name
     callback.best_model_path = path  # `Engine.best_model_path` reads it
+
+
+def explain_checkpoint_error(error: BaseException) -> str | None:
+    """Return what to do if a trainer was refused for its checkpoint callbacks. ``None`` for other errors.
+
+    anomalib's engine adds a ``ModelCheckpoint`` of its own class unless the user gives one of this class. Lightning then
+    refuses ``enable_checkpointing=False``, and a ``ModelCheckpoint`` of Lightning's with the same settings. Not
+    guaranteed: the functions that refuse them, which are known from the traceback.
+
+    Args:
+        error (BaseException): Error of a fit, a validation, a test or a prediction.
+    """
+    functions = {frame.f_code.co_name for frame, _ in walk_tb(error.__traceback__)}
+    if "_configure_checkpoint_callbacks" in functions:
+        return (
+            "`enable_checkpointing` must be true, got false: anomalib always adds a checkpoint callback. To write no "
+            "checkpoint, give `--trainer.callbacks anomalib.callbacks.ModelCheckpoint "
+            "--trainer.callbacks.save_top_k 0`."
+        )
+    if "_validate_callbacks_list" in functions and "ModelCheckpoint" in str(error):
+        return (
+            "`callbacks` must have one `ModelCheckpoint` for the same settings, got two: anomalib adds one. Use "
+            "`anomalib.callbacks.ModelCheckpoint`, which replaces it."
+        )
+    return None
 
 
 def add_callbacks(trainer: "Trainer", callbacks: "Sequence[Callback]") -> None:

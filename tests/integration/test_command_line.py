@@ -3,6 +3,7 @@
 
 """What anomalib's command line prints: each message once with this package, and no change without it."""
 
+import difflib
 import json
 import os
 import re
@@ -143,7 +144,7 @@ def test_plain_run_is_as_without_this_package(mvtec_root: Path, tmp_path: Path) 
         (checkpoint,) = folder.rglob("model.ckpt")
         states.append(torch.load(checkpoint, weights_only=False))
     assert files[0] == files[1]
-    assert lines[0] == lines[1]
+    assert lines[0] == lines[1], "\n".join(difflib.unified_diff(*lines))
     assert states[0]["callbacks"].keys() == states[1]["callbacks"].keys()
     assert states[0]["state_dict"].keys() == states[1]["state_dict"].keys()
     for key, value in states[0]["state_dict"].items():

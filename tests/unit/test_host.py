@@ -17,10 +17,12 @@ import anomalib.models
 import pytest
 import timm
 import torch
+from anomalib.callbacks import ModelCheckpoint as AnomalibCheckpoint
 from anomalib.cli import pipelines
 from anomalib.cli.cli import AnomalibCLI
 from anomalib.data import ImageBatch, InferenceBatch, MVTecAD
 from anomalib.deploy import CompressionType
+from anomalib.engine import Engine
 from anomalib.models import Padim, Patchcore
 from anomalib.models.components.base.export_mixin import mixin as export_mixin
 from anomalib.pre_processing import PreProcessor
@@ -28,6 +30,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from timm.models import get_pretrained_cfg
 from torch import nn
 from torchvision.transforms.v2 import Compose, Normalize, Resize
@@ -251,6 +254,26 @@ def test_add_callbacks_in_the_setup_of_a_data_module(tmp_path: Path) -> None:
     assert run.callbacks[:2] == [new, own]  # the trainer has one of the other type
     run.test(BoringModel(), datamodule=Data(), verbose=False)
     assert run.callbacks.count(new) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [({"enable_checkpointing": False}, "enable_checkpointing"), ({"callbacks": [ModelCheckpoint()]}, "callbacks")],
+)
+def test_explain_checkpoint_error(arguments: dict, word: str, mvtec_root: Path, tmp_path: Path) -> None:
+    """If this test fails because there is no error, anomalib's engine has learned it: remove the function."""
+    engine = Engine(default_root_dir=tmp_path, **(QUIET | arguments))
+    with pytest.raises((MisconfigurationException, RuntimeError)) as error:
+        engine.fit(padim(), datamodule=MVTecAD(mvtec_root, "bolt", num_workers=0))
+    assert f"`{word}`" in _host.explain_checkpoint_error(error.value)
+    assert _host.explain_checkpoint_error(RuntimeError("ModelCheckpoint")) is None
+
+
+def test_checkpoint_callback_of_anomalib_s_class_replaces_the_engine_s(mvtec_root: Path, tmp_path: Path) -> None:
+    settings = QUIET | {"enable_progress_bar": False, "default_root_dir": tmp_path}
+    engine = Engine(callbacks=[AnomalibCheckpoint(save_top_k=0)], **settings)
+    engine.fit(padim(), datamodule=MVTecAD(mvtec_root, "bolt", num_workers=0))
+    assert not list(tmp_path.rglob("*.ckpt"))
 
 
 def test_replaces_sampler(tmp_path: Path) -> None:

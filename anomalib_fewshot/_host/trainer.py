@@ -46,9 +46,9 @@ def save_checkpoint(trainer: "Trainer") -> None:
 def explain_checkpoint_error(error: BaseException) -> str | None:
     """Return what to do if a trainer was refused for its checkpoint callbacks. ``None`` for other errors.
 
-    anomalib's engine adds a ``ModelCheckpoint`` of its own class unless the user gives one of this class. Lightning then
-    refuses ``enable_checkpointing=False``, and a ``ModelCheckpoint`` of Lightning's with the same settings. Not
-    guaranteed: the functions that refuse them, which are known from the traceback.
+    anomalib's engine adds a ``ModelCheckpoint`` of its own class unless the user gives one of this class. Lightning
+    then refuses ``enable_checkpointing=False``, and a ``ModelCheckpoint`` of Lightning's with the same settings.
+    Undocumented: the functions that refuse them, which are known from the traceback.
 
     Args:
         error (BaseException): Error of a fit, a validation, a test or a prediction.

@@ -98,6 +98,8 @@ def _prepare_command_line():
 
     if is_command_line() and _names_package(sys.argv[1:]):
         exit_on_signals()
+        if sys.argv[1] == "inspect":  # threads of torch that wait in a loop make a fit on busy cores many times longer
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _names_package(arguments):

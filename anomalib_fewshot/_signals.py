@@ -62,6 +62,12 @@ def raise_on_signals() -> None:
         os.register_at_fork(after_in_child=_leave_to_parent)
 
 
+def restore_handler() -> None:
+    """Handle SIGTERM again after another package, such as Ray, has replaced the handler."""
+    if _raises:
+        signal.signal(signal.SIGTERM, _handle)
+
+
 def set_hint(hint: str) -> None:
     """Set what the last line says after the reason of the end, for example how to resume."""
     global _hint  # noqa: PLW0603

@@ -67,6 +67,11 @@ def inspect(
     Every run has a folder of its own, ``out/v0``, ``out/v1`` and so on, with ``index.html``, ``scores.csv``,
     ``overlays``, ``model.ckpt`` and ``support.json``.
 
+    Ctrl-C and SIGTERM end the command within five seconds, with exit status 130 or 143. During the training nothing is
+    kept, and the folder is removed. After it, the model and the scored pictures are kept, the table and the page show
+    them, and the last line gives the command that scores the others. With ``watch``, Ctrl-C is the usual end, with exit
+    status 0.
+
     Args:
         good (Pictures | None): Good pictures: a folder, a file or several of both. Not used with ``model``.
         new (str | Path | None): Folder of pictures to score, or one picture.

@@ -3,6 +3,7 @@
 
 """Which commands the handlers of signals are for. What they do is in `tests/integration/test_signals.py`."""
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -56,6 +57,25 @@ def test_commands_that_use_the_package(
     Path("others.yaml").write_text("model:\n  class_path: Padim\n", encoding="utf-8")
     Path("binary.yaml").write_bytes(b"\xff\xfe")
     assert _autoload._names_package(arguments.split()) is names  # noqa: SLF001
+
+
+@pytest.mark.parametrize(
+    ("arguments", "policy"),
+    [(["inspect"], "PASSIVE"), (["fit", "--model", "CoftAD"], None), (["train"], None), ([], None)],
+)
+def test_threads_of_inspect_wait_without_a_loop(
+    arguments: list[str],
+    policy: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_signals, "exit_on_signals", lambda: None)
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(sys, "argv", ["anomalib", *arguments])
+    _autoload._prepare_command_line()  # noqa: SLF001
+    assert os.environ.get("OMP_WAIT_POLICY") == policy
+    monkeypatch.setattr(os, "environ", {"OMP_WAIT_POLICY": "ACTIVE"})
+    _autoload._prepare_command_line()  # noqa: SLF001
+    assert os.environ == {"OMP_WAIT_POLICY": "ACTIVE"}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
+from anomalib_fewshot.errors import ArgumentError
+
 from .seeding import seeded
 
 NUM_FIXED_VIEWS = 22
@@ -48,14 +50,14 @@ class SupportAugmentation(nn.Module):
         std (Sequence[float]): Standard deviation of the images' normalization, per channel.
 
     Raises:
-        ValueError: If there is no such strength.
+        ArgumentError: If there is no such strength.
     """
 
     def __init__(self, strength: str, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         if strength not in _STRENGTHS:
             msg = f"`augmentation` must be one of {sorted(_STRENGTHS)}, got {strength!r}."
-            raise ValueError(msg)
+            raise ArgumentError(msg)
         steps = _STRENGTHS[strength]()
         if steps:  # colors are changed in [0, 1]
             mean, std = torch.tensor(mean), torch.tensor(std)

@@ -12,6 +12,7 @@ from anomalib.pipelines.components.base import Pipeline
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from ._extras import extra_required
+from ._signals import is_ending, last_line, raise_on_signals
 from .errors import FewShotError, MissingDependencyError
 
 INTERRUPTED = 130  # exit status of a command that Ctrl-C has ended
@@ -69,16 +70,18 @@ class Command(Pipeline):
 
         Raises:
             SystemExit: If an argument is wrong or results cannot be written, with the reason; or after Ctrl-C, with
-                exit status 130.
+                exit status 130, or after SIGTERM, with 143.
         """
         arguments = (self.get_parser().parse_args() if args is None else args).as_dict()
+        raise_on_signals()
         try:
             result = self.function()(**{name: _plain(value) for name, value in arguments.items() if name != "config"})
         except (FewShotError, OSError, ValueError) as error:
             msg = f"anomalib {self.name}: {error}"
             raise SystemExit(msg) from error
         except KeyboardInterrupt:
-            print(f"anomalib {self.name}: interrupted.", file=sys.stderr)
+            if not is_ending():  # otherwise the line is printed at the very end
+                print(last_line(self.name), file=sys.stderr)
             raise SystemExit(INTERRUPTED) from None
         self.show(result)
 

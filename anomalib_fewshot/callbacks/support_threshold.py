@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from copy import deepcopy
 
 import torch
-from anomalib.data import ImageBatch, InferenceBatch
+from anomalib.data import InferenceBatch
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from anomalib_fewshot._host import is_last_epoch, is_memory_bank
+from anomalib_fewshot._host import fit_memory_bank, is_last_epoch, is_memory_bank
 from anomalib_fewshot.data.support import SupportDataModule, can_fit_thresholds
 from anomalib_fewshot.models.components import isolated_seed
 from anomalib_fewshot.post_processing import CalibrationScheme, CalibrationScores, SupportPostProcessor
@@ -82,10 +82,7 @@ class SupportThreshold(Callback):
             for held_out in range(int(fold.max()) + 1):
                 pl_module.model = deepcopy(empty).train()
                 _restore(pl_module, self._start)
-                for _ in range(trainer.max_epochs or 1):
-                    for number, batch in enumerate(images[fold != held_out].split(batch_size)):
-                        pl_module.training_step(ImageBatch(image=batch), number)
-                    pl_module.fit()
+                fit_memory_bank(pl_module, images[fold != held_out], batch_size, trainer.max_epochs or 1)
                 yield pl_module.model.eval()(images[fold == held_out])
         finally:
             pl_module.model = whole

@@ -18,12 +18,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
+from anomalib_fewshot._host import forget_validation_data
 from anomalib_fewshot.errors import ArgumentError, DataValidationError, FewShotError, MissingDataError, SupportError
 
 from .manifest import SupportManifest, sha256
 from .object_strings import object_strings
 from .sampling import choose_support, match_support
-from .support import SupportDataModule, can_fit_thresholds, ordered_dataloader, without_global_draws
+from .support import SupportDataModule, can_fit_thresholds, join_run, ordered_dataloader, without_global_draws
 from .validation.image_check import check_pictures, find_skipped_files
 from .validation.issue import DataIssue, report
 from .validation.layout_check import check_kinds
@@ -95,6 +96,7 @@ class FewShot(SupportDataModule):
         self.findings: list[DataIssue] = []  # what the check of the pictures has found, after ``setup``
         self.is_tested = True  # else its test images are of no concern
         self.manifest_file: str | None = "support.json"  # beside the results
+        self.logged_paths: set[Path] = set()  # of results: a training and its test log each once
         self.warned_for: set[str] = set()  # models whose thresholds were warned of; categories of one run share it
 
     @property
@@ -130,6 +132,7 @@ class FewShot(SupportDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Set up the source and keep the support of its training images."""
+        join_run(self.trainer)
         self.source.trainer = self.trainer  # through it anomalib finds the size that the model resizes to
         try:
             with object_strings():
@@ -141,7 +144,7 @@ class FewShot(SupportDataModule):
             raise DataValidationError(msg) from error
         rows, folder = self._normal_images()
         support = self._choose(sorted(rows), folder)
-        self.__dict__.pop("val_data", None)  # of an earlier setup, for a model or stage that had a validation
+        forget_validation_data(self)  # of a model or stage that had a validation
         for name in ("val_data", "test_data") if self._validates(stage, len(support)) else ("test_data",):
             if hasattr(self.source, name):
                 setattr(self, name, getattr(self.source, name))
@@ -247,7 +250,7 @@ class FewShot(SupportDataModule):
     def teardown(self, stage: str) -> None:
         """Say after a fit and a test where the results lie."""
         if stage in {TrainerFn.FITTING, TrainerFn.TESTING}:
-            log_result_paths(self.trainer)
+            log_result_paths(self.trainer, self.logged_paths)
 
     def _normal_images(self) -> tuple[dict[str, int], Path]:
         """Return the row of each normal training image by its path, and the folder that the paths are relative to."""
@@ -332,14 +335,15 @@ def check_arguments(k_shot: int | None, seed: int, validation: str) -> None:
         raise ArgumentError(msg)
 
 
-def log_result_paths(trainer: Trainer | None) -> None:
-    """Log the folders and files that a fit or a test has left."""
+def log_result_paths(trainer: Trainer | None, logged: set[Path]) -> None:
+    """Log the folders and files that a fit or a test has left, and add them to those that were logged before."""
     if trainer is None or not trainer.is_global_zero:
         return
     parts = {"Heat maps": "images", "Checkpoint": "weights/lightning/model.ckpt"}
     for title, part in (parts | {"Support": "support.json", "Supports": "supports"}).items():
         path = Path(trainer.default_root_dir) / part
-        if path.exists():
+        if path.exists() and path not in logged:
+            logged.add(path)
             logger.info("%s: %s", title, path)
 
 

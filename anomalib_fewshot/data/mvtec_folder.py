@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import Transform
 from anomalib_fewshot.errors import DataValidationError, MissingDataError
 
 from .few_shot import check_ascii, check_category
+from .support import join_run
 from .validation.issue import DataIssue, report
 from .validation.layout_check import check_kinds, check_layout
 from .validation.mask_check import check_masks
@@ -98,6 +99,7 @@ class MVTecFolder(Folder):
 
     def setup(self, stage: str | None = None) -> None:
         """Set up the datasets, and say whether the test images are of one kind alone."""
+        join_run(self.trainer)
         super().setup(stage)
         if len(self.test_data):
             folder = (Path(self.root) / self.category).resolve()

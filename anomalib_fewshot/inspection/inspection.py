@@ -27,6 +27,7 @@ from rich.progress import (
 )
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from anomalib_fewshot._signals import continue_after_interrupt, is_ending, set_hint
 from anomalib_fewshot.data.validation.image_check import check_pictures, find_skipped_files
 from anomalib_fewshot.data.validation.issue import ERROR, DataIssue, report, summarize
 from anomalib_fewshot.post_processing import VERDICTS
@@ -342,6 +343,11 @@ class _Inspection:
     @contextmanager
     def finalize(self, *, watch: bool) -> Generator[None]:
         """Write what there is, also when the user ends the run."""
+        inline = " --inline" if self.inline else ""
+        resume = (
+            f"Scored pictures are kept. To resume: anomalib inspect{inline} --resume {shlex.quote(str(self.run.path))}"
+        )
+        set_hint(resume)
         ended = False
         try:
             yield
@@ -349,10 +355,10 @@ class _Inspection:
             ended = True
             if not watch:
                 self.write()
-                command = f"anomalib inspect --resume {shlex.quote(str(self.run.path))}"
-                command += " --inline" if self.inline else ""
-                self.console.print(f"Ended after {self.num_scored} pictures. The others: {command}", markup=False)
+                if not is_ending():  # else it is in the last line of the command
+                    self.console.print(resume, markup=False)
                 raise
+            continue_after_interrupt()
         table = self.write(inline=self.inline)
         if ended:
             self.console.print("Ended. Nothing is lost.")

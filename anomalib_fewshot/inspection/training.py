@@ -19,11 +19,13 @@ from anomalib.data.utils import LabelName, Split
 from anomalib.engine import Engine
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
+from anomalib_fewshot._host import update_augmentations
 from anomalib_fewshot.atomic import complete_file
 from anomalib_fewshot.data import FewShot
 from anomalib_fewshot.data.validation.image import read_upright
 from anomalib_fewshot.models import CoftAD
 from anomalib_fewshot.models.components import StepReport
+from anomalib_fewshot.pipelines.run.resources import interruptible
 
 from .ignore_mask import IgnoreMask
 
@@ -55,7 +57,7 @@ class GoodPictures(AnomalibDataModule):
         del stage
         if not hasattr(self, "train_data"):
             self.train_data = _GoodDataset(self.paths, self.ignored)
-        self._update_augmentations()  # which resizes to the size of the model
+        update_augmentations(self)
 
     def _setup(self, _stage: str | None = None) -> None:
         """Not used: there is nothing to split."""
@@ -106,7 +108,7 @@ def train(
         ignored (IgnoreMask | None): Region that does not count.
         tell (Callable[[int, int], object]): Takes the number of steps that are done, and that of all.
     """
-    with tempfile.TemporaryDirectory() as root, quiet():
+    with tempfile.TemporaryDirectory() as root, quiet(), interruptible():
         model = new_model()
         data = FewShot(GoodPictures(paths, ignored), k_shot=len(paths))
         engine = Engine(

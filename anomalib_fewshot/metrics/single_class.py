@@ -5,13 +5,14 @@
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass
 
 import torch
 from anomalib.data import ImageBatch
 from anomalib.metrics import AUPR, AUPRO, AUROC, PRO, AnomalibMetric, F1Max, F1Score
 from lightning.pytorch import LightningModule, Trainer
+from torchmetrics import Metric
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,20 @@ class ScoredImages:
         if needs_both and not self.normal and "gt_label" in outputs:
             return "all {number} images are anomalous"
         return ""
+
+
+def were_updated(metrics: Sequence[Metric], trainer: Trainer) -> list[bool]:
+    """Return for each metric whether any process has updated it.
+
+    A metric of pixels is not updated where the images have no masks: it has no value, and torchmetrics warns if it is
+    computed. All processes get one answer, since a metric that is computed is synchronized between them.
+
+    Args:
+        metrics (Sequence[Metric]): Metrics, in one order in all processes.
+        trainer (Trainer): Trainer of the run.
+    """
+    called = torch.tensor([int(metric.update_called) for metric in metrics], device=trainer.strategy.root_device)
+    return [count > 0 for count in trainer.strategy.reduce(called, reduce_op="sum").tolist()]
 
 
 @dataclass(frozen=True)

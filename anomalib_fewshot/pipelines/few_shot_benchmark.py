@@ -14,6 +14,7 @@ import torch
 from jsonargparse.typing import Path_fr
 from rich.console import Console
 
+from anomalib_fewshot._signals import set_hint
 from anomalib_fewshot.models.components.checks import check_at_least
 
 from .plan.dry_run import show_plan
@@ -123,6 +124,7 @@ def benchmark(
         "cache_gib": cache_gib,
     }
     store.write_settings(config, environment())
+    set_hint("Finished runs are kept. Run the same command to resume.")
     try:
         _run(jobs, store, run, Settings(accelerator, threads, latency_runs, cache_gib, store.trainings))
     except BaseException:

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from anomalib import LearningType
 from anomalib.data import Batch, ImageBatch, InferenceBatch
-from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+
+from anomalib_fewshot._host.post_processing import OpenPostProcessor
 
 from .calibration_scheme import CalibrationScheme, needed, p_values, rate_bound
 
@@ -40,7 +41,7 @@ class CalibrationScores:
     batches: Iterable[InferenceBatch]
 
 
-class SupportPostProcessor(PostProcessor):
+class SupportPostProcessor(OpenPostProcessor):
     """anomalib's post-processor with thresholds that can be calibrated on normal images only.
 
     Scores and maps are normalized to values between 0 and 1, with the threshold at 0.5. They are not clipped: scores
@@ -69,6 +70,8 @@ class SupportPostProcessor(PostProcessor):
         ValueError: If the rate is not between 0 and 1.
     """
 
+    checkpoint_keys = ("false_alarm_rate", "scheme")
+
     def __init__(
         self,
         false_alarm_rate: float | None = None,
@@ -85,10 +88,6 @@ class SupportPostProcessor(PostProcessor):
         self.calibration_scores: torch.Tensor
         self._review_threshold: torch.Tensor
         self._validation: list[tuple[InferenceBatch, torch.Tensor]] = []
-
-    @property
-    def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        return (*super()._checkpoint_config_keys, "false_alarm_rate", "scheme")
 
     def checkpoint_config(self) -> dict[str, Any]:
         """Return the settings that a checkpoint holds, as plain values."""
@@ -173,12 +172,12 @@ class SupportPostProcessor(PostProcessor):
         lowest = ascending[0] if lowest is None else lowest
         width = torch.maximum(highest - lowest, highest.abs()).clamp_min(MIN_WIDTH)
         if self.enable_thresholding:
-            getattr(self, f"_{level}_threshold").copy_(self._at_rank(ascending, rank))
+            self.set_threshold(level, self._at_rank(ascending, rank))
         if self.enable_normalization:
             getattr(self, f"{level}_min").copy_(highest - width)
             getattr(self, f"{level}_max").copy_(highest)
 
-    def _normalize(  # type: ignore[override]
+    def normalize_scores(
         self,
         preds: torch.Tensor | None,
         norm_min: torch.Tensor,
@@ -186,17 +185,16 @@ class SupportPostProcessor(PostProcessor):
         threshold: torch.Tensor,
     ) -> torch.Tensor | None:
         """Return scores between 0 and 1 with anomalib's slope at the threshold, but without clipping."""
-        shown = super()._normalize(preds, norm_min, norm_max, threshold)
+        shown = super().normalize_scores(preds, norm_min, norm_max, threshold)
         if preds is None or self.scheme is None:  # anomalib's own range includes the highest scores
             return shown
         z = 2 * (preds - threshold) / (norm_max - norm_min)
         soft = 0.5 + 0.5 * z / (1 + z.abs())
         return torch.where(torch.isnan(z), shown, soft)
 
-    @staticmethod
-    def _apply_threshold(preds: torch.Tensor | None, threshold: torch.Tensor) -> torch.Tensor | None:
+    def threshold_scores(self, preds: torch.Tensor | None, threshold: torch.Tensor) -> torch.Tensor | None:
         """Return which predictions are above a threshold, NaN among them."""
-        above = PostProcessor._apply_threshold(preds, threshold)  # noqa: SLF001
+        above = super().threshold_scores(preds, threshold)
         if preds is None or above is None or above.dtype != torch.bool:  # there is no threshold
             return above
         return ~(preds <= threshold)
@@ -239,7 +237,7 @@ class SupportPostProcessor(PostProcessor):
         """Return raw scores normalized as by :meth:`forward`."""
         if not self.enable_normalization:
             return raw
-        return self._normalize(raw, self.image_min, self.image_max, self.image_threshold)
+        return self.normalize_scores(raw, self.image_min, self.image_max, self.image_threshold)
 
     def forward(self, predictions: InferenceBatch) -> InferenceBatch:
         """Return scores between 0 and 1, labels, and masks that are empty where the label is False."""

@@ -225,10 +225,10 @@ def tests_of(request: PullRequest, modules: set[str]) -> dict[str, str]:
 def measured(key: str) -> str:
     """Return what the page of a model says was measured, up to its first remark, without links."""
     page = (ROOT / "docs" / f"{key}.md").read_text(encoding="utf-8")
-    _, _, section = page.partition("\n## Measured\n")
+    _, _, section = page.partition("\n## Results\n")
     text = re.split(r"\n(?:- |#)", section)[0].strip()
     if "| ---" not in text.replace("|---", "| ---"):
-        msg = f"docs/{key}.md must have a table under `## Measured`, got none. Name the heading so."
+        msg = f"docs/{key}.md must have a table under `## Results`, got none. Name the heading so."
         raise ValueError(msg)
     return re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", text)
 

@@ -509,7 +509,7 @@ def test_wrong_numbers(name: str, value: int, config: dict[str, Any]) -> None:
 
 def test_configuration_of_the_docs(mvtec_root: Path) -> None:
     page = (CONFIGS.parent / "docs" / "benchmark.md").read_text(encoding="utf-8")
-    text = page.split("## A configuration")[1].split("```yaml")[1].split("```")[0]
+    text = page.split("## Configuration")[1].split("```yaml")[1].split("```")[0]
     text = text.replace("../model", str(CONFIGS / "model")).replace("./datasets/mine", str(mvtec_root))
     plan = benchmark(**yaml.safe_load(text.replace("screw, nut", "bolt, cloth")), dry_run=True)
     assert set(plan["method"]) >= {"Patchcore", "CoftAD", "CoftAD long num_steps=60", "CoftAD, no fine-tuning"}

@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_fewshot import CoftAD, FewShot, ImageStatistic
 from anomalib_fewshot.errors import CheckpointMismatchError
+from anomalib_fewshot.models.components import backbone
 from anomalib_fewshot.pre_processing import ExportablePreProcessor
 
 COMPONENTS = {
@@ -109,6 +110,28 @@ def test_checkpoint_of_another_argument(
     else:
         engine.test(model, datamodule=datamodule, ckpt_path=path, verbose=False)
     torch.testing.assert_close(scores(model), scores(trained), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("is_folded", [True, False])
+def test_checkpoint_decides_whether_batch_normalization_is_folded(
+    is_folded: bool,
+    mvtec_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits = [1e-3, -1.0] if is_folded else [-1.0, 1e-3]
+    monkeypatch.setattr(backbone, "MAX_FOLD_ERROR", limits[0])
+    trained = make("CoftAD")
+    datamodule = FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0), k_shot=2)
+    engine = Engine(default_root_dir=tmp_path, enable_progress_bar=False, logger=False)
+    engine.fit(trained, datamodule=datamodule)
+    assert bool(trained.model.backbone.is_folded) is is_folded
+    monkeypatch.setattr(backbone, "MAX_FOLD_ERROR", limits[1])
+    model = make("CoftAD")
+    assert bool(model.model.backbone.is_folded) is not is_folded
+    engine.test(model, datamodule=datamodule, ckpt_path=engine.best_model_path, verbose=False)
+    for loaded in (model, CoftAD.load_from_checkpoint(engine.best_model_path)):
+        torch.testing.assert_close(scores(loaded), scores(trained), rtol=0, atol=0)
 
 
 def test_same_size_in_other_words_is_taken(mvtec_root: Path, tmp_path: Path) -> None:

@@ -187,22 +187,23 @@ print(sum("cannot register" in str(warning.message) for warning in caught), anom
 
 
 @pytest.mark.parametrize(
-    ("first", "command", "seen"),
+    ("first", "program", "command", "seen"),
     [
-        ("anomalib.data", "inspect", "[]"),
-        ("anomalib.models", "fit", "['said']"),
-        ("anomalib.post_processing", "fit", "['said']"),
+        ("anomalib.data", "anomalib", "inspect", "[]"),
+        ("anomalib.models", "anomalib", "fit", "['said']"),
+        ("anomalib.post_processing", "other.py", "inspect", "['said']"),
     ],
 )
 def test_any_part_of_anomalib_may_be_imported_first_and_inspect_starts_quietly(
     first: str,
+    program: str,
     command: str,
     seen: str,
 ) -> None:
     """One start of Python takes seconds, so that each checks both."""
     code = f"""
 import sys, warnings
-sys.argv = ["anomalib", "{command}"]
+sys.argv = ["{program}", "{command}"]
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("default")
     import {first}

@@ -45,7 +45,7 @@ class FeatureGroup(NamedTuple):
         return torch.cat(scaled, dim=1).movedim(1, -1)  # (B, D, h, w) -> (B, h, w, D)
 
 
-# This package's: what was best on five sets of industrial images, see docs/coft_ad_log.md.
+# This package's: what was best on five sets of industrial images, see docs/research/coft_ad.md.
 FEATURE_GROUPS = (
     FeatureGroup(deep=False, norm_power=1.0, regularization=0.3, weight=1.0),
     FeatureGroup(deep=False, norm_power=0.5, regularization=0.1, weight=1.0),

@@ -14,7 +14,7 @@ from .moments import Moments, in_double_precision
 from .ranked_score import RankedScore
 from .scoring import ScoringMixin, parts_of
 from .seeding import isolated_seed, seeded, seeded_generator
-from .smooth_upsampling import upsample_smoothly
+from .smooth_upsampling import SmoothUpsampling, upsample_smoothly
 from .stages import backbone_stages
 from .step_progress import StepProgress, StepReport, show_steps
 from .support_augmentation import (
@@ -39,6 +39,7 @@ __all__ = [
     "Moments",
     "RankedScore",
     "ScoringMixin",
+    "SmoothUpsampling",
     "StepProgress",
     "StepReport",
     "SupportAugmentation",

@@ -5,10 +5,7 @@
 
 import logging
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -20,11 +17,9 @@ from anomalib.visualization import ImageVisualizer
 from lightning.pytorch import Callback
 from PIL import ExifTags, Image
 
-import anomalib_fewshot
 from anomalib_fewshot import ImageStatistic
-from anomalib_fewshot.callbacks import EvaluationCheck, FewShotRun, PredictCheck, SupportThreshold
+from anomalib_fewshot.callbacks import PredictCheck
 from anomalib_fewshot.callbacks.predict_check import _warn_of_lost_maps
-from anomalib_fewshot.plugin import make_callbacks
 
 
 @pytest.fixture
@@ -157,20 +152,3 @@ def test_checkpoint_of_a_failed_run(new: Path, tmp_path: Path) -> None:
     (tmp_path / "part/latest").symlink_to(tmp_path / "part/v1")
     with pytest.raises(FileNotFoundError, match=rf"latest of other runs is {re.escape(str(earlier))}\.$"):
         predict(model, tmp_path, data_path=new, ckpt_path=tmp_path / "part/latest/weights/lightning/model.ckpt")
-
-
-def test_lightning_gets_the_callback_where_anomalib_is_used() -> None:
-    kinds = [type(callback) for callback in make_callbacks()]
-    assert kinds == [SupportThreshold, FewShotRun, EvaluationCheck, PredictCheck]  # thresholds before a checkpoint
-    code = "import sys; from anomalib_fewshot import plugin; print(plugin.make_callbacks(), 'torch' in sys.modules)"
-    command = [sys.executable, "-S", "-c", code]
-    root = Path(anomalib_fewshot.__file__).parents[1]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONPATH": str(root)})
-    assert answer.stdout == "[] False\n"
-
-
-def test_entry_point_makes_the_callback() -> None:
-    """Lightning reads the entry points of installed packages at the start of each trainer."""
-    project = (Path(anomalib_fewshot.__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
-    (value,) = re.findall(r'lightning\.pytorch\.callbacks_factory"\]\nanomalib_fewshot = "(.*)"', project)
-    assert EntryPoint("anomalib_fewshot", value, "lightning.pytorch.callbacks_factory").load() is make_callbacks

@@ -10,6 +10,7 @@ import pytest
 import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
+from torch import nn
 
 from anomalib_fewshot import FewShot, ImageStatistic
 from anomalib_fewshot.errors import NotFittedError
@@ -129,6 +130,23 @@ def test_scoring_before_training_is_refused(mvtec_root: Path, tmp_path: Path, st
     datamodule = MVTecAD(mvtec_root, "bolt", num_workers=0)
     with pytest.raises(NotFittedError, match="ImageStatistic is not fitted"):
         getattr(engine, stage)(ImageStatistic(image_size=64), datamodule=datamodule)
+
+
+def test_a_fit_restores_the_mode_of_each_part(mvtec_root: Path, tmp_path: Path) -> None:
+    model = ImageStatistic(image_size=64, visualizer=False)
+    model.model.frozen = nn.Sequential(nn.Dropout()).eval()
+    model.model.other = nn.Dropout()
+    modes = []
+
+    def record(_: ImageStatistic) -> None:
+        modes.append({name: module.training for name, module in model.model.named_modules()})
+
+    fit_once = ImageStatistic.fit
+    model.fit = lambda: (record(model), fit_once(model))[1]
+    model.on_train_end = lambda: (ImageStatistic.on_train_end(model), record(model))
+    fit(model, mvtec_root, tmp_path)
+    assert modes[0] == {"": False, "frozen": False, "frozen.0": False, "other": False}
+    assert modes[1] == {"": True, "frozen": False, "frozen.0": False, "other": True}
 
 
 def test_arguments_that_are_wrong() -> None:

@@ -25,7 +25,7 @@ from anomalib_fewshot import FewShot, ImageStatistic, MultiCategory, RegAD
 from anomalib_fewshot.errors import NotFittedError
 from anomalib_fewshot.models.components import NUM_FIXED_VIEWS
 from anomalib_fewshot.models.reg_ad.density import PositionGaussian
-from anomalib_fewshot.models.reg_ad.sources import similarities
+from anomalib_fewshot.models.reg_ad.sources import deepest_features, similarities
 from anomalib_fewshot.models.reg_ad.stn import warp
 from anomalib_fewshot.models.reg_ad.support_maps import SupportMaps
 from anomalib_fewshot.models.reg_ad.torch_model import RegADModel, support_features
@@ -268,6 +268,50 @@ def test_checkpoint_of_an_adversarial_training_is_tested_as_a_plain_model(mvtec_
     torch.testing.assert_close(scores(plain), scores(model), rtol=0, atol=0)
 
 
+def test_a_fit_without_validation_gets_the_scores_of_held_out_images(
+    mvtec_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As values: nothing is computed where they are used, and nothing at all where validation images are used."""
+    once, found, fits = RegAD.fit, [], []
+    monkeypatch.setattr(RegAD, "fit", lambda self: (found.append(once(self)), found[-1])[1])
+    density_fit = PositionGaussian.fit
+    monkeypatch.setattr(PositionGaussian, "fit", lambda self, *args: (fits.append(self), density_fit(self, *args))[1])
+    train(small(max_epochs=0, augment_support=False), few_shot(mvtec_root, k_shot=3), tmp_path)
+    assert len(fits) == 4  # of all, and without each image
+    assert [len(batch.pred_score) for batch in found[0].batches] == [1, 1, 1]
+    assert [len(batch.pred_score) for batch in found[0].batches] == [1, 1, 1]
+    data = FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0), k_shot=3, validation="source")
+    train(small(max_epochs=0, augment_support=False), data, tmp_path)
+    assert found[1].batches == []
+    assert len(fits) == 5
+
+
+@pytest.mark.parametrize("validation", ["support", "source"])
+@pytest.mark.parametrize("found", [0.49, 0.51])
+def test_a_training_ends_with_one_validation_and_leaves_the_limits_of_the_trainer(
+    found: float,
+    validation: str,
+    mvtec_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("anomalib_fewshot.models.reg_ad.lightning_model.similarities", lambda *_: {"cloth": found})
+    model = RegAD(image_size=64, max_epochs=3, augment_support=False, visualizer=False)
+    source = MVTecAD(mvtec_root, "bolt", train_batch_size=5, num_workers=0)
+    data = MultiCategory(source, ["bolt", "cloth"], target="bolt", k_shot=2, validation=validation)
+    runner, epochs = engine(tmp_path), []
+    model.on_validation_start = lambda: (epochs.append(model.current_epoch), RegAD.on_validation_start(model))
+    runner.fit(model, datamodule=data)
+    assert runner.trainer.max_epochs == 3
+    assert runner.trainer.check_val_every_n_epoch is None
+    assert runner.trainer.current_epoch == (3 if found > 0.5 else 1)
+    assert epochs == ([runner.trainer.current_epoch - 1] if validation == "source" else [])
+    assert model.is_fitted
+    assert Path(runner.best_model_path).is_file()
+
+
 def test_length_rate_and_validation(mvtec_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, runner, fits = small(max_epochs=4, learning_rate=1e-3), engine(tmp_path), []
     once = RegAD.fit
@@ -440,6 +484,26 @@ def test_similarity_is_that_of_the_most_similar_image() -> None:
     support = [torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]])]
     others = {"one": [torch.tensor([[3.0, 0.0]])], "two": [torch.tensor([[3.0, 4.0], [-3.0, -4.0]])]}
     assert similarities(lambda x: x, support, others) == pytest.approx({"one": 0.5, "two": 0.7})
+
+
+def test_categories_are_compared_on_the_device_of_the_model(
+    mvtec_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device = torch.device("meta")
+    embed = deepest_features("resnet10t", pre_trained=False, weights=None, device=device)
+    assert embed(torch.zeros(2, 3, 64, 64, device=device)).shape == (2, 512)
+    devices = []
+
+    def record(*arguments: Any) -> Callable[[torch.Tensor], torch.Tensor]:  # noqa: ANN401
+        devices.append(arguments[-1])
+        return deepest_features(*arguments)
+
+    monkeypatch.setattr("anomalib_fewshot.models.reg_ad.lightning_model.deepest_features", record)
+    model = RegAD(image_size=64, max_epochs=1, augment_support=False, visualizer=False)
+    train(model, others_of(mvtec_root, "bolt"), tmp_path)
+    assert devices == [model.device]
 
 
 @pytest.mark.parametrize("found", [0.49, 0.51])

@@ -3,6 +3,8 @@
 
 """UniAD's models, on small untrained backbones."""
 
+import pickle  # noqa: S403
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -272,6 +274,24 @@ def test_cache_is_released_at_the_end_and_after_an_exception(mvtec_root: Path, t
     model.check_fitted()
     with pytest.raises(NotFittedError, match="UniAD is not fitted"):
         longer.check_fitted()
+
+
+def test_copies_leave_the_cache_out(mvtec_root: Path, tmp_path: Path) -> None:
+    copies = []
+
+    class Copy(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+            del trainer
+            copies.append(deepcopy(pl_module).token_cache)
+            copies.append(pickle.loads(pickle.dumps(pl_module.token_cache)))  # noqa: S301  of this line
+            assert pl_module.token_cache.tokens is not None
+
+    model = small(num_steps=1)
+    train(model, few_shot(mvtec_root), tmp_path, callbacks=[Copy()])
+    assert len(copies) == 2
+    for cache in copies:
+        assert cache.tokens is None
+        assert cache.limit == model.token_cache.limit
 
 
 def test_cache_of_a_few_numbers() -> None:

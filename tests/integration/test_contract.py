@@ -221,7 +221,9 @@ def flags_of(path: Path, root: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in MODEL_FILES if path.stem not in DEFAULTS], ids=lambda path: path.stem
+    "path",
+    [path for path in MODEL_FILES if path.stem not in DEFAULTS],
+    ids=lambda path: path.stem,
 )
 def test_model_file_is_understood(path: Path, mvtec_root: Path) -> None:
     """The model and the data are made, and nothing is trained."""

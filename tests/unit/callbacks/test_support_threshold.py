@@ -59,7 +59,8 @@ def test_threshold_is_that_of_a_loop_over_fits_without_one_image(own: bool, mvte
 
 
 @pytest.mark.parametrize(
-    ("cls", "arguments"), [(Padim, {"n_features": 8}), pytest.param(MHPatchcore, {}, marks=pytest.mark.slow)]
+    ("cls", "arguments"),
+    [(Padim, {"n_features": 8}), pytest.param(MHPatchcore, {}, marks=pytest.mark.slow)],
 )
 def test_the_model_is_as_without_it(
     cls: type[AnomalibModule],

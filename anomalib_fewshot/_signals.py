@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import contextmanager
 
 GRACE = 4.0  # seconds from a signal to the end of the process, whatever it does
 REPEAT = 1.0  # seconds after which a second signal ends it at once; some programs send each signal twice
@@ -90,6 +91,19 @@ def continue_after_interrupt() -> None:
     """Let a command that runs until Ctrl-C end as usual."""
     global _continues  # noqa: PLW0603
     _continues = _received == signal.SIGINT
+
+
+@contextmanager
+def interruptible():
+    """Let Ctrl-C be a ``KeyboardInterrupt``: Lightning makes it a ``SystemExit``, and ignores the next one."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, handler)
+            raise KeyboardInterrupt from error
+        raise
 
 
 def _handle(signum, _frame):

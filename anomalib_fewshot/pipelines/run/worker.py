@@ -18,6 +18,7 @@ from anomalib.models import AnomalibModule
 from lightning.pytorch import Callback, seed_everything
 from torchvision.transforms.v2 import Resize
 
+from anomalib_fewshot._signals import interruptible
 from anomalib_fewshot.data import FewShot, MultiCategory
 from anomalib_fewshot.pipelines.plan.job import Job
 from anomalib_fewshot.pipelines.plan.spec import Spec, instantiate, read_spec, with_arguments
@@ -28,7 +29,7 @@ from anomalib_fewshot.pipelines.results.store import Training, Trainings
 from .environment import package_versions
 from .examples import draw_features, make_examples
 from .predictions import Recorder, accuracy
-from .resources import MIB, PeakMemory, TimedEngine, interruptible, latencies, make_model, silence, weights_hash
+from .resources import MIB, PeakMemory, TimedEngine, latencies, make_model, silence, weights_hash
 from .sources import Sources
 
 TRAINING_SEED = 2**16  # added to the seed of a training on others, whose support is then that of no run

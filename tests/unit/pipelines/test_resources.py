@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from anomalib_fewshot import FewShot, ImageStatistic, MVTecFolder
+from anomalib_fewshot._signals import interruptible
 from anomalib_fewshot.pipelines.run.resources import (
     WARM_UP,
     PeakMemory,
     TimedEngine,
-    interruptible,
     latencies,
     weights_hash,
 )

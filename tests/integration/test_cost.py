@@ -37,7 +37,9 @@ def test_a_row_for_each_method_and_the_backbone(data: dict[str, Any]) -> None:
     assert table.loc["plain", "times_backbone"] < table.loc["CoftAD", "times_backbone"]
 
 
-def test_several_k_in_torch_and_onnx(data: dict[str, Any]) -> None:
+def test_several_k_in_torch_and_onnx(data: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within this process: the start of each other one takes seconds, and the test above has them."""
+    monkeypatch.setattr(cost, "_in_subprocess", lambda function, *arguments: function(*arguments))
     table = measure_cost(
         {"plain": PLAIN},
         data,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_fewshot import _autoload, _signals
+from anomalib_fewshot import _autoload
+from anomalib_fewshot._cli import signals
 
 ENTRY_POINTS = Path(__file__).parents[2] / "pyproject.toml"
 
@@ -58,19 +59,22 @@ def test_commands_that_use_the_package(
     assert _autoload._names_package(arguments.split()) is names  # noqa: SLF001
 
 
-@pytest.mark.parametrize(
-    ("program", "is_cli"),
-    [("/bin/anomalib", True), ("anomalib.exe", True), ("train.py", False), ("-c", False), ("", False)],
-)
-def test_handlers_are_for_the_command_line_alone(
+@pytest.mark.parametrize("program", ["train.py", "-c", ""])
+def test_other_programs_keep_their_handlers(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [program, "inspect"])
+    before = signal.getsignal(signal.SIGINT)
+    signals.raise_on_signals()
+    _autoload._prepare_command_line()  # noqa: SLF001
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("program", ["/bin/anomalib", "anomalib.exe"])
+def test_command_line_replaces_the_handler_before_anomalib_is_imported(
     program: str,
-    *,
-    is_cli: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sys, "argv", [program])
-    assert _signals.is_command_line() is is_cli
-    before = signal.getsignal(signal.SIGINT)
-    if not is_cli:
-        _signals.raise_on_signals()
-        assert signal.getsignal(signal.SIGINT) is before
+    handlers = {}
+    monkeypatch.setattr(sys, "argv", [program, "inspect"])
+    monkeypatch.setattr(signal, "signal", handlers.setdefault)
+    _autoload._prepare_command_line()  # noqa: SLF001
+    assert signal.SIGINT in handlers

@@ -27,7 +27,7 @@ from rich.progress import (
 )
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from anomalib_fewshot._signals import continue_after_interrupt, is_ending, set_hint
+from anomalib_fewshot._cli.signals import continue_after_interrupt, is_ending, set_hint
 from anomalib_fewshot.data.validation.image_check import check_pictures, find_skipped_files
 from anomalib_fewshot.data.validation.issue import ERROR, DataIssue, report, summarize
 from anomalib_fewshot.post_processing import VERDICTS

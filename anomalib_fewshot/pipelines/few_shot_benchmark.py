@@ -14,7 +14,7 @@ import torch
 from jsonargparse.typing import Path_fr
 from rich.console import Console
 
-from anomalib_fewshot._signals import set_hint
+from anomalib_fewshot._cli.signals import set_hint
 from anomalib_fewshot.models.components.checks import check_at_least
 
 from .plan.dry_run import show_plan

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_fewshot import _autoload, _signals
+from anomalib_fewshot import _autoload
+from anomalib_fewshot._cli import signals
 
 ENTRY_POINTS = Path(__file__).parents[2] / "pyproject.toml"
 
@@ -68,7 +69,7 @@ def test_threads_of_inspect_wait_without_a_loop(
     policy: str | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_signals, "exit_on_signals", lambda: None)
+    monkeypatch.setattr(signals, "exit_on_signals", lambda: None)
     monkeypatch.setattr(os, "environ", {})
     monkeypatch.setattr(sys, "argv", ["anomalib", *arguments])
     _autoload._prepare_command_line()  # noqa: SLF001
@@ -78,19 +79,22 @@ def test_threads_of_inspect_wait_without_a_loop(
     assert os.environ == {"OMP_WAIT_POLICY": "ACTIVE"}
 
 
-@pytest.mark.parametrize(
-    ("program", "is_cli"),
-    [("/bin/anomalib", True), ("anomalib.exe", True), ("train.py", False), ("-c", False), ("", False)],
-)
-def test_handlers_are_for_the_command_line_alone(
+@pytest.mark.parametrize("program", ["train.py", "-c", ""])
+def test_other_programs_keep_their_handlers(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [program, "inspect"])
+    before = signal.getsignal(signal.SIGINT)
+    signals.raise_on_signals()
+    _autoload._prepare_command_line()  # noqa: SLF001
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("program", ["/bin/anomalib", "anomalib.exe"])
+def test_command_line_replaces_the_handler_before_anomalib_is_imported(
     program: str,
-    *,
-    is_cli: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sys, "argv", [program])
-    assert _signals.is_command_line() is is_cli
-    before = signal.getsignal(signal.SIGINT)
-    if not is_cli:
-        _signals.raise_on_signals()
-        assert signal.getsignal(signal.SIGINT) is before
+    handlers = {}
+    monkeypatch.setattr(sys, "argv", [program, "inspect"])
+    monkeypatch.setattr(signal, "signal", handlers.setdefault)
+    _autoload._prepare_command_line()  # noqa: SLF001
+    assert signal.SIGINT in handlers

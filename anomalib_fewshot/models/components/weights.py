@@ -18,6 +18,7 @@ from torch import nn
 from torchvision.transforms.v2 import Normalize
 
 from anomalib_fewshot._host.timm_models import register_backbone
+from anomalib_fewshot.errors import ArgumentError, DataValidationError, MissingDataError, MissingDependencyError
 from anomalib_fewshot.pre_processing import steps_of
 
 PACKAGED_BACKBONE = "tf_efficientnet_lite0"

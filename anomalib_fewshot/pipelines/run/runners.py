@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from anomalib_fewshot._cli.signals import restore_handler
 from anomalib_fewshot._host import is_starting_process
-from anomalib_fewshot._signals import restore_handler
 from anomalib_fewshot.errors import MissingDependencyError
 from anomalib_fewshot.pipelines.plan.job import Job
 from anomalib_fewshot.pipelines.results.outcome import Outcome, failed

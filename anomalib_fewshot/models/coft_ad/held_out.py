@@ -37,6 +37,7 @@ Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 Synthesize = Callable[[torch.Tensor, torch.Generator], tuple[torch.Tensor, torch.Tensor]]
 
 MAX_FOLDS = 32  # parts of the support: single images, unless there are more
+FITTED_VIEWS, HELD_OUT_VIEWS, ANOMALIES = 1, 2, 3  # streams of random numbers, each with one for each image
 MAX_TURNS = 8  # in which they are held out for the fine-tuning
 MAX_HELD_OUT = 64  # images that are held out; of more, the first
 VIEWS_OF_SINGLE = 8  # views of a single image that are held out; of others one
@@ -108,7 +109,8 @@ def describe(
             each batch of shape ``(B, 3, H, W)``.
         augment (Augment): Returns a random view of each image.
         num_views (int): Views of an image that the Gaussians are fitted to, the image itself among them.
-        seed (int): Seed of the views and anomalies. Views do not depend on whether there are anomalies.
+        seed (int): Seed of the views and anomalies. It and the position of an image decide those of the image: neither
+            the batches nor whether there are anomalies have an influence.
         synthesize (Synthesize | None): Returns anomalies synthesised from an image of shape ``(3, H, W)``, and their
             masks. Defaults to ``None``: no anomalies.
         quarter_turns (bool): Turn and mirror each of an image's views by another of the eight symmetries of a square.
@@ -122,30 +124,34 @@ def describe(
     Raises:
         ValueError: If there is no image.
     """
-    density_rng, held_out_rng, anomaly_rng = (seeded_generator(seed, stream) for stream in (1, 2, 3))
     moments: list[list[Moments]] = []
     images: list[torch.Tensor] = []
     count = 0
     for batch in batches:
-        _add_by_fold(moments, features(batch), count)
-        for number in range(1, num_views):
-            view = augment(symmetry(batch, number) if quarter_turns else batch, density_rng)
-            _add_by_fold(moments, features(view), count)
-        images += batch[: max(0, MAX_HELD_OUT - count)].unbind()
-        count += len(batch)
+        for image in batch:
+            own = _moments(features, image, count, augment, num_views, seed, quarter_turns=quarter_turns)
+            if count < MAX_FOLDS:
+                moments.append(own)
+            else:
+                fold = count % MAX_FOLDS
+                moments[fold] = [one + two for one, two in zip(moments[fold], own, strict=True)]
+            if count < MAX_HELD_OUT:
+                images.append(image)
+            count += 1
     if count == 0:
         msg = "The support must have an image, got none."
         raise ValueError(msg)
     described = []
-    for image in images:
-        views = augment(image.expand(VIEWS_OF_SINGLE if count == 1 else 1, -1, -1, -1), held_out_rng)
-        own = features(torch.cat([image[None], views]))
-        anomalous = [part[0, 0, :0] for part in own.patches]
+    for number, image in enumerate(images):
+        rng = seeded_generator(seed, HELD_OUT_VIEWS, number)
+        views = augment(image.expand(VIEWS_OF_SINGLE if count == 1 else 1, -1, -1, -1), rng)
+        own_features = features(torch.cat([image[None], views]))
+        anomalous = [part[0, 0, :0] for part in own_features.patches]
         if synthesize is not None:
-            anomalies, masks = synthesize(image, anomaly_rng)
+            anomalies, masks = synthesize(image, seeded_generator(seed, ANOMALIES, number))
             cells = features(anomalies).patches
             anomalous = [part[anomalous_cells(masks, part.shape[1:3])] for part in cells]
-        described.append((*own, anomalous))
+        described.append((*own_features, anomalous))
     folds = []
     for number, fitted in enumerate(moments):
         embeddings, patches, raw, cells_of_groups = zip(*described[number::MAX_FOLDS], strict=True)
@@ -220,15 +226,23 @@ def _whiten(
     return next(white), next(white)
 
 
-def _add_by_fold(folds: list[list[Moments]], features: Features, start: int) -> None:
-    """Add the moments of each of a batch of images to those of its fold, the images being counted from ``start``."""
-    for row, embedding in enumerate(features.embeddings):
-        fold = (start + row) % MAX_FOLDS
-        own = [Moments.of(embedding[None]), *(Moments.of(part[row]) for part in features.patches)]
-        if fold == len(folds):
-            folds.append(own)
-        else:
-            folds[fold] = [one + two for one, two in zip(folds[fold], own, strict=True)]
+def _moments(
+    features: Describe,
+    image: torch.Tensor,
+    number: int,
+    augment: Augment,
+    num_views: int,
+    seed: int,
+    *,
+    quarter_turns: bool,
+) -> list[Moments]:
+    """Return the moments of the views of an image, ``(3, H, W)``, that its number in the support decides."""
+    views = [image[None]]
+    if num_views > 1:
+        bases = [symmetry(image[None], view if quarter_turns else 0) for view in range(1, num_views)]
+        views.append(augment(torch.cat(bases), seeded_generator(seed, FITTED_VIEWS, number)))
+    own = features(torch.cat(views))
+    return [Moments.of(own.embeddings), *(Moments.of(part) for part in own.patches)]
 
 
 def anomalous_cells(masks: torch.Tensor, grid: tuple[int, int] | torch.Size) -> torch.Tensor:

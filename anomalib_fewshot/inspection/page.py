@@ -78,23 +78,23 @@ def _lines(post_processor: SupportPostProcessor) -> dict[str, Any]:
             "look": "There is one good picture: above this line are scores that its own views do not have. No promise.",
         }
         return {"levels": [], "look": about["look_score"], "defect": None, "promises": only}
-    look = rank if rule is None else rule.look_rank(rank, count)
+    look = rank if rule is None else rule.look_rank(rank, count, post_processor.num_folds)
     words = {
-        "defect": _promise(rule, rank, count, "called a defect"),
-        "look": _promise(rule, look, count, "called look or defect"),
+        "defect": _promise(rule, rank, count, "called a defect", post_processor.num_folds),
+        "look": _promise(rule, look, count, "called look or defect", post_processor.num_folds),
     }
     levels = [level["score_up_to"] for level in about.get("p_values", [])]
     return {"levels": levels, "look": about["look_score"], "defect": about["defect_score"], "promises": words}
 
 
-def _promise(rule: Rule | None, rank: int, count: int, what: str) -> str:
+def _promise(rule: Rule | None, rank: int, count: int, what: str, num_folds: int | None = None) -> str:
     """Say how many good pictures a line is above, at most.
 
     Example:
         >>> _promise(Rule.HELD_OUT, 1, 4, "called a defect")
         'With this line at most 1 in 5 new good pictures is called a defect, on average over choices of the 4.'
     """
-    rate = None if rule is None else rule.promised_rate(rank, count)
+    rate = None if rule is None else rule.promised_rate(rank, count, num_folds)
     if rate is None or rate >= 1:
         return f"With this line about {rank} in {count + 1} new good pictures are {what}; nothing is promised."
     number = rate * (count + 1)

@@ -13,6 +13,8 @@ from math import ceil, floor
 import numpy as np
 from scipy.stats import beta
 
+from anomalib_fewshot.errors import ArgumentError
+
 LOOK_RANKS = 2  # the line of "look" is that of a defect at this many times the rank m
 
 
@@ -28,7 +30,7 @@ class Rule(str, Enum):
     alarms (jackknife+, theorem 1 of https://arxiv.org/abs/1905.02928, and for m = 1 ``1 / (k + 1)``)."""
 
     FOLDS = "folds"
-    """The same with a 32nd of many images held out at a time (CV+): near ``m / (k + 1)``, with a weaker bound."""
+    """The same with a fold of several images held out at a time (CV+): near ``m / (k + 1)``, with a weaker bound."""
 
     APART = "apart"
     """The normal images were kept apart from the training: ``m / (k + 1)``, and a bound for this very threshold."""
@@ -42,12 +44,16 @@ class Rule(str, Enum):
     SEEN = "seen"
     """The normal images were trained on: nothing is promised, and many new images are above them."""
 
-    def promised_rate(self, rank: int, count: int) -> float | None:
+    def promised_rate(self, rank: int, count: int, num_folds: int | None = None) -> float | None:
         """Return the highest mean rate of false alarms, ``None`` if there is no promise.
 
         Args:
             rank (int): The m of the rule: a defect beats all but m - 1 images.
             count (int): Number k of normal images.
+            num_folds (int | None): Number of folds, which ``FOLDS`` needs. Defaults to ``None``.
+
+        Raises:
+            ArgumentError: If ``FOLDS`` gets no number of folds.
 
         Example:
             >>> Rule.HELD_OUT.promised_rate(1, 4), Rule.HELD_OUT.promised_rate(2, 4), Rule.APART.promised_rate(2, 4)
@@ -58,8 +64,11 @@ class Rule(str, Enum):
         if self is Rule.HELD_OUT:
             return min(1.0, (2 * rank - 1) / (count + 1))
         if self is Rule.FOLDS:  # Vovk's rule with K folds, see arXiv 2503.01495
-            rate, folds = rank / (count + 1), 32
-            return min(1.0, 2 * rate + 2 * (1 - rate) * (folds - 1) / (count + folds))
+            if num_folds is None:
+                msg = "`num_folds` must be the number of folds, got None. Give that of the calibration."
+                raise ArgumentError(msg)
+            rate = rank / (count + 1)
+            return min(1.0, 2 * rate + 2 * (1 - rate) * (num_folds - 1) / (count + num_folds))
         return None
 
     def rank(self, rate: float | None, count: int) -> int:
@@ -87,19 +96,20 @@ class Rule(str, Enum):
         allowed = rate * (count + 1) + 1e-9
         return max(1, floor(allowed if self is Rule.APART else (allowed + 1) / 2))
 
-    def look_rank(self, rank: int, count: int) -> int:
+    def look_rank(self, rank: int, count: int, num_folds: int | None = None) -> int:
         """Return the rank of the line of "look": twice that of a defect, or the highest that can promise anything.
 
         Args:
             rank (int): Rank m of a defect.
             count (int): Number k of normal images.
+            num_folds (int | None): Number of folds, which ``FOLDS`` needs. Defaults to ``None``.
 
         Example:
             >>> Rule.HELD_OUT.look_rank(1, 4), Rule.HELD_OUT.look_rank(1, 2), Rule.ONE_FIT.look_rank(1, 2)
             (2, 1, 2)
         """
         ranks = range(LOOK_RANKS * rank, rank, -1)
-        return next((m for m in ranks if (self.promised_rate(m, count) or 0) < 1), rank)
+        return next((m for m in ranks if (self.promised_rate(m, count, num_folds) or 0) < 1), rank)
 
 
 def needed(rate: float) -> int:

@@ -34,10 +34,13 @@ class NormalScores:
         rule (Rule): How they were scored, which decides what they can promise.
         batches (Iterable[InferenceBatch]): Scores that a new image must be above to beat each of them, one of each
             image, shape ``(B,)``; and their anomaly maps, shape ``(B, 1, H, W)``, if there are any.
+        num_folds (int | None): Number of folds, of which each was scored by a fit without it. The guarantee of
+            ``Rule.FOLDS`` depends on it. Defaults to ``None``: there are no folds.
     """
 
     rule: Rule
     batches: Iterable[InferenceBatch]
+    num_folds: int | None = None
 
 
 class SupportPostProcessor(PostProcessor):
@@ -62,6 +65,7 @@ class SupportPostProcessor(PostProcessor):
 
     Attributes:
         rule (Rule | None): What the threshold is from. ``None`` if it was fitted as upstream does.
+        num_folds (int | None): Number of folds that the normal images were scored in. ``None`` if there were none.
         levels (torch.Tensor): Raw scores that an image must be above to beat each normal image, ascending, ``(k,)``.
 
     Raises:
@@ -79,6 +83,7 @@ class SupportPostProcessor(PostProcessor):
             raise ValueError(msg)
         self.false_alarm_rate = false_alarm_rate
         self.rule: Rule | None = None
+        self.num_folds: int | None = None
         self.register_buffer("levels", torch.zeros(0))
         self.register_buffer("_look_threshold", torch.tensor(float("nan")))
         self.levels: torch.Tensor
@@ -87,7 +92,7 @@ class SupportPostProcessor(PostProcessor):
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        return (*super()._checkpoint_config_keys, "false_alarm_rate", "rule")
+        return (*super()._checkpoint_config_keys, "false_alarm_rate", "rule", "num_folds")
 
     def checkpoint_config(self) -> dict[str, Any]:
         """Return the settings to keep in a checkpoint, which holds plain values alone."""
@@ -122,12 +127,14 @@ class SupportPostProcessor(PostProcessor):
             if batch.anomaly_map is not None:
                 maps = batch.anomaly_map.flatten(1).float()
                 limits.append(torch.stack([maps.amin(1), maps.amax(1)]))
-        self.rule = normal.rule
+        self.rule, self.num_folds = normal.rule, normal.num_folds
         self.levels = torch.cat(scores).sort().values.to(self.levels.device)
         rank = self.rank
         if self.rule is Rule.VIEWS:
             self.levels = self.levels[-1:]  # views of one image are one image
-        self._look_threshold.copy_(self._at_rank(self.levels, self.rule.look_rank(rank, len(self.levels))))
+        self._look_threshold.copy_(
+            self._at_rank(self.levels, self.rule.look_rank(rank, len(self.levels), self.num_folds)),
+        )
         self._set("image", self.levels, rank)
         if limits:
             lowest, highest = torch.cat(limits, dim=1)
@@ -142,15 +149,16 @@ class SupportPostProcessor(PostProcessor):
             return 1
         return self.rule.rank(self.false_alarm_rate, len(self.levels))
 
-    def told_apart(self, rule: Rule, count: int) -> int:
+    def told_apart(self, rule: Rule, count: int, num_folds: int | None = None) -> int:
         """Return how many of the highest ranks decide a verdict: those down to the line of "look".
 
         Args:
             rule (Rule): How a new image is compared with normal ones.
             count (int): Number k of normal images.
+            num_folds (int | None): Number of folds, which ``Rule.FOLDS`` needs. Defaults to ``None``.
         """
         possible = self.false_alarm_rate is None or needed(self.false_alarm_rate) <= count
-        return rule.look_rank(rule.rank(self.false_alarm_rate if possible else None, count), count)
+        return rule.look_rank(rule.rank(self.false_alarm_rate if possible else None, count), count, num_folds)
 
     @staticmethod
     def _at_rank(ascending: torch.Tensor, rank: int) -> torch.Tensor:
@@ -202,7 +210,7 @@ class SupportPostProcessor(PostProcessor):
     @property
     def promised_rate(self) -> float | None:
         """Highest mean rate of good images that are called a defect. ``None`` if nothing is promised."""
-        return None if self.rule is None else self.rule.promised_rate(self.rank, len(self.levels))
+        return None if self.rule is None else self.rule.promised_rate(self.rank, len(self.levels), self.num_folds)
 
     def p_value(self, scores: torch.Tensor) -> torch.Tensor:
         """Return the rank p-value of each score: how many of k normal images and itself it does not beat.
@@ -298,7 +306,7 @@ class SupportPostProcessor(PostProcessor):
             return
         batches, self._validation = self._validation, []
         super().on_validation_epoch_end(trainer, pl_module)
-        self.rule = None
+        self.rule = self.num_folds = None
         anomalous = sum(int(labels.sum()) for _, labels in batches)
         if batches and anomalous == 0:
             self.fit_normal(NormalScores(Rule.APART, [batch for batch, _ in batches]))
@@ -324,7 +332,7 @@ class SupportPostProcessor(PostProcessor):
         rate = self.promised_rate
         words = {
             Rule.HELD_OUT: f"{count} good pictures, each held out of the fit that it is compared by",
-            Rule.FOLDS: f"{count} good pictures, held out in 32 parts",
+            Rule.FOLDS: f"{count} good pictures, held out in {self.num_folds} parts",
             Rule.APART: f"{count} good pictures that were kept apart",
             Rule.ONE_FIT: f"{count} good pictures, each held out in turn",
             Rule.VIEWS: "views of a single good picture",

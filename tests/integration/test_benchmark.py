@@ -27,7 +27,7 @@ from anomalib_fewshot.pipelines.results.store import Store
 from anomalib_fewshot.pipelines.run.worker import Worker
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-SMALL = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "num_steps": 2, "num_views": 2}
+SMALL = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "num_steps": 2}
 PLAIN = {"class_path": "PlainStatistic", "init_args": {"statistic": "spread", "image_size": 64}}
 COST = ["fit_seconds", "test_seconds", "latency_p50_ms", "latency_p95_ms", "peak_memory_mib", "seconds", "finished"]
 REG_AD = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "max_epochs": 1, "seed": 0}

@@ -21,7 +21,7 @@ from anomalib_fewshot.pre_processing import ExportablePreProcessor
 
 BACKBONE = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64}
 SMALL = {
-    "CoftAD": {**BACKBONE, "num_steps": 1, "num_views": 1, "num_anomalies": 1, "anomaly_kinds": ["cut_paste"]},
+    "CoftAD": {**BACKBONE, "num_steps": 1},
     "PlainStatistic": {"image_size": 64},
     "RegAD": {**BACKBONE, "max_epochs": 1, "augment_support": False},
     "UniAD": {**BACKBONE, "num_steps": 1, "batch_size": 2, "dim": 16, "num_heads": 4, "neighbor_size": 3}
@@ -35,10 +35,8 @@ COMPONENTS = {
 OTHER_BACKBONE = {"backbone": "resnet18", "layers": [1], "weights": "weights.pt", "image_size": 96, "seed": 1}
 OTHER = {
     "CoftAD": OTHER_BACKBONE
-    | {"fine_tuning": "backbone", "num_steps": 2, "learning_rate": 0.1, "weight_decay": 0.5, "positive_weight": 0.5}
-    | {"negative_weight": 0.5, "anchor_weight": 0.0, "augmentation": "strong", "num_views": 2, "num_anomalies": 2}
-    | {"turns": "none"}
-    | {"anomaly_kinds": ["stain"], "image_score": "embedding"},
+    | {"published": True, "num_steps": 2, "learning_rate": 0.1, "positive_weight": 0.5, "negative_weight": 0.5}
+    | {"rotations": "none"},
     "PlainStatistic": {"statistic": "spread", "image_size": 96},
     "RegAD": OTHER_BACKBONE
     | {"stn_mode": "affine", "num_supports": 1, "max_epochs": 0, "learning_rate": 0.1, "momentum": 0.0}
@@ -62,7 +60,7 @@ OTHER = {
 # Where weights come from: no other ones can be had here, and RegAD's own test. Of an evaluator that a checkpoint lacks,
 # anomalib 2.7 cannot log the metrics.
 ELSEWHERE = {"pre_trained", "network", "evaluator"}
-DECIDING = {"backbone", "layers", "image_size", "image_score", "stn_mode", "neighbor_size", "num_heads"} | {
+DECIDING = {"backbone", "layers", "image_size", "published", "stn_mode", "neighbor_size", "num_heads"} | {
     "norm_power",
     "statistic",
 }

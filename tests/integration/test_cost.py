@@ -27,7 +27,7 @@ def data(mvtec_root: Path) -> dict[str, Any]:
 
 
 def test_a_row_for_each_method_and_the_backbone(data: dict[str, Any]) -> None:
-    coft_ad = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "num_steps": 1, "num_anomalies": 1}
+    coft_ad = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "num_steps": 1}
     methods = {"CoftAD": {"class_path": "CoftAD", "init_args": coft_ad}, "plain": PLAIN}
     table = measure_cost(methods, data, k_shot=2, backbone="resnet10t", repeats=1, rounds=5, threads=1)
     assert table.index.tolist() == ["CoftAD", "plain", BARE]

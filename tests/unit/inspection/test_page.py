@@ -367,4 +367,4 @@ def test_page_needs_no_network(trained: Path) -> None:
     ],
 )
 def test_promises(rule: Rule, rank: int, count: int, words: str) -> None:
-    assert words in _promise(rule, rank, count, "called a defect")
+    assert words in _promise(rule, rank, count, "called a defect", num_folds=32)

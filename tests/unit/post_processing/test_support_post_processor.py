@@ -26,10 +26,11 @@ RANKED = [InferenceBatch(pred_score=torch.arange(1.0, 5.0))]  # of four held-out
 def fitted(
     rule: Rule = Rule.ONE_FIT,
     batches: list = BATCHES,
+    num_folds: int | None = None,
     **arguments,
 ) -> SupportPostProcessor:
     post_processor = SupportPostProcessor(**arguments)
-    post_processor.fit_normal(NormalScores(rule, iter(batches)))
+    post_processor.fit_normal(NormalScores(rule, iter(batches), num_folds))
     return post_processor
 
 
@@ -98,7 +99,7 @@ def test_verdicts_and_p_values_of_ranked_scores() -> None:
     ],
 )
 def test_the_ranks_that_decide_a_verdict(rate: float | None, rule: Rule, count: int, ranks: int) -> None:
-    assert SupportPostProcessor(false_alarm_rate=rate).told_apart(rule, count) == ranks
+    assert SupportPostProcessor(false_alarm_rate=rate).told_apart(rule, count, num_folds=32) == ranks
 
 
 @pytest.mark.parametrize("normalized", [True, False])
@@ -237,7 +238,7 @@ def test_settings_survive_a_checkpoint() -> None:
     ("rule", "words"),
     [
         (Rule.HELD_OUT, "calls 0.25 or less a defect, on average over choices of these ones. For 0.05 it takes 19"),
-        (Rule.FOLDS, "held out in 32 parts"),
+        (Rule.FOLDS, "held out in 5 parts"),
         (Rule.APART, "and with these, at 95 % confidence, 0.63 or less"),
         (Rule.ONE_FIT, "above it about 1 times in 4, but no rate is promised"),
         (Rule.VIEWS, "promises nothing, and nothing is called a defect"),
@@ -245,7 +246,17 @@ def test_settings_survive_a_checkpoint() -> None:
     ],
 )
 def test_words(rule: Rule, words: str) -> None:
-    assert words in fitted(rule).describe()
+    assert words in fitted(rule, num_folds=5).describe()
+
+
+def test_the_guarantee_follows_from_the_number_of_folds_also_in_a_checkpoint() -> None:
+    batches = [InferenceBatch(pred_score=torch.arange(200.0))]
+    post_processor = fitted(Rule.FOLDS, batches, num_folds=8)
+    loaded = SupportPostProcessor()
+    loaded.load_checkpoint_config(post_processor.checkpoint_config())
+    loaded.load_state_dict(post_processor.state_dict())
+    assert loaded.promised_rate == post_processor.promised_rate == Rule.FOLDS.promised_rate(1, 200, 8)
+    assert loaded.promised_rate < Rule.FOLDS.promised_rate(1, 200, 32)
 
 
 def test_side_file_is_json() -> None:

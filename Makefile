@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-all lint docs dist upstream clean
+.PHONY: quickstart test test-all coverage lint docs dist upstream clean
 
 # The environment stands for the files it was made from: it is made again when they change.
 $(VENV)/.installed: pyproject.toml $(wildcard anomalib_fewshot/startup/*)
@@ -26,15 +26,22 @@ quickstart: $(VENV)/.installed ## CoftAD on four good pictures of solar cells
 	$(BIN)/anomalib train --config configs/quickstart.yaml
 
 test: $(VENV)/.installed ## the whole suite
-	$(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal
+	$(BIN)/python -m pytest -m "not slow and not nightly" -n auto --dist worksteal --durations=25
 
 test-all: $(VENV)/.installed ## and the heavier checks
 	$(BIN)/python -m pytest
+
+coverage: $(VENV)/.installed ## the suite, and the lines that it does not reach
+	$(BIN)/python -m pytest -m "not slow and not nightly" -n auto --dist worksteal --cov --cov-report=term-missing:skip-covered
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/deptry .
+	$(BIN)/codespell
+	$(BIN)/yamllint --strict .
 
 docs: $(VENV)/.docs ## the site, in build/docs
 	$(BIN)/python -m sphinx -W --keep-going --quiet -b html docs build/docs

@@ -6,7 +6,7 @@
 A ``.pth`` file beside the package (``.start`` from Python 3.15 on, PEP 829) calls :func:`install` in every
 interpreter, so this file uses the standard library alone, does next to nothing until anomalib is imported, and never
 raises. ``ANOMALIB_FEWSHOT_AUTOLOAD=0`` switches it off; :func:`anomalib_fewshot.plugin.register` then does the same
-by hand.
+by hand. In anomalib's command line, it also ends imports with one line on Ctrl-C if the arguments name this package.
 """
 
 # ruff: noqa: ANN001, ANN202, ANN206  annotations would need imports
@@ -21,6 +21,8 @@ _GROUPS = {
     "anomalib.cli.pipelines": "anomalib.pipelines",
 }
 _CLI = "anomalib.cli.cli"  # the command line, which sets a hook for uncaught errors when it is imported
+_COMMANDS = ("inspect", "fewshot", "fewshot_cost", "fewshot_parity", "fewshot_features")
+_CLASSES = ("CoftAD", "ImageStatistic", "RegAD", "UniAD", "DAGM", "ELPV", "FewShot", "MVTecFolder", "MultiCategory")
 
 
 class _PluginFinder:
@@ -30,8 +32,7 @@ class _PluginFinder:
     def find_spec(cls, name, path=None, target=None):
         if name not in _GROUPS and name != _CLI:
             return None
-        if sys.argv[1:2] == ["inspect"]:
-            _hush()
+        _quiet_own_commands()
         others = (finder for finder in sys.meta_path if finder is not cls and hasattr(finder, "find_spec"))
         spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
         if spec is not None and spec.loader is not None:
@@ -39,13 +40,13 @@ class _PluginFinder:
         return spec
 
 
-def _hush():
-    """Keep what imports log and warn of from the command whose reader wants a verdict: `anomalib inspect`."""
-    import logging
-    import warnings
+def _quiet_own_commands():
+    """Suppress messages about the set-up of anomalib in its command line, if the command uses this package."""
+    from anomalib_fewshot._own_command import names_in_command, suppress_import_messages
 
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    logging.getLogger("anomalib.cli").setLevel(logging.ERROR)
+    names = names_in_command()
+    if names:
+        suppress_import_messages(names)
 
 
 def _act_after(loader, name):
@@ -68,8 +69,11 @@ def _act_after(loader, name):
 def _act(name):
     if name == _CLI:
         from anomalib_fewshot._cli_errors import install_hook
+        from anomalib_fewshot._signals import raise_on_signals
 
         install_hook()
+        if _names_package(sys.argv[1:]):
+            raise_on_signals()
     else:
         from anomalib_fewshot.plugin import register
 
@@ -80,3 +84,31 @@ def install() -> None:
     """Wait for anomalib, unless the environment says not to."""
     if os.environ.get("ANOMALIB_FEWSHOT_AUTOLOAD") != "0" and _PluginFinder not in sys.meta_path:
         sys.meta_path.insert(0, _PluginFinder)
+        try:  # noqa: SIM105  contextlib would be imported in every interpreter
+            _prepare_command_line()
+        except Exception:  # noqa: BLE001, S110  every interpreter must start
+            pass
+
+
+def _prepare_command_line():
+    """End the imports of anomalib's command line with one line on Ctrl-C, if its arguments name this package."""
+    if "anomalib" not in os.path.basename(sys.argv[0]):  # noqa: PTH119  nothing more in other programs
+        return
+    from anomalib_fewshot._signals import exit_on_signals, is_command_line
+
+    if is_command_line() and _names_package(sys.argv[1:]):
+        exit_on_signals()
+
+
+def _names_package(arguments):
+    """Return whether the arguments of a command, or the configuration files among them, name a part of this package."""
+    if arguments[:1] and arguments[0] in _COMMANDS:
+        return True
+    words = [word for argument in arguments for word in argument.split("=", 1)]
+    for path in [word for word in words if word.endswith((".yaml", ".yml", ".json"))]:
+        try:
+            with open(path, encoding="utf-8") as file:  # noqa: PTH123  pathlib is slow
+                words += [word.strip("\"',{}[]") for word in file.read().split()]
+        except (OSError, ValueError):  # anomalib reports it
+            pass
+    return any(word in _CLASSES or word.startswith("anomalib_fewshot.") for word in words)

@@ -8,11 +8,12 @@ Other programs get the exceptions as they are, and other exceptions are printed 
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from traceback import walk_tb
 from types import TracebackType
 from typing import Any
 
+from ._host import explain_checkpoint_error, is_anomalib_command
+from ._signals import is_ending
 from .errors import FewShotError
 
 _UNION = (
@@ -23,11 +24,13 @@ _PACKAGE = "anomalib_fewshot."  # in the class paths of a command that uses this
 
 def install_hook() -> None:
     """Print errors of this package as one line if the running program is anomalib's command line."""
-    if Path(sys.argv[0]).stem != "anomalib":
+    if not is_anomalib_command():
         return
     previous = sys.excepthook
 
     def print_error(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if is_ending():  # by a signal, of which one line tells at the end
+            return
         message = explain(error)
         if message is None:
             previous(kind, error, traceback)
@@ -51,6 +54,9 @@ def explain(error: BaseException) -> str | None:
     for each in hidden:
         if isinstance(each, FewShotError):
             return str(each)
+    checkpoints = explain_checkpoint_error(error)
+    if checkpoints is not None and _uses_package(error):
+        return checkpoints
     missing = [each for each in hidden if isinstance(each, ImportError)]
     if missing and _uses_package(error):
         return f"An optional package is not installed. {missing[0]}"

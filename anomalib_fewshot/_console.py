@@ -7,18 +7,19 @@ anomalib adds two handlers to the root logger, which print every message twice, 
 """
 
 import logging
-import sys
 import warnings
-from pathlib import Path
 
 from rich import get_console
 from rich.logging import RichHandler
+
+from anomalib_fewshot._host import is_anomalib_command
 
 # Loggers whose information is about the trainer's set-up.
 _VERBOSE = (
     "anomalib.engine.engine",
     "anomalib.callbacks",
     "anomalib.models.components.base.anomalib_module",
+    "lightning.pytorch.trainer.connectors.signal_connector",
     "lightning.pytorch.utilities.rank_zero",
     "lightning_fabric.utilities.rank_zero",
 )
@@ -29,6 +30,7 @@ _EXPECTED = (
     r"Found \d+ module\(s\) in eval mode at the start of training",
     "The number of training batches",
     "The '.*_dataloader' does not have many workers",
+    "'pin_memory' argument is set as true but no accelerator is found",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
 
@@ -49,11 +51,11 @@ def print_messages_once() -> None:
     """
     loggers = [logging.getLogger(name) for name in (None, "lightning.pytorch")]
     is_set_up = any(isinstance(handler, RichHandler) for handler in loggers[0].handlers)
-    if not is_set_up or Path(sys.argv[0]).stem != "anomalib":
+    if not is_set_up or not is_anomalib_command():
         return
     for logger in loggers:
         for handler in list(logger.handlers):
-            if isinstance(handler, RichHandler) or type(handler) is logging.StreamHandler:
+            if isinstance(handler, RichHandler | LineHandler) or type(handler) is logging.StreamHandler:
                 logger.removeHandler(handler)
         logger.addHandler(LineHandler())
     for name in _VERBOSE:

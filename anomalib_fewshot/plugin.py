@@ -3,7 +3,7 @@
 
 """Makes the models, datamodules and pipelines of installed packages known to anomalib.
 
-anomalib finds its parts in tables of its own; this is the only file that knows them. A package takes part by an entry
+anomalib finds its parts in tables of its own, see ``_host/registry.py``. A package takes part with an entry
 point in one of the groups ``anomalib.models``, ``anomalib.data`` or ``anomalib.pipelines``, whose name is the name
 that anomalib shall know and whose value is the class::
 
@@ -13,16 +13,13 @@ that anomalib shall know and whose value is the class::
 A name that anomalib already has is left alone.
 """
 
-import sys
 import warnings
-from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
-if TYPE_CHECKING:
-    from lightning.pytorch import Callback
+from anomalib_fewshot._host.registry import add_data, add_model, add_pipeline, find_pipeline, has_pipelines
 
 # The module of anomalib that holds the names of each group.
 _HOSTS = {
@@ -47,39 +44,23 @@ def register(group: str | None = None) -> None:
         msg = f"`group` must be one of {sorted(_HOSTS)}, got {group!r}."
         raise ValueError(msg)
     for name in _HOSTS if group is None else [group]:
-        table, add = _lookup(name)
+        host = import_module(_HOSTS[name])
+        if name == "anomalib.pipelines" and not has_pipelines(host):
+            continue
         for entry_point in entry_points(group=name):
-            _register(entry_point, table, add)
+            _register(entry_point, host)
 
 
-def make_callbacks() -> "list[Callback]":
-    """Return the callbacks that Lightning adds to every trainer, by an entry point: none where anomalib is not used."""
-    if "anomalib.engine" not in sys.modules:
-        return []
-    from anomalib_fewshot.callbacks import EvaluationCheck, FewShotRun, PredictCheck, SupportThreshold
-
-    return [SupportThreshold(), FewShotRun(), EvaluationCheck(), PredictCheck()]
+def _find(host: ModuleType, entry_point: EntryPoint) -> Any:  # noqa: ANN401  a class, or anything of that name
+    """Return what anomalib already has under the name of an entry point. ``None`` if it has nothing."""
+    if entry_point.group == "anomalib.pipelines":
+        return find_pipeline(host, entry_point.name)
+    return getattr(host, entry_point.name, None)
 
 
-def _lookup(group: str) -> tuple[dict[str, Any], Callable[[str, Any], None]]:
-    """Return the table in which anomalib looks up the names of a group, and how a name is added to it."""
-    host = import_module(_HOSTS[group])
-    if group == "anomalib.pipelines":
-        table = host.PIPELINE_REGISTRY or {}
-        return table, table.__setitem__
-
-    def add(name: str, value: type) -> None:
-        setattr(host, name, value)
-        host.__all__.append(name)
-        if group == "anomalib.models":  # `get_model` imports a full class path from listed modules only
-            host.ALLOWED_MODULES.update(accumulate(value.__module__.split("."), "{}.{}".format))
-
-    return vars(host), add
-
-
-def _register(entry_point: EntryPoint, table: dict[str, Any], add: Callable[[str, Any], None]) -> None:
+def _register(entry_point: EntryPoint, host: ModuleType) -> None:
     package = entry_point.dist.name if entry_point.dist is not None else entry_point.value
-    known = table.get(entry_point.name)
+    known = _find(host, entry_point)
     if known is not None:
         origin = f"{getattr(known, '__module__', '')}:{getattr(known, '__qualname__', '')}"
         if origin != entry_point.value:  # else it was registered by an earlier call
@@ -88,8 +69,9 @@ def _register(entry_point: EntryPoint, table: dict[str, Any], add: Callable[[str
                 stacklevel=3,
             )
         return
+    add = {"anomalib.models": add_model, "anomalib.data": add_data, "anomalib.pipelines": add_pipeline}
     try:
-        add(entry_point.name, entry_point.load())
+        add[entry_point.group](host, entry_point.name, entry_point.load())
     except Exception as error:  # noqa: BLE001  a broken package must not break anomalib
         warnings.warn(
             f"The plug-in `{entry_point.name}` of the package `{package}` cannot be loaded and is left out: {error!r}",

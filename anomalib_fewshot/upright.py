@@ -15,7 +15,7 @@ from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from anomalib_fewshot.atomic import write_atomically
-from anomalib_fewshot.data.picture import read_picture, read_upright
+from anomalib_fewshot.data.validation.image import read_picture, read_upright
 from anomalib_fewshot.errors import ArgumentError
 
 

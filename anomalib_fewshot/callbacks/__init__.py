@@ -3,10 +3,18 @@
 
 """Callbacks for models of anomalib and others."""
 
+from lightning.pytorch import Callback
+
 from .adversarial import AdversarialCallback
 from .evaluation_check import EvaluationCheck
 from .few_shot_run import FewShotRun
 from .predict_check import PredictCheck
 from .support_threshold import SupportThreshold
 
-__all__ = ["AdversarialCallback", "EvaluationCheck", "FewShotRun", "PredictCheck", "SupportThreshold"]
+
+def run_callbacks() -> list[Callback]:
+    """Return the callbacks of a run with a model or a data module of this package."""
+    return [SupportThreshold(), FewShotRun(), EvaluationCheck(), PredictCheck()]
+
+
+__all__ = ["AdversarialCallback", "EvaluationCheck", "FewShotRun", "PredictCheck", "SupportThreshold", "run_callbacks"]

@@ -14,7 +14,7 @@ from torch import nn
 
 from anomalib_fewshot.data import MVTecFolder
 from anomalib_fewshot.data.support import SupportDataModule
-from anomalib_fewshot.metrics import CategoryEvaluator, ScoredImages, Undefined, warn_of_undefined
+from anomalib_fewshot.metrics import CategoryEvaluator, ScoredImages, Undefined, warn_of_undefined, were_updated
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +64,12 @@ class EvaluationCheck(Callback):
             return
         scored = self._scored.reduce(trainer)
         defined, undefined = [], []
-        for metric in self._metrics:
+        updated = were_updated(list(self._metrics), trainer)
+        for metric, is_updated in zip(self._metrics, updated, strict=True):
             reason = scored.why_undefined(metric)
             if reason:
                 undefined.append(Undefined(metric.name, reason, scored))
+            if reason or not is_updated:
                 metric.reset()
             else:
                 defined.append(metric)

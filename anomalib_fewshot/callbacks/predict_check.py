@@ -16,8 +16,8 @@ from anomalib.utils.path import generate_output_filename
 from anomalib.visualization import ImageVisualizer
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from anomalib_fewshot.data.finding import report
-from anomalib_fewshot.data.picture_check import check_left_out, check_pictures
+from anomalib_fewshot.data.validation.image_check import check_pictures, find_skipped_files
+from anomalib_fewshot.data.validation.issue import report
 from anomalib_fewshot.post_processing import UNKNOWN, VERDICTS
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class PredictCheck(Callback):
             if isinstance(dataset, PredictDataset):
                 files = dataset.image_filenames
                 folders = dict.fromkeys(path.parent for path in files) if len(files) > 1 else ()
-                report([*check_pictures((), files, decode=False), *check_left_out(folders)])
+                report([*check_pictures((), files, decode=False), *find_skipped_files(folders)])
                 self.files += files
         if (folder := _map_folder(trainer)) is not None:
             _warn_of_lost_maps(self.files, folder)

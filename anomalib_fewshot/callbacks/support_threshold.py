@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from copy import deepcopy
 
 import torch
-from anomalib.data import ImageBatch, InferenceBatch
+from anomalib.data import InferenceBatch
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from anomalib_fewshot._host import is_last_epoch, is_memory_bank
+from anomalib_fewshot._host import fit_memory_bank, is_last_epoch, is_memory_bank
 from anomalib_fewshot.data.support import SupportDataModule, can_fit_thresholds
 from anomalib_fewshot.models.components import isolated_seed
-from anomalib_fewshot.post_processing import NormalScores, Rule, SupportPostProcessor
+from anomalib_fewshot.post_processing import CalibrationScheme, CalibrationScores, SupportPostProcessor
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class SupportThreshold(Callback):
 
     ``Patchcore``, ``Padim`` and others do not train, but pass over the images, ``MHPatchcore`` three times: they are
     fitted once more without each image, which the fit then scores. The highest such score is the threshold, for which
-    no rate of false alarms is promised, see :class:`Rule`. It takes three images or more.
+    no rate of false alarms is guaranteed, see :class:`CalibrationScheme`. It takes three images or more.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,12 @@ class SupportThreshold(Callback):
         batches = [transform(batch.image.to(pl_module.device)) for batch in datamodule.support_dataloader()]
         own = post_processor if isinstance(post_processor, SupportPostProcessor) else SupportPostProcessor()
         with isolated_seed(datamodule.seed):
-            own.fit_normal(NormalScores(Rule.ONE_FIT, list(self._scores(pl_module, self._empty, torch.cat(batches)))))
+            own.fit_normal(
+                CalibrationScores(
+                    CalibrationScheme.LEAVE_ONE_OUT,
+                    list(self._scores(pl_module, self._empty, torch.cat(batches))),
+                ),
+            )
         self._empty = None
         if own is not post_processor:
             for name, value in own.named_buffers():
@@ -77,10 +82,7 @@ class SupportThreshold(Callback):
             for held_out in range(int(fold.max()) + 1):
                 pl_module.model = deepcopy(empty).train()
                 _restore(pl_module, self._start)
-                for _ in range(trainer.max_epochs or 1):
-                    for number, batch in enumerate(images[fold != held_out].split(batch_size)):
-                        pl_module.training_step(ImageBatch(image=batch), number)
-                    pl_module.fit()
+                fit_memory_bank(pl_module, images[fold != held_out], batch_size, trainer.max_epochs or 1)
                 yield pl_module.model.eval()(images[fold == held_out])
         finally:
             pl_module.model = whole

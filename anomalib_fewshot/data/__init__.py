@@ -8,9 +8,9 @@ import anomalib.data  # noqa: F401  first: its import registers the plug-ins, wh
 from .dagm import DAGM
 from .elpv import ELPV
 from .few_shot import FewShot
-from .finding import Finding
 from .multi_category import MultiCategory
 from .mvtec_folder import MVTecFolder
-from .picture_check import check_pictures
+from .validation.image_check import check_pictures
+from .validation.issue import DataIssue
 
-__all__ = ["DAGM", "ELPV", "FewShot", "Finding", "MVTecFolder", "MultiCategory", "check_pictures"]
+__all__ = ["DAGM", "DataIssue", "ELPV", "FewShot", "MVTecFolder", "MultiCategory", "check_pictures"]

@@ -18,15 +18,16 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
+from anomalib_fewshot._host import forget_validation_data
 from anomalib_fewshot.errors import ArgumentError, DataValidationError, FewShotError, MissingDataError, SupportError
 
-from .finding import Finding, report
-from .layout_check import check_kinds
 from .manifest import SupportManifest, sha256
 from .object_strings import object_strings
-from .picture_check import check_left_out, check_pictures
 from .sampling import choose_support, match_support
-from .support import SupportDataModule, can_fit_thresholds, ordered_dataloader, without_global_draws
+from .support import SupportDataModule, can_fit_thresholds, join_run, ordered_dataloader, without_global_draws
+from .validation.image_check import check_pictures, find_skipped_files
+from .validation.issue import DataIssue, report
+from .validation.layout_check import check_kinds
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +93,10 @@ class FewShot(SupportDataModule):
         self.support = support
         self.validation = validation
         self.manifest: SupportManifest | None = None
-        self.findings: list[Finding] = []  # what the check of the pictures has found, after ``setup``
+        self.findings: list[DataIssue] = []  # what the check of the pictures has found, after ``setup``
         self.is_tested = True  # else its test images are of no concern
         self.manifest_file: str | None = "support.json"  # beside the results
+        self.logged_paths: set[Path] = set()  # of results: a training and its test log each once
         self.warned_for: set[str] = set()  # models whose thresholds were warned of; categories of one run share it
 
     @property
@@ -130,18 +132,19 @@ class FewShot(SupportDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Set up the source and keep the support of its training images."""
+        join_run(self.trainer)
         self.source.trainer = self.trainer  # through it anomalib finds the size that the model resizes to
         try:
             with object_strings():
                 self.source.setup(stage)
         except ValueError as error:
-            msg = _in_other_words(str(error))
+            msg = _explain_host_error(str(error))
             if msg is None:
                 raise
             raise DataValidationError(msg) from error
         rows, folder = self._normal_images()
         support = self._choose(sorted(rows), folder)
-        self.__dict__.pop("val_data", None)  # of an earlier setup, for a model or stage that had a validation
+        forget_validation_data(self)  # of a model or stage that had a validation
         for name in ("val_data", "test_data") if self._validates(stage, len(support)) else ("test_data",):
             if hasattr(self.source, name):
                 setattr(self, name, getattr(self.source, name))
@@ -159,10 +162,10 @@ class FewShot(SupportDataModule):
             return True
         if self.trainer is None or can_fit_thresholds(self.trainer.lightning_module, count):
             return False
-        self._say_where_thresholds_are_from(self.trainer.lightning_module, stage, count)
+        self._warn_threshold_source(self.trainer.lightning_module, stage, count)
         return True
 
-    def _say_where_thresholds_are_from(self, model: LightningModule, stage: str | None, count: int) -> None:
+    def _warn_threshold_source(self, model: LightningModule, stage: str | None, count: int) -> None:
         name = type(model).__name__
         if name in self.warned_for:
             return
@@ -174,7 +177,10 @@ class FewShot(SupportDataModule):
                 name,
                 count,
             )
-        elif stage == TrainerFn.FITTING and not hasattr(model, "holds_out"):  # this package's say it themselves
+        elif stage == TrainerFn.FITTING and not hasattr(
+            model,
+            "calibrates_out_of_fold",
+        ):  # this package's say it themselves
             self.warned_for.add(name)
             logger.warning(
                 "%s has no threshold: it cannot come from a support of %d, and the source has no validation images. "
@@ -244,7 +250,7 @@ class FewShot(SupportDataModule):
     def teardown(self, stage: str) -> None:
         """Say after a fit and a test where the results lie."""
         if stage in {TrainerFn.FITTING, TrainerFn.TESTING}:
-            say_where_results_are(self.trainer)
+            log_result_paths(self.trainer, self.logged_paths)
 
     def _normal_images(self) -> tuple[dict[str, int], Path]:
         """Return the row of each normal training image by its path, and the folder that the paths are relative to."""
@@ -269,7 +275,7 @@ class FewShot(SupportDataModule):
         findings = [
             *known,
             *check_pictures(support, scored, masks, decode=False, upright=upright),
-            *check_left_out(dict.fromkeys(path.parent for path in [*support, *scored])),
+            *find_skipped_files(dict.fromkeys(path.parent for path in [*support, *scored])),
         ]
         if "test_data" in names and hasattr(self, "test_data"):
             folder = os.path.commonpath([path.parent for path in [*support, *scored]])
@@ -329,14 +335,15 @@ def check_arguments(k_shot: int | None, seed: int, validation: str) -> None:
         raise ArgumentError(msg)
 
 
-def say_where_results_are(trainer: Trainer | None) -> None:
-    """Log the folders and files that a fit or a test has left."""
+def log_result_paths(trainer: Trainer | None, logged: set[Path]) -> None:
+    """Log the folders and files that a fit or a test has left, and add them to those that were logged before."""
     if trainer is None or not trainer.is_global_zero:
         return
     parts = {"Heat maps": "images", "Checkpoint": "weights/lightning/model.ckpt"}
     for title, part in (parts | {"Support": "support.json", "Supports": "supports"}).items():
         path = Path(trainer.default_root_dir) / part
-        if path.exists():
+        if path.exists() and path not in logged:
+            logged.add(path)
             logger.info("%s: %s", title, path)
 
 
@@ -384,7 +391,7 @@ def check_ascii(path: str | Path) -> None:
         raise DataValidationError(msg)
 
 
-def _in_other_words(error: str) -> str | None:
+def _explain_host_error(error: str) -> str | None:
     """Return what an error of anomalib's or pandas' in a setup means, nothing of one that is not known."""
     if "non-printable characters: " in error:  # anomalib's words for all but ASCII
         check_ascii(error.partition("non-printable characters: ")[2])

@@ -17,12 +17,13 @@ from anomalib.metrics import Evaluator
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import ConcatDataset, DataLoader, DistributedSampler, Sampler
 
+from anomalib_fewshot._host import forget_validation_data, replaces_sampler
 from anomalib_fewshot.errors import ArgumentError, DataValidationError, SupportError
 
-from .few_shot import FewShot, as_datamodule, category_folders, check_arguments, say_where_results_are
-from .finding import report_together
+from .few_shot import FewShot, as_datamodule, category_folders, check_arguments, log_result_paths
 from .manifest import SupportManifest
-from .support import SupportDataModule, collate_normal
+from .support import SupportDataModule, collate_normal, join_run
+from .validation.issue import report_together
 
 Source = AnomalibDataModule | dict[str, Any]
 
@@ -95,6 +96,7 @@ class MultiCategory(SupportDataModule):
         self.k_shot = k_shot
         self.support = support
         self.validation = validation
+        self.logged_paths: set[Path] = set()  # of results
         self.warned_for: set[str] = set()  # shared by the parts, so that each warning comes once
         self._parts: dict[str, FewShot] = {}
         self._chosen: list[str] | None = None  # of the other categories, by a model
@@ -163,6 +165,7 @@ class MultiCategory(SupportDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Set up all categories, choose the supports, and check that nothing of the target is trained on."""
+        join_run(self.trainer)
         self._check_devices()
         self._chosen = None
         with report_together():
@@ -174,7 +177,7 @@ class MultiCategory(SupportDataModule):
         self.train_data = ConcatDataset([p.train_data if self.target is None else p.normal_data for p in trained])
         self.support_data = ConcatDataset([part.train_data for part in tested.values()])
         self.test_data = ConcatDataset([part.test_data for part in tested.values()])
-        self.__dict__.pop("val_data", None)  # of an earlier setup
+        forget_validation_data(self)
         if all(hasattr(part, "val_data") for part in tested.values()):
             self.val_data = ConcatDataset([part.val_data for part in tested.values()])
         self._check()
@@ -220,7 +223,7 @@ class MultiCategory(SupportDataModule):
     def teardown(self, stage: str) -> None:
         """Say after the test where the results lie."""
         if stage == TrainerFn.TESTING:
-            say_where_results_are(self.trainer)
+            log_result_paths(self.trainer, self.logged_paths)
 
     def _setup(self, _stage: str | None = None) -> None:
         """Not used: the sources make the datasets."""
@@ -299,7 +302,7 @@ class MultiCategory(SupportDataModule):
     def _check_devices(self) -> None:
         if self.trainer is None or self.trainer.world_size == 1:
             return
-        if self.trainer._accelerator_connector.use_distributed_sampler:  # noqa: SLF001  it is not told otherwise
+        if replaces_sampler(self.trainer):
             msg = (
                 "`use_distributed_sampler` must be false on several devices: MultiCategory divides the batches itself. "
                 "Give `--trainer.use_distributed_sampler false`, or train on one device."

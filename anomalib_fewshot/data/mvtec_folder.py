@@ -14,9 +14,10 @@ from torchvision.transforms.v2 import Transform
 from anomalib_fewshot.errors import DataValidationError, MissingDataError
 
 from .few_shot import check_ascii, check_category
-from .finding import Finding, report
-from .layout_check import check_kinds, check_layout
-from .mask_check import check_masks
+from .support import join_run
+from .validation.issue import DataIssue, report
+from .validation.layout_check import check_kinds, check_layout
+from .validation.mask_check import check_masks
 
 
 class MVTecFolder(Folder):
@@ -90,7 +91,7 @@ class MVTecFolder(Folder):
         )
         self.root: str | Path = root
         self.category = category
-        self.findings: list[Finding] = []  # what the check of the folders and masks has found
+        self.findings: list[DataIssue] = []  # what the check of the folders and masks has found
 
     def prepare_data(self) -> None:
         """Say what is missing before any split is made."""
@@ -98,6 +99,7 @@ class MVTecFolder(Folder):
 
     def setup(self, stage: str | None = None) -> None:
         """Set up the datasets, and say whether the test images are of one kind alone."""
+        join_run(self.trainer)
         super().setup(stage)
         if len(self.test_data):
             folder = (Path(self.root) / self.category).resolve()
@@ -111,7 +113,7 @@ class MVTecFolder(Folder):
             data.samples["mask_path"] = [masks.get(path, "") for path in data.samples.image_path]
             data.samples.attrs["task"] = "segmentation" if masks else "classification"
 
-    def _report(self, findings: list[Finding]) -> None:
+    def _report(self, findings: list[DataIssue]) -> None:
         """Refuse what is wrong and warn of it, once: there is a setup for each stage."""
         report(findings, self.findings)
         self.findings = [*dict.fromkeys([*self.findings, *findings])]

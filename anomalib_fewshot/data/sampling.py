@@ -18,7 +18,7 @@ def shuffled(paths: Sequence[str], key: str) -> list[str]:
         ['a.png', 'c.png', 'b.png']
     """
     generator = random.Random(key)  # noqa: S311
-    # Python promises to keep the sequence of `random()` for a seed, and of no other draw.
+    # Python guarantees to keep the sequence of `random()` for a seed, and of no other draw.
     return sorted(sorted(paths), key=lambda _: generator.random())
 
 

@@ -9,21 +9,26 @@ import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import torch
 from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageBatch, ImageItem
 from anomalib.data.utils import LabelName
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from anomalib_fewshot._console import print_messages_once
-from anomalib_fewshot._host import is_memory_bank
+from anomalib_fewshot._host import add_callbacks, is_memory_bank
+from anomalib_fewshot._signals import raise_on_signals
 
 from .manifest import SupportManifest
 
 MIN_IMAGES = 3  # for the thresholds of a memory bank: some models score NaN after a fit to a single image
+
+
+CALLBACK_GROUP = "anomalib_fewshot.callbacks"  # of entry points, since `callbacks` imports this module
 
 
 class SupportDataModule(AnomalibDataModule):
@@ -39,6 +44,7 @@ class SupportDataModule(AnomalibDataModule):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         print_messages_once()
+        raise_on_signals()
         super().__init__(*args, **kwargs)
 
     @property
@@ -84,6 +90,27 @@ class SupportDataModule(AnomalibDataModule):
         Raises:
             ArgumentError: If one is not among ``train_categories``.
         """
+
+
+def make_callbacks() -> list[Callback]:
+    """Return new callbacks for a run with a model or a data module of this package. Other runs have none of them.
+
+    A model returns them from ``configure_callbacks``, a data module adds them in ``setup`` (:func:`join_run`).
+    """
+    callbacks: list[Callback] = []
+    for entry_point in entry_points(group=CALLBACK_GROUP):
+        callbacks += entry_point.load()()
+    return callbacks
+
+
+def join_run(trainer: Trainer | None) -> None:
+    """Add the callbacks of this package to a run whose data module is of this package. Call it in ``setup``.
+
+    Args:
+        trainer (Trainer | None): Trainer of the data module. ``None`` if it is set up by hand.
+    """
+    if trainer is not None:
+        add_callbacks(trainer, make_callbacks())
 
 
 def support_dataloader(datamodule: AnomalibDataModule) -> DataLoader:
@@ -142,12 +169,12 @@ def collate_normal(items: Sequence[ImageItem]) -> ImageBatch:
 def can_fit_thresholds(model: LightningModule, count: int) -> bool:
     """Return whether the thresholds of a model can come from a support set of so many images.
 
-    This package's models say so themselves (``holds_out``). A memory bank of anomalib's is fitted once more without
-    each image by the callback ``SupportThreshold``.
+    The models of this package declare it (``calibrates_out_of_fold``). The callback ``SupportThreshold`` refits a
+    memory bank of anomalib without each image in turn.
     """
     if is_memory_bank(model):
         return count >= MIN_IMAGES
-    return getattr(model, "holds_out", False)
+    return getattr(model, "calibrates_out_of_fold", False)
 
 
 def support_digest(datamodule: AnomalibDataModule) -> str:

@@ -1,8 +1,31 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""From a folder of good pictures to verdicts on a page."""
+"""From a folder of good pictures to verdicts on a page.
 
-from .inspection import inspect
+The function is loaded on first use: it needs the extra ``inspect``, and anomalib's command line imports this package
+for every command.
+"""
+
+from typing import TYPE_CHECKING
+
+from anomalib_fewshot._extras import extra_required
+
+if TYPE_CHECKING:
+    from .inspection import inspect
 
 __all__ = ["inspect"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    with extra_required("inspect", "`anomalib_fewshot.inspect`"):
+        from .inspection import inspect
+
+    return inspect
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

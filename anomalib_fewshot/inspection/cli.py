@@ -3,19 +3,27 @@
 
 """`anomalib inspect`."""
 
+from collections.abc import Callable
+from typing import Any
+
 from jsonargparse import ArgumentParser
 
-from anomalib_fewshot.pipelines.cli import Command
-
-from .inspection import inspect
+from anomalib_fewshot._command import Command
 
 
 class Inspect(Command):
     """Train on a folder of good pictures and give verdicts on new ones, in a table and on a page."""
 
     name = "inspect"
-    function = staticmethod(inspect)
+    extra = "inspect"
     skip = {"good", "new", "out", "model", "resume", "ignore", "strict", "watch", "inline", "progress"}  # noqa: RUF012  as below
+
+    @staticmethod
+    def import_function() -> Callable[..., Any]:
+        """Import :func:`inspect` and return it."""
+        from .inspection import inspect
+
+        return inspect
 
     @classmethod
     def get_parser(cls, parser: ArgumentParser | None = None) -> ArgumentParser:  # type: ignore[override]

@@ -83,32 +83,32 @@ def num_needed(num_good: int) -> int:
     return number
 
 
-def measure_drift(scores: Sequence[float], levels: Sequence[float]) -> Drift | None:
+def measure_drift(scores: Sequence[float], calibration_scores: Sequence[float]) -> Drift | None:
     """Test whether new pictures have changed.
 
     Args:
         scores (Sequence[float]): Scores of new pictures, in order.
-        levels (Sequence[float]): Scores of held-out good pictures, ascending.
+        calibration_scores (Sequence[float]): Scores of held-out good pictures, ascending.
 
     Returns:
         Drift | None: The result, or ``None`` with fewer than eight new pictures or two good ones.
     """
-    if len(scores) < MIN_PICTURES or len(levels) < 2:
+    if len(scores) < MIN_PICTURES or len(calibration_scores) < 2:
         return None
-    median = levels[(len(levels) + 1) // 2 - 1]
+    median = calibration_scores[(len(calibration_scores) + 1) // 2 - 1]
     num_above = sum(score > median for score in scores)
     trend = kendalltau(range(len(scores)), scores)
-    return Drift(num_above, len(scores), len(levels), float(trend.statistic), float(trend.pvalue))
+    return Drift(num_above, len(scores), len(calibration_scores), float(trend.statistic), float(trend.pvalue))
 
 
-def describe_drift(scores: Sequence[float], levels: Sequence[float]) -> str:
+def describe_drift(scores: Sequence[float], calibration_scores: Sequence[float]) -> str:
     """Return the drift report as text, empty with too few pictures for any test.
 
     Args:
         scores (Sequence[float]): Scores of new pictures, in order.
-        levels (Sequence[float]): Scores of held-out good pictures, ascending.
+        calibration_scores (Sequence[float]): Scores of held-out good pictures, ascending.
     """
-    drift = measure_drift(scores, levels)
+    drift = measure_drift(scores, calibration_scores)
     if drift is None:
         return ""
     count = f"{drift.num_above} of {drift.num_new} new pictures score above the median good picture"

@@ -27,12 +27,13 @@ from rich.progress import (
 )
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from anomalib_fewshot.data.finding import ERROR, Finding, report, summarize
-from anomalib_fewshot.data.picture_check import check_left_out, check_pictures
+from anomalib_fewshot._signals import continue_after_interrupt, is_ending, set_hint
+from anomalib_fewshot.data.validation.image_check import check_pictures, find_skipped_files
+from anomalib_fewshot.data.validation.issue import ERROR, DataIssue, report, summarize
 from anomalib_fewshot.post_processing import VERDICTS
 
 from .drift import describe_drift
-from .ignored import Ignored
+from .ignore_mask import IgnoreMask
 from .page import PAGE, write_page
 from .pictures import write_pictures
 from .run_folder import SETTINGS, Entry, RunFolder
@@ -128,11 +129,11 @@ def inspect(
             ignore = earlier.path / MASK if (earlier.path / MASK).is_file() else None
         _check_folders([str(new), *([] if model is not None else settings["good"])])
         if ignore is not None:
-            Ignored(Path(ignore))
+            IgnoreMask(Path(ignore))
         inspection = _Inspection(console, None, settings, strict, inline)
         inspection.check(complete=not watch)
         inspection.begin(Path(out), model, ignore)
-    with inspection.end_well(watch=watch):
+    with inspection.finalize(watch=watch):
         inspection.score(watch=watch)
     return inspection.run.table()
 
@@ -154,7 +155,7 @@ class _Inspection:
     strict: bool
     inline: bool
     model: Any = None
-    findings: dict[Finding, None] = field(default_factory=dict)
+    findings: dict[DataIssue, None] = field(default_factory=dict)
     left_out: dict[Path, int] = field(default_factory=dict)  # when it was last changed
     support: list[Path] = field(default_factory=list)
     resolved: set[str] = field(default_factory=set)  # of good pictures; a link to itself has a name, too
@@ -185,7 +186,7 @@ class _Inspection:
             msg = f"`good` must have a picture that can be used, got none in {', '.join(self.settings['good'])}.{lines}"
             raise ValueError(msg)
         if self.new.is_dir():
-            self.note(check_left_out([self.new, *(path for path in self.new.rglob("*") if path.is_dir())]))
+            self.add_issues(find_skipped_files([self.new, *(path for path in self.new.rglob("*") if path.is_dir())]))
         listed = _list(self.new)
         pending = self.usable(listed)
         same = [path for path in listed if os.path.realpath(path) in self.resolved]
@@ -227,17 +228,17 @@ class _Inspection:
     def good_pictures(self) -> list[Path]:
         """Return the good pictures that can be used, each once, and note what is wrong with the others."""
         parts = [part for part in self.settings["good"] if "model" not in self.settings or Path(part).exists()]
-        bad = self.note(check_pictures(parts, upright=True))
+        bad = self.add_issues(check_pictures(parts, upright=True))
         files = list(dict.fromkeys(path for part in parts for path in _list(Path(part))))
         self.resolved = {os.path.realpath(path) for path in files}
         return [path for path in files if path not in bad]
 
     @property
-    def ignored(self) -> Ignored | None:
+    def ignored(self) -> IgnoreMask | None:
         path = self.run.path / MASK
-        return Ignored(path) if path.is_file() else None
+        return IgnoreMask(path) if path.is_file() else None
 
-    def note(self, findings: Sequence[Finding]) -> set[Path]:
+    def add_issues(self, findings: Sequence[DataIssue]) -> set[Path]:
         """Say what is wrong, once each, and return the files that cannot be used."""
         findings = [finding for finding in findings if SAME_STEM not in finding.message]  # here nothing can mix
         fresh = [finding for finding in findings if finding not in self.findings]
@@ -246,14 +247,14 @@ class _Inspection:
         self.findings |= dict.fromkeys(fresh)
         errors = [finding for finding in fresh if finding.severity == ERROR]
         for finding in errors[:NUM_SAID]:
-            self.say(finding)
+            self.print_issue(finding)
         if len(errors) > NUM_SAID:
             self.console.print(f"  ... and {len(errors) - NUM_SAID} more, on the page and in findings.csv.")
         for line in summarize(finding for finding in fresh if finding.severity != ERROR):
             self.console.print(f"  {line}", markup=False)
         return {finding.path for finding in findings if finding.severity == ERROR}
 
-    def say(self, finding: Finding) -> None:
+    def print_issue(self, finding: DataIssue) -> None:
         left_out = " Left out." if finding.severity == ERROR and not finding.path.is_dir() else ""
         self.console.print(f"  {finding}{left_out}", markup=False)
 
@@ -272,7 +273,7 @@ class _Inspection:
                 paths = self.usable(paths)
                 bar.update(task, total=self.num_scored + len(paths) if paths or not watch else None)
                 for scored in scorer(paths):
-                    self.keep(scored)
+                    self.record(scored)
                     bar.update(task, completed=self.num_scored)
                 if not watch:
                     return
@@ -286,8 +287,8 @@ class _Inspection:
         if not paths:
             return []
         long = f"has a name of more than {MAX_NAME} bytes: its heat map would have none. Rename it."
-        findings = [Finding(path, ERROR, long) for path in paths if len(os.fsencode(path.name)) > MAX_NAME]
-        bad = self.note([*findings, *check_pictures(self.support, paths, decode=False, upright=True)])
+        findings = [DataIssue(path, ERROR, long) for path in paths if len(os.fsencode(path.name)) > MAX_NAME]
+        bad = self.add_issues([*findings, *check_pictures(self.support, paths, decode=False, upright=True)])
         self.left_out |= {path: _state(path)[1] for path in paths if path in bad}
         return [path for path in paths if path not in bad]
 
@@ -303,10 +304,10 @@ class _Inspection:
     def name(self, path: Path) -> str:
         return path.relative_to(self.new).as_posix() if self.new.is_dir() else path.name
 
-    def keep(self, scored: Scored) -> None:
+    def record(self, scored: Scored) -> None:
         """Write the pictures of a picture, and then the line that says it is done."""
         if scored.photo is None:
-            self.note([Finding(scored.path, ERROR, scored.fault)])
+            self.add_issues([DataIssue(scored.path, ERROR, scored.fault)])
             self.left_out[scored.path] = _state(scored.path)[1]
             return
         if self.left_out.pop(scored.path, None) is not None:  # it was broken, and has come again
@@ -334,12 +335,19 @@ class _Inspection:
     def drift(self) -> str:
         """Return what is said of a drift, in the order of the pictures' names."""
         entries = sorted(self.run.entries.values(), key=lambda entry: entry.path)
-        levels = [level["score_up_to"] for level in self.model.post_processor.metadata().get("p_values", [])]
-        return describe_drift([entry.score for entry in entries], levels)
+        calibration_scores = [
+            level["score_up_to"] for level in self.model.post_processor.metadata().get("p_values", [])
+        ]
+        return describe_drift([entry.score for entry in entries], calibration_scores)
 
     @contextmanager
-    def end_well(self, *, watch: bool) -> Generator[None]:
+    def finalize(self, *, watch: bool) -> Generator[None]:
         """Write what there is, also when the user ends the run."""
+        inline = " --inline" if self.inline else ""
+        resume = (
+            f"Scored pictures are kept. To resume: anomalib inspect{inline} --resume {shlex.quote(str(self.run.path))}"
+        )
+        set_hint(resume)
         ended = False
         try:
             yield
@@ -347,16 +355,16 @@ class _Inspection:
             ended = True
             if not watch:
                 self.write()
-                command = f"anomalib inspect --resume {shlex.quote(str(self.run.path))}"
-                command += " --inline" if self.inline else ""
-                self.console.print(f"Ended after {self.num_scored} pictures. The others: {command}", markup=False)
+                if not is_ending():  # else it is in the last line of the command
+                    self.console.print(resume, markup=False)
                 raise
+            continue_after_interrupt()
         table = self.write(inline=self.inline)
         if ended:
             self.console.print("Ended. Nothing is lost.")
-        self.conclude(table)
+        self.print_summary(table)
 
-    def conclude(self, table: pd.DataFrame) -> None:
+    def print_summary(self, table: pd.DataFrame) -> None:
         """Say what was found and where it lies."""
         counts = table.verdict.value_counts()
         verdicts = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in VERDICTS[::-1])

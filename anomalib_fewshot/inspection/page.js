@@ -2,16 +2,16 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const PER_PAGE = 200, BINS = 40, STEP = 0.005;
-const KINDS = data.defect === null ? ["look", "good"] : ["defect", "look", "good"];
-const SIGNS = { good: "●", look: "▲", defect: "■" };
-const lines = { look: data.look, defect: data.defect };
+const KINDS = data.defect === null ? ["review", "good"] : ["defect", "review", "good"];
+const SIGNS = { good: "●", review: "▲", defect: "■" };
+const lines = { review: data.review, defect: data.defect };
 const pictures = data.pictures.map(([path, score, p, width, height]) => ({ path, score, p, width, height }));
 const byPath = new Map(pictures.map(picture => [picture.path, picture]));
 const key = `anomalib-inspect:${data.id}`;
 let filter = "all", page = 0, shown = [], current = null;
 
 const find = id => document.getElementById(id);
-const verdictOf = score => (lines.defect !== null && score > lines.defect ? "defect" : score > lines.look ? "look" : "good");
+const verdictOf = score => (lines.defect !== null && score > lines.defect ? "defect" : score > lines.review ? "review" : "good");
 const suffixes = { photos: "jpg", thumbnails: "jpg", heat: "png" };
 const fileOf = (part, path) => `page/${part}/${path.split("/").map(encodeURIComponent).join("/")}.${suffixes[part]}`;
 const inlined = (part, path) => data.inlined[path][part] || data.inlined[path].thumbnails;
@@ -65,11 +65,11 @@ function showMarks() {
   const wrong = kinds.good.filter(picture => verdictOf(picture.score) !== "good").length;
   const found = kinds.bad.filter(picture => verdictOf(picture.score) !== "good").length;
   const said = [];
-  if (kinds.good.length) said.push(`Marked good: ${kinds.good.length}, of which above a line: ${wrong}.`);
-  if (kinds.bad.length) said.push(`Marked bad: ${kinds.bad.length}, of which above a line: ${found}.`);
+  if (kinds.good.length) said.push(`Marked good: ${kinds.good.length}, above a threshold: ${wrong}.`);
+  if (kinds.bad.length) said.push(`Marked bad: ${kinds.bad.length}, above a threshold: ${found}.`);
   said.push(kinds.good.length
-    ? "The command trains with those marked good too, and does not score them. They were chosen by their scores, so that no rate is promised for them."
-    : "Only pictures marked good train a model: the command trains as before.");
+    ? "The command adds the pictures marked good to the support set and does not score them. You chose them after seeing their scores, so the false-alarm rate is no longer guaranteed."
+    : "Only pictures marked good change the model: the command trains on the same support set.");
   find("marked").textContent = said.join(" ");
   find("command").value = command();
   find("copied").textContent = "";
@@ -91,13 +91,13 @@ function count(scores) {
   for (const score of scores) counts[bin(score)] += 1;
   return counts;
 }
-const newCounts = count(pictures.map(picture => picture.score)), heldCounts = count(data.levels);
+const newCounts = count(pictures.map(picture => picture.score)), heldCounts = count(data.calibration_scores);
 
 function showHistogram() {
-  const box = find("histogram"), width = Math.max(280, box.clientWidth), middle = 130, above = 84, below = data.levels.length ? 36 : 0;
+  const box = find("histogram"), width = Math.max(280, box.clientWidth), middle = 130, above = 84, below = data.calibration_scores.length ? 36 : 0;
   const height = middle + below + 38, x = score => 10 + score * (width - 20), step = (width - 20) / BINS;
   const svg = draw("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "group",
-    "aria-label": `Histogram of ${pictures.length} new and ${data.levels.length} held-out good pictures` });
+    "aria-label": `Histogram of ${pictures.length} new and ${data.calibration_scores.length} good pictures` });
   const bars = (counts, color, size, direction) => {
     const highest = Math.max(1, ...counts);
     counts.forEach((number, index) => {
@@ -110,19 +110,19 @@ function showHistogram() {
   bars(newCounts, "var(--bar)", above, 1);
   bars(heldCounts, "var(--held)", below, -1);
   svg.append(draw("path", { class: "axis", d: `M10 ${middle + .5}H${width - 10}` }));
-  const held = below ? ` above, ${plural(data.levels.length, "held-out good one")} below` : "";
+  const held = below ? ` above, ${plural(data.calibration_scores.length, "good one")} below` : "";
   const words = [[width / 2, height - 20, plural(pictures.length, "new picture") + held, "middle"]];
   words.push([10, height - 4, "score 0", "start"], [x(.5), height - 4, "0.5", "middle"], [width - 10, height - 4, "1", "end"]);
   for (const [left, top, text, anchor] of words)
     svg.append(draw("text", { x: left, y: top, "text-anchor": anchor }, document.createTextNode(text)));
-  for (const name of ["look", "defect"]) if (lines[name] !== null) svg.append(lineHandle(name, x, middle + below + 4, width));
+  for (const name of ["review", "defect"]) if (lines[name] !== null) svg.append(lineHandle(name, x, middle + below + 4, width));
   const focused = document.activeElement && document.activeElement.dataset ? document.activeElement.dataset.line : null;
   box.replaceChildren(svg);
   if (focused) box.querySelector(`[data-line=${focused}]`).focus();
 }
 
 function lineHandle(name, x, bottom, width) {
-  const place = x(lines[name]), top = name === "look" ? 34 : 14, right = name === "defect" || lines.defect === null;
+  const place = x(lines[name]), top = name === "review" ? 34 : 14, right = name === "defect" || lines.defect === null;
   const fits = right ? place < width - 70 : place < 60;
   const handle = draw("g", { class: `line ${name}`, tabindex: 0, role: "slider", "data-line": name, "aria-label": `Line of ${name}`,
     "aria-valuemin": 0, "aria-valuemax": 1, "aria-valuenow": lines[name].toFixed(3), "aria-orientation": "horizontal" },
@@ -137,8 +137,8 @@ function move(name, value) {
   value = Math.min(1, Math.max(0, value));
   if (Math.abs(value - data[name]) < STEP / 2) value = data[name];
   lines[name] = value;
-  if (lines.defect !== null && name === "look") lines.defect = Math.max(lines.defect, value);
-  if (lines.defect !== null && name === "defect") lines.look = Math.min(lines.look, value);
+  if (lines.defect !== null && name === "review") lines.defect = Math.max(lines.defect, value);
+  if (lines.defect !== null && name === "defect") lines.review = Math.min(lines.review, value);
   update();
 }
 
@@ -170,18 +170,18 @@ find("histogram").addEventListener("keydown", event => {
 
 function showPromises() {
   const rows = KINDS.filter(name => name !== "good").map(name => {
-    const above = data.levels.filter(level => level > lines[name]).length;
+    const above = data.calibration_scores.filter(level => level > lines[name]).length;
     const flagged = pictures.filter(picture => picture.score > lines[name]).length;
     const moved = lines[name] !== data[name];
-    const words = !moved ? data.promises[name] : data.levels.length
-      ? `Moved by hand: alarms on ${above} of your ${data.levels.length} held-out good pictures. A line that is chosen after the scores were seen promises nothing.`
-      : "Moved by hand: there are no held-out good pictures to compare it with.";
+    const words = !moved ? data.guarantees[name] : data.calibration_scores.length
+      ? `Moved by hand: ${above} of your ${data.calibration_scores.length} good pictures exceed it. You moved this threshold after seeing the scores, so the false-alarm rate is no longer guaranteed.`
+      : "Moved by hand: there are no calibration scores to compare it with.";
     return make("p", {}, make("b", { className: name }, `${SIGNS[name]} ${name} above ${lines[name].toFixed(3)}: ${plural(flagged, "new picture")}. `), words);
   });
-  find("promises").replaceChildren(...rows);
-  find("reset").hidden = lines.look === data.look && lines.defect === data.defect;
+  find("guarantees").replaceChildren(...rows);
+  find("reset").hidden = lines.review === data.review && lines.defect === data.defect;
 }
-find("reset").onclick = () => { lines.look = data.look; lines.defect = data.defect; update(); };
+find("reset").onclick = () => { lines.review = data.review; lines.defect = data.defect; update(); };
 
 // Tiles
 

@@ -7,10 +7,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
+from anomalib_fewshot._templates import template_environment
 from anomalib_fewshot.atomic import write_atomically
-from anomalib_fewshot.post_processing import Rule, SupportPostProcessor
+from anomalib_fewshot.post_processing import CalibrationScheme, SupportPostProcessor
 
 from .inline import choose_parts, encode
 from .run_folder import RunFolder
@@ -26,25 +25,19 @@ def write_page(
     *,
     inline: bool = False,
 ) -> str:
-    """Write the page of what a run has scored.
+    """Write the page of a run.
 
     Args:
         run (RunFolder): The run.
-        post_processor (SupportPostProcessor): Lines and what they promise.
-        findings (Sequence[tuple[str, str, str]]): Path, severity and message of what is wrong with files.
-        drift (str): What is said of a drift.
-        inline (bool): Write the pictures into it. Defaults to ``False``.
+        post_processor (SupportPostProcessor): Thresholds and their guarantee.
+        findings (Sequence[tuple[str, str, str]]): Path, severity and message of each data issue.
+        drift (str): Drift report.
+        inline (bool): Embed the pictures. Defaults to ``False``.
 
     Returns:
-        str: A line on pictures that are too large for that, or nothing.
+        str: A note about pictures that are too large to embed, or an empty string.
     """
-    jinja = Environment(
-        loader=PackageLoader("anomalib_fewshot.inspection", "."),
-        autoescape=select_autoescape(["html.j2"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    templates = template_environment("anomalib_fewshot.inspection")
     settings, names = run.settings, list(run.entries)
     parts, note = choose_parts(run.path, names) if inline else ([], "")
     data = {
@@ -65,39 +58,51 @@ def write_page(
         "findings": findings,
         "data": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),  # no tag can end the script
     }
-    write_atomically(run.path / PAGE, jinja.get_template("page.html.j2").render(content).encode(errors="replace"))
+    write_atomically(run.path / PAGE, templates.get_template("page.html.j2").render(content).encode(errors="replace"))
     return note
 
 
 def _lines(post_processor: SupportPostProcessor) -> dict[str, Any]:
-    """Return the lines, the held-out scores, and the words under each line."""
+    """Return the thresholds, the calibration scores, and the text below each threshold."""
     about = post_processor.metadata()
-    rule, count, rank = post_processor.rule, about.get("num_normal", 0), post_processor.rank
-    if rule is Rule.VIEWS:
+    scheme, count, rank = post_processor.scheme, about.get("num_normal", 0), post_processor.rank
+    if scheme is CalibrationScheme.SELF_VIEWS:
         only = {
-            "look": "There is one good picture: above this line are scores that its own views do not have. No promise.",
+            "review": "Calibrated on views of a single good picture: the false-alarm rate is not guaranteed.",
         }
-        return {"levels": [], "look": about["look_score"], "defect": None, "promises": only}
-    look = rank if rule is None else rule.look_rank(rank, count, post_processor.num_folds)
+        return {"calibration_scores": [], "review": about["review_score"], "defect": None, "guarantees": only}
+    num_folds = post_processor.num_folds
+    review = rank if scheme is None else scheme.review_rank(rank, count, num_folds)
     words = {
-        "defect": _promise(rule, rank, count, "called a defect", post_processor.num_folds),
-        "look": _promise(rule, look, count, "called look or defect", post_processor.num_folds),
+        "defect": _guarantee(scheme, rank, count, "called a defect", num_folds),
+        "review": _guarantee(scheme, review, count, "marked for review or called a defect", num_folds),
     }
-    levels = [level["score_up_to"] for level in about.get("p_values", [])]
-    return {"levels": levels, "look": about["look_score"], "defect": about["defect_score"], "promises": words}
+    calibration_scores = [level["score_up_to"] for level in about.get("p_values", [])]
+    return {
+        "calibration_scores": calibration_scores,
+        "review": about["review_score"],
+        "defect": about["defect_score"],
+        "guarantees": words,
+    }
 
 
-def _promise(rule: Rule | None, rank: int, count: int, what: str, num_folds: int | None = None) -> str:
-    """Say how many good pictures a line is above, at most.
+def _guarantee(
+    scheme: CalibrationScheme | None,
+    rank: int,
+    count: int,
+    what: str,
+    num_folds: int | None = None,
+) -> str:
+    """Return the guarantee of a threshold as text.
 
     Example:
-        >>> _promise(Rule.HELD_OUT, 1, 4, "called a defect")
-        'With this line at most 1 in 5 new good pictures is called a defect, on average over choices of the 4.'
+        >>> _guarantee(CalibrationScheme.JACKKNIFE_PLUS, 1, 4, "called a defect")
+        'At this threshold, at most 1 in 5 new good pictures is called a defect, on average over support sets.'
     """
-    rate = None if rule is None else rule.promised_rate(rank, count, num_folds)
+    rate = None if scheme is None else scheme.guaranteed_fpr(rank, count, num_folds)
     if rate is None or rate >= 1:
-        return f"With this line about {rank} in {count + 1} new good pictures are {what}; nothing is promised."
+        return f"At this threshold, about {rank} in {count + 1} new good pictures are {what} (not guaranteed)."
     number = rate * (count + 1)
     share = f"{number:.0f} in {count + 1}" if abs(number - round(number)) < 1e-6 else f"{rate:.2g}"
     verb = "is" if share.startswith("1 ") else "are"
-    return f"With this line at most {share} new good pictures {verb} {what}, on average over choices of the {count}."
+    return f"At this threshold, at most {share} new good pictures {verb} {what}, on average over support sets."

@@ -16,11 +16,11 @@ from PIL import Image
 from torchvision.transforms.v2 import Resize
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
-from anomalib_fewshot.data.picture import read_upright
+from anomalib_fewshot.data.validation.image import read_upright
 from anomalib_fewshot.models import CoftAD
 from anomalib_fewshot.post_processing import SupportPostProcessor
 
-from .ignored import Ignored
+from .ignore_mask import IgnoreMask
 
 BATCH_SIZE = 4  # two batches of photos are in memory
 NUM_THREADS = 2
@@ -34,7 +34,7 @@ class Scored:
         path (Path): The file.
         photo (Image.Image | None): Its pixels. ``None`` if it cannot be read.
         fault (str): Why it cannot be read, or nothing.
-        verdict (str): ``"good"``, ``"look"`` or ``"defect"``.
+        verdict (str): ``"good"``, ``"review"`` or ``"defect"``.
         score (float): Score between 0 and 1.
         p_value (float): Its p-value, NaN if there is none.
         heat (np.ndarray): Anomaly map between 0 and 1, 0.5 at its threshold, shape ``(H, W)``.
@@ -54,10 +54,10 @@ class Scorer:
 
     Args:
         model (CoftAD): A fitted model.
-        ignored (Ignored | None): Region that does not count. Defaults to ``None``.
+        ignored (IgnoreMask | None): Region that does not count. Defaults to ``None``.
     """
 
-    def __init__(self, model: CoftAD, ignored: Ignored | None = None) -> None:
+    def __init__(self, model: CoftAD, ignored: IgnoreMask | None = None) -> None:
         self.model = model
         self.transform = model.pre_processor.transform  # type: ignore[union-attr]
         (self.resize,) = extract_transforms_by_type(self.transform, Resize)
@@ -90,7 +90,7 @@ class Scorer:
             return Scored(path, fault=f"cannot be read ({error}). Replace it, or remove it."), torch.empty(0)
         image = self.resize(to_dtype(to_image(photo), torch.float32, scale=True))
         if self.ignored is not None:
-            image = self.ignored.paint(image)
+            image = self.ignored.apply(image)
         return Scored(path, photo), self.transform(image[None])[0]  # type: ignore[misc]
 
     @torch.inference_mode()

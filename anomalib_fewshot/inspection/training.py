@@ -19,13 +19,15 @@ from anomalib.data.utils import LabelName, Split
 from anomalib.engine import Engine
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
+from anomalib_fewshot._host import update_augmentations
+from anomalib_fewshot._signals import interruptible
 from anomalib_fewshot.atomic import complete_file
 from anomalib_fewshot.data import FewShot
-from anomalib_fewshot.data.picture import read_upright
+from anomalib_fewshot.data.validation.image import read_upright
 from anomalib_fewshot.models import CoftAD
 from anomalib_fewshot.models.components import StepReport
 
-from .ignored import Ignored
+from .ignore_mask import IgnoreMask
 
 CHECKPOINT, SUPPORT = "model.ckpt", "support.json"
 
@@ -35,12 +37,12 @@ class GoodPictures(AnomalibDataModule):
 
     Args:
         paths (Sequence[Path]): Files.
-        ignored (Ignored | None): Region that does not count. Defaults to ``None``.
+        ignored (IgnoreMask | None): Region that does not count. Defaults to ``None``.
     """
 
     reads_upright = True  # `FewShot` accepts images with an EXIF orientation
 
-    def __init__(self, paths: Sequence[Path], ignored: Ignored | None = None) -> None:
+    def __init__(self, paths: Sequence[Path], ignored: IgnoreMask | None = None) -> None:
         super().__init__(train_batch_size=8, eval_batch_size=8, num_workers=0)
         self.paths = paths
         self.ignored = ignored
@@ -55,7 +57,7 @@ class GoodPictures(AnomalibDataModule):
         del stage
         if not hasattr(self, "train_data"):
             self.train_data = _GoodDataset(self.paths, self.ignored)
-        self._update_augmentations()  # which resizes to the size of the model
+        update_augmentations(self)
 
     def _setup(self, _stage: str | None = None) -> None:
         """Not used: there is nothing to split."""
@@ -64,7 +66,7 @@ class GoodPictures(AnomalibDataModule):
 class _GoodDataset(AnomalibDataset):
     """Images read upright by their EXIF orientation, which anomalib's own datasets ignore."""
 
-    def __init__(self, paths: Sequence[Path], ignored: Ignored | None) -> None:
+    def __init__(self, paths: Sequence[Path], ignored: IgnoreMask | None) -> None:
         super().__init__()
         self.ignored = ignored
         samples = pd.DataFrame({
@@ -83,7 +85,7 @@ class _GoodDataset(AnomalibDataset):
         if self.augmentations:
             image = self.augmentations(image)
         if self.ignored is not None:
-            image = self.ignored.paint(image)
+            image = self.ignored.apply(image)
         return ImageItem(image=image, gt_label=torch.tensor(LabelName.NORMAL), image_path=path, mask_path="")
 
 
@@ -95,7 +97,7 @@ def new_model() -> CoftAD:
 def train(
     paths: Sequence[Path],
     folder: Path,
-    ignored: Ignored | None,
+    ignored: IgnoreMask | None,
     tell: Callable[[int, int], object],
 ) -> CoftAD:
     """Train a model on good pictures, and write its checkpoint and the manifest of its support to a folder.
@@ -103,10 +105,10 @@ def train(
     Args:
         paths (Sequence[Path]): The pictures, all of which are used.
         folder (Path): Folder of the run.
-        ignored (Ignored | None): Region that does not count.
+        ignored (IgnoreMask | None): Region that does not count.
         tell (Callable[[int, int], object]): Takes the number of steps that are done, and that of all.
     """
-    with tempfile.TemporaryDirectory() as root, quiet():
+    with tempfile.TemporaryDirectory() as root, quiet(), interruptible():
         model = new_model()
         data = FewShot(GoodPictures(paths, ignored), k_shot=len(paths))
         engine = Engine(
@@ -145,7 +147,7 @@ def load(model: Path) -> CoftAD:
         except UnpicklingError as error:
             msg = f"`model` must have a checkpoint that holds weights alone, got {path}. Do not trust it; train again."
             raise ValueError(msg) from error
-    if not loaded.is_fitted or loaded.post_processor.rule is None:  # type: ignore[union-attr]
+    if not loaded.is_fitted or loaded.post_processor.scheme is None:  # type: ignore[union-attr]
         msg = (
             f"`model` must have thresholds from good pictures, got {path}, which has none. Fit it by `FewShot` "
             "without its argument `validation`."

@@ -5,7 +5,7 @@
 
 from .by_category import CategoryMetric, MacroMean, by_category
 from .category_evaluator import CategoryEvaluator
-from .one_kind import ScoredImages, Undefined, warn_of_undefined
+from .single_class import ScoredImages, Undefined, warn_of_undefined, were_updated
 
 __all__ = [
     "CategoryEvaluator",
@@ -15,4 +15,5 @@ __all__ = [
     "Undefined",
     "by_category",
     "warn_of_undefined",
+    "were_updated",
 ]

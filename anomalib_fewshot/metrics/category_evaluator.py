@@ -16,7 +16,7 @@ from torchmetrics import Metric
 from anomalib_fewshot.data.support import SupportDataModule
 
 from .by_category import CategoryMetric, MacroMean, by_category
-from .one_kind import ScoredImages, Undefined, warn_of_undefined
+from .single_class import ScoredImages, Undefined, warn_of_undefined, were_updated
 
 if TYPE_CHECKING:
     from torch.nn import ModuleList
@@ -111,10 +111,13 @@ class CategoryEvaluator(Evaluator):
         categories = dict.fromkeys(self._category_by_path.values()) or [""]
         scored = {category: self._scored[category].reduce(trainer) for category in categories}
         self._scored.clear()
-        undefined = _mark_undefined(metrics, scored)
+        undefined = _mark_undefined(metrics, scored, trainer)
         for metric in metrics:
-            is_empty = isinstance(metric, MacroMean) and not any(part.is_defined for part in metric.parts)
-            if metric in undefined or is_empty:
+            if isinstance(metric, MacroMean):
+                is_defined = any(part.is_defined for part in metric.parts)
+            else:
+                is_defined = metric not in undefined
+            if not is_defined:
                 metric.reset()
                 continue
             self.log(metric.name, metric)
@@ -122,7 +125,7 @@ class CategoryEvaluator(Evaluator):
                 value = metric.compute()
                 trainer.callback_metrics[metric.name] = trainer.logged_metrics[metric.name] = value
         if not trainer.sanity_checking:
-            warn_of_undefined(undefined.values(), trainer, pl_module)
+            warn_of_undefined(filter(None, undefined.values()), trainer, pl_module)
 
     def _restore(self) -> None:
         for name, metrics in self._pooled.items():
@@ -131,16 +134,25 @@ class CategoryEvaluator(Evaluator):
         self._scored.clear()
 
 
-def _mark_undefined(metrics: Iterable[Metric], scored: Mapping[str, ScoredImages]) -> dict[Metric, Undefined]:
-    """Return the metrics that are not defined, and mark them for the mean."""
-    undefined = {}
-    for metric in metrics:
-        if isinstance(metric, MacroMean):
-            continue
-        category, inner = (metric.category, metric.metric) if isinstance(metric, CategoryMetric) else ("", metric)
-        reason = scored[category].why_undefined(inner)
-        if isinstance(metric, CategoryMetric):
-            metric.is_defined = not reason
+def _mark_undefined(
+    metrics: Iterable[Metric],
+    scored: Mapping[str, ScoredImages],
+    trainer: Trainer,
+) -> dict[Metric, Undefined | None]:
+    """Return the metrics that are not defined, and mark them for the mean.
+
+    The value is ``None`` for a metric that the data do not ask for: one of pixels where there are no masks.
+    """
+    singles = [metric for metric in metrics if not isinstance(metric, MacroMean)]
+    inner: list[Any] = [metric.metric if isinstance(metric, CategoryMetric) else metric for metric in singles]
+    undefined: dict[Metric, Undefined | None] = {}
+    for metric, of_images, is_updated in zip(singles, inner, were_updated(inner, trainer), strict=True):
+        images = scored[metric.category if isinstance(metric, CategoryMetric) else ""]
+        reason = images.why_undefined(of_images)
         if reason:
-            undefined[metric] = Undefined(metric.name, reason, scored[category])
+            undefined[metric] = Undefined(metric.name, reason, images)
+        elif not is_updated:
+            undefined[metric] = None
+        if isinstance(metric, CategoryMetric):
+            metric.is_defined = metric not in undefined
     return undefined

@@ -6,8 +6,8 @@
 import anomalib.models  # noqa: F401  first: its import registers the plug-ins, which import the modules below
 
 from .coft_ad import CoftAD
-from .plain_statistic import PlainStatistic
+from .image_statistic import ImageStatistic
 from .reg_ad import RegAD
 from .uni_ad import UniAD
 
-__all__ = ["CoftAD", "PlainStatistic", "RegAD", "UniAD"]
+__all__ = ["CoftAD", "ImageStatistic", "RegAD", "UniAD"]

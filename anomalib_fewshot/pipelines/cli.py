@@ -3,83 +3,31 @@
 
 """The pipelines as subcommands of anomalib."""
 
-import sys
 from collections.abc import Callable
-from typing import Any, ClassVar
 
 import pandas as pd
-from anomalib.pipelines.components.base import Pipeline
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 
-from anomalib_fewshot.errors import FewShotError
+from anomalib_fewshot._command import Command
 
-from .benchmark import benchmark
-from .cost import measure_cost
-from .parity import measure_parity
-
-INTERRUPTED = 130  # exit status of a command that Ctrl-C has ended
 WIDTH_OF_FILE = 160  # of a table in characters, where there is no terminal
-
-
-class Command(Pipeline):
-    """A function as a pipeline: its arguments come from the command line and from a file.
-
-    Attributes:
-        name (str): Name of the subcommand.
-        function (Callable): The function, as a static method.
-        skip (set[str]): Arguments that the parser does not have.
-    """
-
-    name: ClassVar[str]
-    function: ClassVar[Callable[..., Any]]
-    skip: ClassVar[set[str | int]] = set()
-
-    @classmethod
-    def get_parser(cls, parser: ArgumentParser | None = None) -> ArgumentParser:  # type: ignore[override]
-        """Return a parser of the arguments of the function, which a file can give too."""
-        if parser is None:
-            parser = ArgumentParser(description=cls.__doc__)
-            parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file of the arguments below.")
-        parser.add_function_arguments(cls.function, skip=cls.skip)
-        return parser
-
-    def run(self, args: Namespace | None = None) -> None:
-        """Call the function.
-
-        Args:
-            args (Namespace | None): Its arguments. Defaults to ``None``: the command line's.
-
-        Raises:
-            SystemExit: If an argument is wrong or results cannot be written, with the reason; or after Ctrl-C, with
-                exit status 130.
-        """
-        arguments = (self.get_parser().parse_args() if args is None else args).as_dict()
-        try:
-            result = self.function(**{name: _plain(value) for name, value in arguments.items() if name != "config"})
-        except (FewShotError, OSError, ValueError) as error:
-            msg = f"anomalib {self.name}: {error}"
-            raise SystemExit(msg) from error
-        except KeyboardInterrupt:
-            print(f"anomalib {self.name}: interrupted.", file=sys.stderr)
-            raise SystemExit(INTERRUPTED) from None
-        self.show(result)
-
-    def show(self, result: Any) -> None:  # noqa: ANN401
-        """Print the result. By default nothing: the function has printed it."""
-
-    def _setup_runners(self, args: dict) -> list:
-        """Not used: the base class would lose the results of a run that is ended."""
-        raise NotImplementedError
 
 
 class FewShotBenchmark(Command):
     """Compare models on few normal images: the same supports, several seeds, paired differences."""
 
     name = "fewshot"
-    function = staticmethod(benchmark)
+    extra = "benchmark"
     skip = {"dry_run"}  # noqa: RUF012  a flag instead
+
+    @staticmethod
+    def import_function() -> Callable[..., pd.DataFrame]:
+        """Import :func:`benchmark` and return it."""
+        from .few_shot_benchmark import benchmark
+
+        return benchmark
 
     @classmethod
     def get_parser(cls, parser: ArgumentParser | None = None) -> ArgumentParser:  # type: ignore[override]
@@ -93,7 +41,14 @@ class FewShotCost(Command):
     """Measure the cost of methods side by side: seconds and memory of a fit, latency against the backbone's."""
 
     name = "fewshot_cost"
-    function = staticmethod(measure_cost)
+    extra = "benchmark"
+
+    @staticmethod
+    def import_function() -> Callable[..., pd.DataFrame]:
+        """Import :func:`measure_cost` and return it."""
+        from .cost import measure_cost
+
+        return measure_cost
 
     def show(self, result: pd.DataFrame) -> None:
         """Print the table."""
@@ -108,7 +63,14 @@ class FewShotParity(Command):
     """Compare what runtimes and precisions say of the same files: scores, maps, verdicts, AUROC, latency, size."""
 
     name = "fewshot_parity"
-    function = staticmethod(measure_parity)
+    extra = "benchmark"
+
+    @staticmethod
+    def import_function() -> Callable[..., pd.DataFrame]:
+        """Import :func:`measure_parity` and return it."""
+        from .parity import measure_parity
+
+        return measure_parity
 
     def show(self, result: pd.DataFrame) -> None:
         """Print the table of each method."""
@@ -119,13 +81,25 @@ class FewShotParity(Command):
             _print(shown)
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401  whatever a file may hold
-    """Return a value without the parser's namespaces, which it leaves in lists: in those of callbacks."""
-    if isinstance(value, Namespace):
-        value = value.as_dict()
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, list) else value
+class FewShotFeatures(Command):
+    """Draw test images as models see them, before and after a training: t-SNE or PCA, a picture and a page."""
+
+    name = "fewshot_features"
+    extra = "benchmark"
+
+    @staticmethod
+    def import_function() -> Callable[..., pd.DataFrame]:
+        """Import :func:`compare_features` and return it."""
+        from .features import compare_features
+
+        return compare_features
+
+    def show(self, result: pd.DataFrame) -> None:
+        """Print the table."""
+        table = Table("method", *result)
+        for method, values in result.iterrows():
+            table.add_row(str(method), *(f"{value:.3g}" for value in values))
+        Console().print(table)
 
 
 def _print(table: Table) -> None:

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import track
 from torchmetrics.functional.classification import binary_auroc
 
+from anomalib_fewshot._host import compress_openvino
 from anomalib_fewshot.data import FewShot
 from anomalib_fewshot.models.components.checks import check_at_least
 from anomalib_fewshot.models.components.export import OPENVINO_OPTIONS
@@ -85,7 +86,7 @@ def _openvino(
 
     model = openvino.convert_model(fitted.onnx)  # as `to_openvino` does, which would export once more
     if compression in {CompressionType.INT8, CompressionType.INT8_PTQ}:
-        model = fitted.model._compress_ov_model(model, compression, fitted.datamodule)  # noqa: SLF001
+        model = compress_openvino(fitted.model, model, compression, fitted.datamodule)
     path = fitted.folder / str(compression) / "model.xml"
     openvino.save_model(model, path, compress_to_fp16=compression == CompressionType.FP16)
     options: dict[str, Any] = OPENVINO_OPTIONS if accurate else {}

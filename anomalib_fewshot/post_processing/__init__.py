@@ -3,7 +3,7 @@
 
 """Post-processors: what becomes of raw scores and maps."""
 
-from .rule import Rule
-from .support_post_processor import UNKNOWN, VERDICTS, NormalScores, SupportPostProcessor
+from .calibration_scheme import CalibrationScheme
+from .support_post_processor import UNKNOWN, VERDICTS, CalibrationScores, SupportPostProcessor
 
-__all__ = ["UNKNOWN", "VERDICTS", "NormalScores", "Rule", "SupportPostProcessor"]
+__all__ = ["UNKNOWN", "VERDICTS", "CalibrationScores", "CalibrationScheme", "SupportPostProcessor"]

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Thresholds from normal images alone, and what they can promise."""
+"""Decision thresholds from normal images, with a guaranteed false-alarm rate."""
 
 import logging
 from collections.abc import Iterable
@@ -12,65 +12,69 @@ import numpy as np
 import torch
 from anomalib import LearningType
 from anomalib.data import Batch, ImageBatch, InferenceBatch
-from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from .rule import Rule, needed, p_values, rate_bound
+from anomalib_fewshot._host.post_processing import OpenPostProcessor
+
+from .calibration_scheme import CalibrationScheme, needed, p_values, rate_bound
 
 logger = logging.getLogger(__name__)
 
-MIN_DEFECTS = 10  # of a validation; the threshold of fewer is the score of one or two of them
+MIN_DEFECTS = 10  # in a validation set; with fewer, the threshold is the score of one or two of them
 MIN_WIDTH = 1e-6
-VERDICTS = ("good", "look", "defect")
+VERDICTS = ("good", "review", "defect")
 UNKNOWN = "unknown"  # verdict of an image whose score is NaN
 
 
 @dataclass(frozen=True)
-class NormalScores:
-    """Scores of normal images that a threshold can be taken from.
+class CalibrationScores:
+    """Scores of normal images that determine a threshold.
 
     Args:
-        rule (Rule): How they were scored, which decides what they can promise.
-        batches (Iterable[InferenceBatch]): Scores that a new image must be above to beat each of them, one of each
-            image, shape ``(B,)``; and their anomaly maps, shape ``(B, 1, H, W)``, if there are any.
-        num_folds (int | None): Number of folds, of which each was scored by a fit without it. The guarantee of
-            ``Rule.FOLDS`` depends on it. Defaults to ``None``: there are no folds.
+        scheme (CalibrationScheme): How the images were scored, which decides the guarantee.
+        batches (Iterable[InferenceBatch]): One score for each image, which a new image must exceed to rank above it,
+            shape ``(B,)``; and anomaly maps, shape ``(B, 1, H, W)``, if there are any.
+        num_folds (int | None): Number of folds, each scored by a fit without it. The guarantee of ``CV_PLUS`` depends
+            on it. Defaults to ``None``: there are no folds.
     """
 
-    rule: Rule
+    scheme: CalibrationScheme
     batches: Iterable[InferenceBatch]
     num_folds: int | None = None
 
 
-class SupportPostProcessor(PostProcessor):
-    """anomalib's post-processor, whose thresholds can also come from normal images alone.
+class SupportPostProcessor(OpenPostProcessor):
+    """anomalib's post-processor with thresholds that can be calibrated on normal images only.
 
-    Scores and maps are shown between 0 and 1, with the threshold at 0.5, and none is cut off: two anomalies that differ
-    do so still.
+    Scores and maps are normalized to values between 0 and 1, with the threshold at 0.5. They are not clipped: scores
+    that differ before the normalization differ after it.
 
-    There are two lines, and three verdicts: what is above the upper one, the threshold, is a *defect*; *look* is what
-    is above the lower one; the rest is *good*. anomalib's label is True for a defect, and a mask is empty where it is
-    False. With a single image there is no defect, and the label is True for *look*.
+    Two thresholds give three verdicts: *defect* above the upper one, *review* between the two, *good* below the lower
+    one. anomalib's label is True for a defect, and the mask is empty where the label is False. With a single normal
+    image no image is called a defect, and the label is True for *review*.
 
     An image whose score is NaN has the verdict *unknown*, no p-value, and the label True: it must not pass as good.
 
-    Without validation images a model calls :meth:`fit_normal`. A validation by normal images alone is taken as images
-    that were kept apart; one with anomalous images fits the threshold as upstream does.
+    Without validation images a model calls :meth:`fit_normal`. A validation set of normal images gives a split
+    calibration. A validation set with anomalous images fits anomalib's own threshold.
 
     Args:
-        false_alarm_rate (float | None): Part of the good images that may be called a defect, on average over supports.
-            Defaults to ``None``: the lowest that the number k of normal images can have, ``1 / (k + 1)``.
+        false_alarm_rate (float | None): Share of the normal images that may be called a defect, averaged over support
+            sets. Defaults to ``None``: the lowest that k normal images can guarantee, ``1 / (k + 1)``.
         **kwargs: Arguments of anomalib's ``PostProcessor``.
 
     Attributes:
-        rule (Rule | None): What the threshold is from. ``None`` if it was fitted as upstream does.
-        num_folds (int | None): Number of folds that the normal images were scored in. ``None`` if there were none.
-        levels (torch.Tensor): Raw scores that an image must be above to beat each normal image, ascending, ``(k,)``.
+        scheme (CalibrationScheme | None): How the threshold was calibrated. ``None`` for anomalib's own threshold.
+        num_folds (int | None): Number of folds of the calibration. ``None`` without folds.
+        calibration_scores (torch.Tensor): Raw score that an image must exceed to rank above each normal image,
+            ascending, shape ``(k,)``.
 
     Raises:
         ValueError: If the rate is not between 0 and 1.
     """
+
+    checkpoint_keys = ("false_alarm_rate", "scheme", "num_folds")
 
     def __init__(
         self,
@@ -82,43 +86,39 @@ class SupportPostProcessor(PostProcessor):
             msg = f"`false_alarm_rate` must be between 0 and 1, got {false_alarm_rate}."
             raise ValueError(msg)
         self.false_alarm_rate = false_alarm_rate
-        self.rule: Rule | None = None
+        self.scheme: CalibrationScheme | None = None
         self.num_folds: int | None = None
-        self.register_buffer("levels", torch.zeros(0))
-        self.register_buffer("_look_threshold", torch.tensor(float("nan")))
-        self.levels: torch.Tensor
-        self._look_threshold: torch.Tensor
+        self.register_buffer("calibration_scores", torch.zeros(0))
+        self.register_buffer("_review_threshold", torch.tensor(float("nan")))
+        self.calibration_scores: torch.Tensor
+        self._review_threshold: torch.Tensor
         self._validation: list[tuple[InferenceBatch, torch.Tensor]] = []
 
-    @property
-    def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        return (*super()._checkpoint_config_keys, "false_alarm_rate", "rule", "num_folds")
-
     def checkpoint_config(self) -> dict[str, Any]:
-        """Return the settings to keep in a checkpoint, which holds plain values alone."""
-        return super().checkpoint_config() | {"rule": None if self.rule is None else self.rule.value}
+        """Return the settings that a checkpoint holds, as plain values."""
+        return super().checkpoint_config() | {"scheme": None if self.scheme is None else self.scheme.value}
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
-        """Take the settings of a checkpoint."""
+        """Restore the settings of a checkpoint."""
         super().load_checkpoint_config(config)
-        self.rule = None if self.rule is None else Rule(self.rule)
+        self.scheme = None if self.scheme is None else CalibrationScheme(self.scheme)
 
     def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args: Any) -> None:  # noqa: ANN401
-        """Take as many levels as a checkpoint has."""
-        levels = state_dict.get(f"{prefix}levels")
-        if levels is not None:
-            self.levels = self.levels.new_zeros(len(levels))
+        """Resize the buffer to the number of scores in a checkpoint."""
+        calibration_scores = state_dict.get(f"{prefix}calibration_scores")
+        if calibration_scores is not None:
+            self.calibration_scores = self.calibration_scores.new_zeros(len(calibration_scores))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @torch.no_grad()
-    def fit_normal(self, normal: NormalScores) -> None:
-        """Take thresholds and ranges from scores of normal images.
+    def fit_normal(self, normal: CalibrationScores) -> None:
+        """Set thresholds and normalization ranges from scores of normal images.
 
         Args:
-            normal (NormalScores): Scores of normal images.
+            normal (CalibrationScores): Scores of normal images.
 
         Raises:
-            ValueError: If ``false_alarm_rate`` is lower than that many images can have.
+            ValueError: If so many images cannot guarantee ``false_alarm_rate``.
         """
         scores, limits = [], []
         for batch in normal.batches:
@@ -127,38 +127,41 @@ class SupportPostProcessor(PostProcessor):
             if batch.anomaly_map is not None:
                 maps = batch.anomaly_map.flatten(1).float()
                 limits.append(torch.stack([maps.amin(1), maps.amax(1)]))
-        self.rule, self.num_folds = normal.rule, normal.num_folds
-        self.levels = torch.cat(scores).sort().values.to(self.levels.device)
+        self.scheme, self.num_folds = normal.scheme, normal.num_folds
+        self.calibration_scores = torch.cat(scores).sort().values.to(self.calibration_scores.device)
         rank = self.rank
-        if self.rule is Rule.VIEWS:
-            self.levels = self.levels[-1:]  # views of one image are one image
-        self._look_threshold.copy_(
-            self._at_rank(self.levels, self.rule.look_rank(rank, len(self.levels), self.num_folds)),
-        )
-        self._set("image", self.levels, rank)
+        if self.scheme is CalibrationScheme.SELF_VIEWS:
+            self.calibration_scores = self.calibration_scores[-1:]  # all views belong to one image
+        review_rank = self.scheme.review_rank(rank, len(self.calibration_scores), self.num_folds)
+        self._review_threshold.copy_(self._at_rank(self.calibration_scores, review_rank))
+        self._set("image", self.calibration_scores, rank)
         if limits:
             lowest, highest = torch.cat(limits, dim=1)
             self._set("pixel", highest.sort().values, rank, lowest=lowest.amin())
-        level = logging.WARNING if self.rule in {Rule.VIEWS, Rule.SEEN} else logging.INFO
+        level = (
+            logging.WARNING
+            if self.scheme in {CalibrationScheme.SELF_VIEWS, CalibrationScheme.TRAINING}
+            else logging.INFO
+        )
         logger.log(level, self.describe())
 
     @property
     def rank(self) -> int:
-        """The m of the rule: a defect beats all normal images but m - 1."""
-        if self.rule is None or self.rule is Rule.VIEWS:
+        """Rank m: a defect ranks above all normal images but m - 1."""
+        if self.scheme is None or self.scheme is CalibrationScheme.SELF_VIEWS:
             return 1
-        return self.rule.rank(self.false_alarm_rate, len(self.levels))
+        return self.scheme.rank(self.false_alarm_rate, len(self.calibration_scores))
 
-    def told_apart(self, rule: Rule, count: int, num_folds: int | None = None) -> int:
-        """Return how many of the highest ranks decide a verdict: those down to the line of "look".
+    def num_distinct_ranks(self, scheme: CalibrationScheme, count: int, num_folds: int | None = None) -> int:
+        """Return how many of the highest ranks decide a verdict: those down to the threshold of "review".
 
         Args:
-            rule (Rule): How a new image is compared with normal ones.
+            scheme (CalibrationScheme): How a new image is compared with normal ones.
             count (int): Number k of normal images.
-            num_folds (int | None): Number of folds, which ``Rule.FOLDS`` needs. Defaults to ``None``.
+            num_folds (int | None): Number of folds, which ``CV_PLUS`` needs. Defaults to ``None``.
         """
         possible = self.false_alarm_rate is None or needed(self.false_alarm_rate) <= count
-        return rule.look_rank(rule.rank(self.false_alarm_rate if possible else None, count), count, num_folds)
+        return scheme.review_rank(scheme.rank(self.false_alarm_rate if possible else None, count), count, num_folds)
 
     @staticmethod
     def _at_rank(ascending: torch.Tensor, rank: int) -> torch.Tensor:
@@ -166,81 +169,82 @@ class SupportPostProcessor(PostProcessor):
         return ascending[max(0, len(ascending) - rank)]
 
     def _set(self, level: str, ascending: torch.Tensor, rank: int, lowest: torch.Tensor | None = None) -> None:
-        """Set the threshold to the m-th highest value, and the range to that of all values, or up to 0 if that is more.
+        """Set the threshold to the m-th highest value, and the range to that of all values, extended to 0.
 
-        Scores of two images are near each other, for they are of the same distance: their range alone says nothing.
+        The range of two similar images alone would be too narrow for a normalization.
         """
         highest = ascending[-1]
         lowest = ascending[0] if lowest is None else lowest
         width = torch.maximum(highest - lowest, highest.abs()).clamp_min(MIN_WIDTH)
         if self.enable_thresholding:
-            getattr(self, f"_{level}_threshold").copy_(self._at_rank(ascending, rank))
+            self.set_threshold(level, self._at_rank(ascending, rank))
         if self.enable_normalization:
             getattr(self, f"{level}_min").copy_(highest - width)
             getattr(self, f"{level}_max").copy_(highest)
 
-    def _normalize(  # type: ignore[override]
+    def normalize_scores(
         self,
         preds: torch.Tensor | None,
         norm_min: torch.Tensor,
         norm_max: torch.Tensor,
         threshold: torch.Tensor,
     ) -> torch.Tensor | None:
-        """Return scores between 0 and 1, with upstream's slope at the threshold, but no end that cuts them off."""
-        shown = super()._normalize(preds, norm_min, norm_max, threshold)
-        if preds is None or self.rule is None:  # there, upstream's range has the highest scores in it
+        """Return scores between 0 and 1 with anomalib's slope at the threshold, but without clipping."""
+        shown = super().normalize_scores(preds, norm_min, norm_max, threshold)
+        if preds is None or self.scheme is None:  # anomalib's own range includes the highest scores
             return shown
         z = 2 * (preds - threshold) / (norm_max - norm_min)
         soft = 0.5 + 0.5 * z / (1 + z.abs())
         return torch.where(torch.isnan(z), shown, soft)
 
-    @staticmethod
-    def _apply_threshold(preds: torch.Tensor | None, threshold: torch.Tensor) -> torch.Tensor | None:
+    def threshold_scores(self, preds: torch.Tensor | None, threshold: torch.Tensor) -> torch.Tensor | None:
         """Return which predictions are above a threshold, NaN among them."""
-        above = PostProcessor._apply_threshold(preds, threshold)  # noqa: SLF001
+        above = super().threshold_scores(preds, threshold)
         if preds is None or above is None or above.dtype != torch.bool:  # there is no threshold
             return above
         return ~(preds <= threshold)
 
     @property
-    def look_threshold(self) -> torch.Tensor:
-        """Raw score above which an image is to be looked at. NaN if the threshold was fitted as upstream does."""
-        return self._look_threshold
+    def review_threshold(self) -> torch.Tensor:
+        """Raw score above which the verdict is at least "review". NaN for anomalib's own threshold."""
+        return self._review_threshold
 
     @property
-    def promised_rate(self) -> float | None:
-        """Highest mean rate of good images that are called a defect. ``None`` if nothing is promised."""
-        return None if self.rule is None else self.rule.promised_rate(self.rank, len(self.levels), self.num_folds)
+    def guaranteed_fpr(self) -> float | None:
+        """Highest mean share of normal images that are called a defect. ``None`` without a guarantee."""
+        if self.scheme is None:
+            return None
+        return self.scheme.guaranteed_fpr(self.rank, len(self.calibration_scores), self.num_folds)
 
     def p_value(self, scores: torch.Tensor) -> torch.Tensor:
-        """Return the rank p-value of each score: how many of k normal images and itself it does not beat.
+        """Return the rank p-value of each score.
 
         Args:
             scores (torch.Tensor): Scores as :meth:`forward` returns them, shape ``(B,)``.
 
         Returns:
-            torch.Tensor: ``(1 + number of normal images not beaten) / (k + 1)``, shape ``(B,)``. NaN without normal
-            images, if there is a single one, which is beaten by all, or where the score is NaN.
+            torch.Tensor: ``(1 + number of normal images that the score does not exceed) / (k + 1)``, shape ``(B,)``.
+            NaN for a scheme without p-values, and where the score is NaN.
         """
-        if self.rule in {None, Rule.VIEWS, Rule.SEEN}:
+        if self.scheme in {None, CalibrationScheme.SELF_VIEWS, CalibrationScheme.TRAINING}:
             return torch.full_like(scores, float("nan"))
-        levels = self._shown(self.levels)
-        return torch.as_tensor(p_values(scores.double().cpu().numpy(), levels.double().cpu().numpy()))
+        calibration_scores = self._shown(self.calibration_scores)
+        return torch.as_tensor(p_values(scores.double().cpu().numpy(), calibration_scores.double().cpu().numpy()))
 
     def verdicts(self, scores: torch.Tensor) -> list[str]:
         """Return one of ``VERDICTS``, or ``UNKNOWN``, for each score of :meth:`forward`, shape ``(B,)``."""
-        look = self._shown(self._look_threshold)
+        review = self._shown(self._review_threshold)
         defect = self.normalized_image_threshold if self.enable_normalization else self.image_threshold
-        above = [(scores > float(line)).cpu().int() for line in (look, defect)]
-        highest = 1 if self.rule is Rule.VIEWS else 2
+        above = [(scores > float(threshold)).cpu().int() for threshold in (review, defect)]
+        highest = 1 if self.scheme is CalibrationScheme.SELF_VIEWS else 2
         verdicts = [VERDICTS[min(count, highest)] for count in np.add(*above).tolist()]
         return [UNKNOWN if np.isnan(score) else v for v, score in zip(verdicts, scores.tolist(), strict=True)]
 
     def _shown(self, raw: torch.Tensor) -> torch.Tensor:
-        """Return raw scores as :meth:`forward` shows them."""
+        """Return raw scores normalized as by :meth:`forward`."""
         if not self.enable_normalization:
             return raw
-        return self._normalize(raw, self.image_min, self.image_max, self.image_threshold)
+        return self.normalize_scores(raw, self.image_min, self.image_max, self.image_threshold)
 
     def forward(self, predictions: InferenceBatch) -> InferenceBatch:
         """Return scores between 0 and 1, labels, and masks that are empty where the label is False."""
@@ -263,9 +267,9 @@ class SupportPostProcessor(PostProcessor):
         *args: Any,  # noqa: ANN401
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        """Post-process a batch, and explain its labels by verdicts and p-values."""
+        """Post-process a batch, and add verdicts and p-values as explanations."""
         super().on_predict_batch_end(trainer, pl_module, outputs, *args, **kwargs)
-        if self.rule is not None and isinstance(outputs, ImageBatch) and outputs.pred_score is not None:
+        if self.scheme is not None and isinstance(outputs, ImageBatch) and outputs.pred_score is not None:
             verdicts = self.verdicts(outputs.pred_score)
             p_values = self.p_value(outputs.pred_score).tolist()
             outputs.explanation = [  # type: ignore[assignment]
@@ -281,7 +285,7 @@ class SupportPostProcessor(PostProcessor):
         *args: Any,  # noqa: ANN401
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        """Update upstream's statistics, and keep the scores of normal images."""
+        """Update anomalib's statistics, and record the scores of the batch."""
         if not sets_thresholds(trainer):
             return
         super().on_validation_batch_end(trainer, pl_module, outputs, *args, **kwargs)
@@ -293,74 +297,75 @@ class SupportPostProcessor(PostProcessor):
             self._validation.append((InferenceBatch(outputs.pred_score, None, limits), outputs.gt_label.bool()))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the scores of a validation that was interrupted."""
+        """Discard the scores of an interrupted validation."""
         del trainer, pl_module
         self._validation = []
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fit the threshold as upstream does, or to normal images if there are no others.
+        """Calibrate on the normal images, or fit anomalib's own threshold if there are anomalous images.
 
-        Only the validation of a fit does so: ``Engine.validate`` changes no threshold.
+        Only the validation within a fit does so: ``Engine.validate`` changes no threshold.
         """
         if not sets_thresholds(trainer):
             return
         batches, self._validation = self._validation, []
         super().on_validation_epoch_end(trainer, pl_module)
-        self.rule = self.num_folds = None
+        self.scheme = self.num_folds = None
         anomalous = sum(int(labels.sum()) for _, labels in batches)
         if batches and anomalous == 0:
-            self.fit_normal(NormalScores(Rule.APART, [batch for batch, _ in batches]))
+            self.fit_normal(CalibrationScores(CalibrationScheme.SPLIT, [batch for batch, _ in batches]))
         elif anomalous > 0 and self.enable_thresholding and self.false_alarm_rate is not None:
             logger.warning(
-                "`false_alarm_rate` must have a validation by good pictures alone, got %d anomalous ones: the "
-                "threshold is upstream's. Take it from the good pictures: `FewShot(validation='support')`.",
+                "`false_alarm_rate` must have normal validation images only, got %d anomalous ones. anomalib's own "
+                "threshold is used. To calibrate on the support set, set `FewShot(validation='support')`.",
                 anomalous,
             )
         elif 0 < anomalous < MIN_DEFECTS and self.enable_thresholding:
             logger.warning(
-                "The threshold is from %d anomalous validation images: it is the score of one of them. Give %d or "
-                "more, or take it from the good pictures: `FewShot(validation='support')`.",
+                "The threshold was fitted to %d anomalous validation images only, which is unreliable. Provide at "
+                "least %d, or calibrate on the support set: `FewShot(validation='support')`.",
                 anomalous,
                 MIN_DEFECTS,
             )
 
     def describe(self) -> str:
-        """Say in words what the threshold is from, and what it promises."""
-        if self.rule is None:
-            return "The threshold was fitted to validation images, and promises no rate of false alarms."
-        count, rank = len(self.levels), self.rank
-        rate = self.promised_rate
+        """Return a sentence about the calibration of the threshold and its guarantee."""
+        if self.scheme is None:
+            return "The threshold was fitted to validation images. The false-alarm rate is not guaranteed."
+        count, rank = len(self.calibration_scores), self.rank
+        rate = self.guaranteed_fpr
         words = {
-            Rule.HELD_OUT: f"{count} good pictures, each held out of the fit that it is compared by",
-            Rule.FOLDS: f"{count} good pictures, held out in {self.num_folds} parts",
-            Rule.APART: f"{count} good pictures that were kept apart",
-            Rule.ONE_FIT: f"{count} good pictures, each held out in turn",
-            Rule.VIEWS: "views of a single good picture",
-            Rule.SEEN: f"{count} good pictures that the model was trained on",
+            CalibrationScheme.JACKKNIFE_PLUS: f"{count} good images (jackknife+)",
+            CalibrationScheme.CV_PLUS: f"{count} good images (CV+ with {self.num_folds} folds)",
+            CalibrationScheme.SPLIT: f"{count} good validation images (split calibration)",
+            CalibrationScheme.LEAVE_ONE_OUT: f"{count} good images (leave-one-out)",
+            CalibrationScheme.SELF_VIEWS: "augmented views of a single good image",
+            CalibrationScheme.TRAINING: f"{count} good images that were used in training",
         }
-        text = f"The threshold is from {words[self.rule]}. "
-        if self.rule is Rule.VIEWS:
+        text = f"Threshold calibrated on {words[self.scheme]}. "
+        if self.scheme is CalibrationScheme.SELF_VIEWS:
             return text + (
-                "It promises nothing, and nothing is called a defect: rank pictures by their scores, and look at what "
-                "is above it. Give two good pictures or more."
+                "The false-alarm rate is not guaranteed, and no image is called a defect: images above the threshold "
+                "are marked for review. Provide at least two good images."
             )
-        if self.rule is Rule.SEEN:
+        if self.scheme is CalibrationScheme.TRAINING:
             return text + (
-                "It promises nothing: many new good pictures are above it. Give pictures to validate by: "
-                "`FewShot(validation='source')`."
+                "The false-alarm rate is not guaranteed: many new good images exceed this threshold. Provide "
+                "validation images: `FewShot(validation='source')`."
             )
         if rate is None:
             return text + (
-                f"Good pictures of the same kind are above it about {rank} times in {count + 1}, but no rate is "
-                "promised."
+                f"About {rank} in {count + 1} good images of the same kind exceed it, but the false-alarm rate is not "
+                "guaranteed."
             )
-        text += f"Of new good pictures it calls {rate:.2g} or less a defect, on average over choices of these ones"
-        if self.rule is Rule.APART:
-            return f"{text}, and with these, at 95 % confidence, {rate_bound(rank, count):.2g} or less."
-        return f"{text}. For 0.05 it takes {needed(0.05)} of them." if rate > 0.05 else f"{text}."
+        text += f"On average over support sets, at most {100 * rate:.2g} % of good parts are flagged as defects."
+        if self.scheme is CalibrationScheme.SPLIT:
+            bound = 100 * rate_bound(rank, count)
+            return f"{text} For this support set: at most {bound:.2g} % (95 % confidence)."
+        return f"{text} For 5 %, provide at least {needed(0.05)} good images." if rate > 0.05 else text
 
     def metadata(self) -> dict[str, Any]:
-        """Return what a deployment has to know, with the names of anomalib's plan for ``metadata.json``."""
+        """Return the settings that a deployment needs, with the names of anomalib's plan for ``metadata.json``."""
         values: dict[str, Any] = {
             "image_sensitivity": self.image_sensitivity,
             "pixel_sensitivity": self.pixel_sensitivity,
@@ -368,17 +373,21 @@ class SupportPostProcessor(PostProcessor):
             "pixel_threshold": float(self.pixel_threshold),
             "description": self.describe(),
         }
-        if self.rule is not None:
-            levels = self._shown(self.levels).tolist()
-            p = p_values(np.asarray(levels), np.asarray(levels)).tolist()
+        if self.scheme is not None:
+            calibration_scores = self._shown(self.calibration_scores).tolist()
+            p = p_values(np.asarray(calibration_scores), np.asarray(calibration_scores)).tolist()
             values |= {
-                "rule": self.rule.value,
-                "num_normal": len(levels),
-                "promised_false_alarm_rate": self.promised_rate,
-                "false_alarm_rate_bound": rate_bound(self.rank, len(levels)) if self.rule is Rule.APART else None,
-                "look_score": float(self._shown(self._look_threshold)),
+                "scheme": self.scheme.value,
+                "num_normal": len(calibration_scores),
+                "guaranteed_false_alarm_rate": self.guaranteed_fpr,
+                "false_alarm_rate_bound": rate_bound(self.rank, len(calibration_scores))
+                if self.scheme is CalibrationScheme.SPLIT
+                else None,
+                "review_score": float(self._shown(self._review_threshold)),
                 "defect_score": float(self.normalized_image_threshold),
-                "p_values": [{"score_up_to": level, "p": value} for level, value in zip(levels, p, strict=True)],
+                "p_values": [
+                    {"score_up_to": level, "p": value} for level, value in zip(calibration_scores, p, strict=True)
+                ],
             }
         return values
 

@@ -67,8 +67,8 @@ def separation(embedded: Embedded) -> dict[str, float]:
         embedded (Embedded): Images of all kinds.
 
     Returns:
-        dict[str, float]: ``spread``, the root mean square distance of good test images from the mean of the support;
-        ``defects``, that of defects in units of the spread; and ``AUROC`` of the distance.
+        dict[str, float]: ``std``, the root mean square distance of good test images from the mean of the support;
+        ``defects``, that of defects in units of the std; and ``AUROC`` of the distance.
 
     Raises:
         ValueError: If images of a kind are missing.
@@ -76,7 +76,7 @@ def separation(embedded: Embedded) -> dict[str, float]:
     Example:
         >>> vectors = torch.tensor([[0.0], [2.0], [2.0], [0.0], [5.0]])
         >>> separation(Embedded(vectors, ["support", "support", "good", "good", "defect"], [""] * 5))
-        {'spread': 1.0, 'defects': 4.0, 'AUROC': 1.0}
+        {'std': 1.0, 'defects': 4.0, 'AUROC': 1.0}
     """
     parts = {kind: embedded.vectors[[own == kind for own in embedded.kinds]].double() for kind in KINDS}
     missing = [kind for kind, vectors in parts.items() if len(vectors) == 0]
@@ -85,12 +85,12 @@ def separation(embedded: Embedded) -> dict[str, float]:
         raise ValueError(msg)
     center = parts["support"].mean(0)
     good, defect = (torch.linalg.vector_norm(parts[kind] - center, dim=1) for kind in KINDS[1:])
-    spread = float(good.square().mean().sqrt())
+    std = float(good.square().mean().sqrt())
     labels = torch.tensor([0] * len(good) + [1] * len(defect))
     distances = torch.cat([good, defect])
     return {
-        "spread": spread,
-        "defects": float(defect.square().mean().sqrt()) / max(spread, torch.finfo().tiny),
+        "std": std,
+        "defects": float(defect.square().mean().sqrt()) / max(std, torch.finfo().tiny),
         "AUROC": float(binary_auroc(distances / distances.max().clamp_min(torch.finfo().tiny), labels)),  # in [0, 1]
     }
 

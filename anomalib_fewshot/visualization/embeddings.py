@@ -10,6 +10,7 @@ from anomalib.models import AnomalibModule
 from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 from torch import nn
 
+from anomalib_fewshot._host import patchcore_embedding
 from anomalib_fewshot.models.coft_ad.torch_model import CoftADModel
 from anomalib_fewshot.models.reg_ad.torch_model import RegADModel
 from anomalib_fewshot.models.uni_ad.torch_model import UniADModel
@@ -66,8 +67,7 @@ def _(model: UniADModel, images: torch.Tensor) -> torch.Tensor:
 @patch_features.register
 def _(model: PatchcoreModel, images: torch.Tensor) -> torch.Tensor:
     """Return what the memory bank is made of."""
-    features = {layer: model.feature_pooler(part) for layer, part in model.feature_extractor(images).items()}
-    return model.generate_embedding(features).flatten(2).transpose(1, 2)
+    return patchcore_embedding(model, images).flatten(2).transpose(1, 2)
 
 
 def has_features(model: AnomalibModule) -> bool:

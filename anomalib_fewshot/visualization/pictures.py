@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from anomalib_fewshot._templates import template_environment
 from anomalib_fewshot.atomic import write_atomically
 
 from .embedded import Embedded, separation
@@ -157,20 +157,14 @@ def write_page(
             {"name": name, "points": _unit(project(each.vectors, projection, seed))} for name, each in embedded.items()
         ],
     }
-    jinja = Environment(
-        loader=PackageLoader("anomalib_fewshot.visualization", "."),
-        autoescape=select_autoescape(["html.j2"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    templates = template_environment("anomalib_fewshot.visualization")
     content = {
         "projection": {"tsne": "t-SNE", "pca": "PCA"}[projection],
         "columns": list(table),
         "rows": [(name, [f"{value:.3g}" for value in values]) for name, values in table.iterrows()],
         "data": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),  # no tag can end the script
     }
-    write_atomically(path, jinja.get_template("page.html.j2").render(content).encode(errors="replace"))
+    write_atomically(path, templates.get_template("page.html.j2").render(content).encode(errors="replace"))
 
 
 def _unit(points: np.ndarray) -> list[list[float]]:

@@ -33,12 +33,12 @@ def check_size(path: str, picture: np.ndarray, shape: list) -> None:
 
 def judge(score: float, label: bool, rules: dict) -> tuple[str, float | None]:
     """Return the verdict, and the part of the good pictures and this one that it does not beat."""
-    if "rule" not in rules:  # the threshold is from validation images, defects among them
+    if "scheme" not in rules:  # the threshold is from validation images, defects among them
         return "defect" if label else "good", None
-    verdict = "defect" if score > rules["defect_score"] else "look" if score > rules["look_score"] else "good"
-    if rules["rule"] == "views":  # of a single picture, which promises nothing
-        return "good" if verdict == "good" else "look", None
-    if rules["rule"] == "seen":
+    verdict = "defect" if score > rules["defect_score"] else "review" if score > rules["review_score"] else "good"
+    if rules["scheme"] == "self-views":  # of a single picture, which guarantees nothing
+        return "good" if verdict == "good" else "review", None
+    if rules["scheme"] == "training":
         return verdict, None
     beats_all = 1 / (rules["num_normal"] + 1)
     return verdict, next((row["p"] for row in rules["p_values"] if score <= row["score_up_to"]), beats_all)

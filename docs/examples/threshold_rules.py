@@ -7,7 +7,7 @@ python threshold_rules.py CATEGORY... [--k_shot 2 4 8 16] [--supports 100] [--nu
     [--results rules.csv]
 
 A CATEGORY is a folder in MVTec AD's layout. Support and new pictures are drawn from all good pictures of the category,
-those of `train` and those of `test`, so that they are exchangeable, which is what the promise is about. Features are
+those of `train` and those of `test`, so that they are exchangeable, which is what the guarantee is about. Features are
 computed once, fits are those of CoftAD. A row of the results is a support; what is printed is the mean over them: false
 alarms ± their standard error (those of the worst 5 % of supports) / recall.
 """

@@ -116,21 +116,21 @@ def coft_ad() -> str:
     """Return CoftAD by default: one fit, then scores."""
     fit = row(
         0,
-        (0, "k good pictures", "data"),
+        (0, "k normal images", "data"),
         (1, "backbone\nstrides 8, 16, the last", "frozen"),
-        (2, "each held out\nand anomalies in it", "data"),
-        (3, "whitening\nby the other pictures", "fitted"),
+        (2, "held-out images\nsynthetic anomalies", "data"),
+        (3, "whitening\nwith the other images", "fitted"),
         (4, "adaptation A\n40 steps", "trained"),
     )
     score = row(
         1,
-        (0, "a new picture", "data"),
+        (0, "new image", "data"),
         (1, "backbone", "frozen"),
         (2, "Gaussians of patches\n3, each with its A", "fitted"),
         (3, "anomaly map\nsum of the distances", "data"),
         (4, "score\nrank among held-out", "data"),
     )
-    title = "CoftAD: held-out pictures and synthesised anomalies adapt the metric of Gaussians of patches"
+    title = "CoftAD: held-out images and synthetic anomalies adapt the metric of Gaussians of patches"
     return figure(title, ["fit", "score"], [fit, score], [(fit[4], score[2])])
 
 
@@ -145,18 +145,18 @@ def reg_ad() -> str:
     )
     fit = row(
         1,
-        (0, "k good pictures\n22 views of each", "data"),
+        (0, "k normal images\n22 views of each", "data"),
         (1, "trunk", "frozen"),
         (2, "3 maps, warped back\non the finest grid", "data"),
         (3, "a Gaussian\nat each position", "fitted"),
     )
     score = row(
         2,
-        (0, "a new picture", "data"),
+        (0, "new image", "data"),
         (1, "trunk", "frozen"),
         (2, "3 maps, warped back", "data"),
         (3, "Mahalanobis distance\nat each position", "fitted"),
-        (4, "map, smoothed\nscore: its highest", "data"),
+        (4, "map, smoothed\nscore: its maximum", "data"),
     )
     title = "RegAD: a trunk trained by registration on other categories, then a Gaussian at each position"
     across = [(train[1], fit[1]), (fit[1], score[1]), (fit[3], score[3])]
@@ -167,11 +167,11 @@ def uni_ad() -> str:
     """Return UniAD: tokens, their reconstruction, the difference."""
     tokens = row(
         0,
-        (0, "picture\nof any category", "data"),
+        (0, "image\nof any category", "data"),
         (1, "backbone\nstrides 2, 4, 8, 16", "frozen"),
         (2, "tokens\n14 x 14 of 192 channels", "data"),
-        (3, "jitter\nin training alone", "data"),
-        (4, "encoder\nneighbours are hidden", "trained"),
+        (3, "jitter\nin training only", "data"),
+        (4, "encoder\nneighbors are masked", "trained"),
     )
     back = row(
         1,
@@ -179,18 +179,18 @@ def uni_ad() -> str:
         (3, "reconstruction", "data"),
         (2, "token minus\nreconstruction: length", "data"),
         (1, "anomaly map", "data"),
-        (0, "score: highest mean\nof 16 x 16 pixels", "data"),
+        (0, "score: highest mean\nof 32 x 32 pixels", "data"),
     )
-    title = "UniAD: a transformer reconstructs tokens of a frozen backbone from tokens that are not near"
+    title = "UniAD: a transformer reconstructs tokens of a frozen backbone from distant tokens"
     return figure(title, ["tokens", "score"], [tokens, back], [(tokens[4], back[0]), (tokens[2], back[2])])
 
 
 def architecture() -> str:
-    """Return who is called when, from the set-up of the data to the export."""
+    """Return the order of calls, from the set-up of the data to the export."""
     setup = row(
         0,
-        (0, "source.setup\nsplits its pictures", "frozen"),
-        (1, "FewShot.setup\nkeeps k, checks them", "fitted"),
+        (0, "source.setup\nsplits its images", "frozen"),
+        (1, "FewShot.setup\nselects and checks k", "fitted"),
         (2, "support.json", "data"),
     )
     train = row(
@@ -212,11 +212,11 @@ def architecture() -> str:
     export = row(
         3,
         (0, "check_fitted", "fitted"),
-        (1, "one graph\nfrom picture to label", "frozen"),
+        (1, "one graph\nfrom image to label", "frozen"),
         (2, "model.onnx", "data"),
         (3, "metadata.json", "data"),
     )
-    title = "Who is called when: set-up, training, scoring and export"
+    title = "Order of calls: set-up, training, scoring and export"
     return figure(title, ["set-up", "train", "score", "export"], [setup, train, score, export])
 
 

@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """
-Four good pictures: fit, score, look
-====================================
+Few-shot detection with four normal images
+==========================================
 
-CoftAD is fitted to four intact solar cells, and scores cells that it has not seen. The four decide the threshold,
-too: no picture of a defect is needed.
+CoftAD is fitted to four intact solar cells and scores cells that it has not seen. The four images also determine the
+threshold: no image of a defect is needed.
 """
 
 import tempfile
@@ -19,16 +19,16 @@ from anomalib_fewshot import ELPV, CoftAD, FewShot
 # %%
 # The data
 # --------
-# ``FewShot`` keeps four good pictures of any datamodule of anomalib. Which four is decided by the data set, the
-# category and ``seed``, and nothing else. Twelve intact and twelve defective cells are for testing.
+# ``FewShot`` keeps four normal images of any data module of anomalib. The selection depends only on dataset, category
+# and ``seed``. Twelve intact and twelve defective cells are for testing.
 
 data = FewShot(ELPV(category="mono", num_test=12, val_split_mode="none"), k_shot=4, seed=0)
 
 # %%
 # The fit
 # -------
-# One call of a few seconds on a processor. Its last step takes the threshold from the four pictures, each held out of
-# the fit that it is compared by, and says what it promises.
+# The fit is one call of a few seconds on a CPU. Its last step calibrates the threshold on the four images, with each
+# held out once, and reports the guaranteed false-alarm rate.
 
 quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 engine = Engine(default_root_dir=tempfile.mkdtemp(), accelerator="cpu", **quiet)
@@ -39,20 +39,20 @@ print(model.post_processor.describe())
 # %%
 # The scores
 # ----------
-# A score is between 0 and 1, and 0.5 is the threshold. Its verdict is *good*, *look* or *defect*.
+# Scores are between 0 and 1, and 0.5 is the threshold. The verdict is *good*, *review* or *defect*.
 
 batches = engine.predict(model, dataloaders=data.test_dataloader())
 cells = [cell for batch in batches for cell in batch]
 for label in (0, 1):
     verdicts = [cell.explanation.split(",")[0] for cell in cells if int(cell.gt_label) == label]
-    counts = {verdict: verdicts.count(verdict) for verdict in ("good", "look", "defect")}
+    counts = {verdict: verdicts.count(verdict) for verdict in ("good", "review", "defect")}
     print("defective" if label else "intact", counts)
 
 # %%
 # The maps
 # --------
-# The three lowest scores and the three highest, with their anomaly maps from 0 (dark) to 0.7. The line of the pixels is
-# 0.5.
+# The figure shows the three lowest and the three highest scores, with anomaly maps from 0 (dark) to 0.7. The pixel
+# threshold is 0.5.
 
 cells.sort(key=lambda cell: float(cell.pred_score))
 figure, axes = plt.subplots(2, 6, figsize=(12, 4.4), layout="constrained")

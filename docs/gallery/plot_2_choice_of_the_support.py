@@ -2,11 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """
-Which pictures are the support
-==============================
+Choice of the support set
+=========================
 
-Figures of few-shot methods depend on the few pictures. ``FewShot`` chooses them so that a choice can be repeated and
-two choices can be compared.
+Results of few-shot methods depend on the few images that they are fitted to. ``FewShot`` selects them reproducibly.
 """
 
 import matplotlib.pyplot as plt
@@ -15,7 +14,7 @@ from anomalib_fewshot import ELPV, FewShot
 
 
 def support(k_shot, seed):
-    """Return the support's files and their hashes, in the order of the choice."""
+    """Return the files of the support set and their hashes, in the order of their selection."""
     data = FewShot(ELPV(category="poly"), k_shot=k_shot, seed=seed)
     data.setup()
     return data.manifest.images
@@ -24,24 +23,24 @@ def support(k_shot, seed):
 # %%
 # Nested in k
 # -----------
-# The picture at k = 1 is among the two at k = 2, and so on: a curve over k grows one support.
+# The image at k = 1 is also in the support set at k = 2, and so on. A curve over k therefore extends one support set.
 
 for k in (1, 2, 4):
     print(k, sorted(support(k, seed=0)))
 assert set(support(1, 0)) < set(support(2, 0)) < set(support(4, 0))
 
 # %%
-# Repeatable
-# ----------
-# The same seed names the same pictures, on every machine. The manifest, ``support.json`` beside the results of a run,
-# has their hashes, and repeats the choice by ``--data.support support.json``.
+# Reproducible
+# ------------
+# Equal seeds select equal images on every machine. The manifest, ``support.json`` in the results of a run, contains
+# their hashes. ``--data.support support.json`` repeats the selection.
 
 assert support(4, seed=0) == support(4, seed=0)
 
 # %%
-# Luck
-# ----
-# Another seed is another choice. That is why the benchmark takes several, and compares methods on the same ones.
+# Variance
+# --------
+# Another seed selects other images. The benchmark therefore uses several seeds, and compares methods on equal ones.
 
 folder = ELPV(category="poly")
 folder.setup()

@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """
-Which model when: the measured tables as plots
-==============================================
+Comparison of models
+====================
 
-Drawn from the tables of the pages of the models, which say how they were measured: the same backbone, at 320
-pixels or 224, the same supports, five sets of industrial pictures, five choices of the good pictures.
+The plots show the result tables of the model pages, which describe the measurements: five industrial datasets, five
+support sets, one backbone, and an input size of 320 or 224 pixels.
 """
 
 import inspect
@@ -20,7 +20,7 @@ SHOTS = (1, 2, 4, 8)
 
 
 def table(page, heading):
-    """Return the first table of a page whose first column has the heading: cells by row and column."""
+    """Return the columns and the rows of the first table of a page whose first column has the heading."""
     lines = iter((DOCS / page).read_text(encoding="utf-8").splitlines())
     header = next(line for line in lines if line.startswith(f"| {heading} |"))
     next(lines)
@@ -34,52 +34,49 @@ def table(page, heading):
 
 
 def numbers(text):
-    """Return the figures of a cell. A run that failed has none."""
+    """Return the numbers in a cell. A failed run has none."""
     return [float(number) for number in re.findall(r"\d?\.\d+", text)]
 
 
-# %%
-# Over the number of good pictures
-# --------------------------------
-# The mean of the five sets. A line is one method, from the page of its model; PatchCore is that of CoftAD's page.
+HEADING = "Image AUROC, k = 1 / 2 / 4 / 8"
+results = {}  # of each method: the cells of its column by row
+for page, methods in {
+    "coft_ad.md": {"CoftAD": "CoftAD", "PatchCore": "anomalib's Patchcore"},
+    "reg_ad.md": {"RegAD": "RegAD"},
+    "uni_ad.md": {"UniAD": "UniAD"},
+}.items():
+    columns, rows = table(page, HEADING)
+    for column, method in methods.items():
+        results[method] = {name: cells[columns.index(column)] for name, cells in rows.items()}
 
-_, coft_ad = table("coft_ad.md", "Image AUROC, mean over the sets")
-_, reg_ad = table("reg_ad.md", "Image AUROC, mean over the sets")
-_, uni_ad = table("uni_ad.md", "Mean of five sets")
-lines = {
-    "CoftAD": coft_ad["CoftAD"],
-    "anomalib's Patchcore": coft_ad["PatchCore"],
-    "RegAD": reg_ad["RegAD"],
-    "UniAD": uni_ad["UniAD"],
-}
+# %%
+# Mean over the number of normal images
+# -------------------------------------
+# Mean of the five datasets, one line for each method. PatchCore is that of CoftAD's page.
+
+lines = {method: cells["mean"].split() for method, cells in results.items()}
 figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
 for (name, cells), marker in zip(lines.items(), "osD^", strict=True):
     values = [numbers(cell)[0] for cell in cells]
     axis.plot(SHOTS, values, marker=marker, label=name)
     axis.annotate(f"{values[-1]:.3f}", (SHOTS[-1], values[-1]), (6, -3), textcoords="offset points", fontsize=9)
 axis.set(xscale="log", xticks=SHOTS, xticklabels=SHOTS)
-axis.set(xlabel="good pictures, k", ylabel="image AUROC, mean of five sets")
+axis.set(xlabel="normal images, k", ylabel="image AUROC, mean of five datasets")
 axis.minorticks_off()
 axis.grid(alpha=0.3)
 axis.legend(frameon=False)
 plt.show()
 
 # %%
-# Each set
-# --------
-# The mean hides where a model wins: PatchCore on the cells of one crystal, CoftAD on magnetic tiles.
+# Each dataset
+# ------------
+# The mean hides where a model is ahead: PatchCore on monocrystalline cells, CoftAD on magnetic tiles.
 
 sets = {}
-for page, methods in {
-    "coft_ad.md": {"CoftAD": "CoftAD", "PatchCore": "anomalib's Patchcore"},
-    "reg_ad.md": {"RegAD": "RegAD"},
-    "uni_ad.md": {"UniAD": "UniAD"},
-}.items():
-    heading = "k = 1 / 2 / 4 / 8" if page == "uni_ad.md" else "Image AUROC, k = 1 / 2 / 4 / 8"
-    columns, rows = table(page, heading)
-    for name, cells in rows.items():
-        for method, shown in methods.items():
-            sets.setdefault(name, {})[shown] = numbers(cells[columns.index(method)])
+for method, cells in results.items():
+    for name, cell in cells.items():
+        if name != "mean":
+            sets.setdefault(name, {})[method] = numbers(cell)
 
 figure, axes = plt.subplots(1, len(sets), figsize=(12, 3.4), sharey=True, layout="constrained")
 for axis, (name, methods) in zip(axes, sorted(sets.items()), strict=True):
@@ -90,6 +87,6 @@ for axis, (name, methods) in zip(axes, sorted(sets.items()), strict=True):
     axis.minorticks_off()
     axis.grid(alpha=0.3)
 axes[0].set_ylabel("image AUROC")
-axes[2].set_xlabel("good pictures, k")
+axes[2].set_xlabel("normal images, k")
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
 plt.show()

@@ -31,8 +31,11 @@ PLACES = {
     f"{PACKAGE}.models.components": "anomalib.models.components.few_shot",
     f"{PACKAGE}.models": "anomalib.models.image",
     f"{PACKAGE}.data": "anomalib.data.datamodules.few_shot",
-    **{f"{PACKAGE}.{part}": f"anomalib.{part}.few_shot" for part in ("metrics", "post_processing", "pre_processing")},
-    f"{PACKAGE}.atomic": "anomalib.utils.atomic",
+    f"{PACKAGE}.callbacks": "anomalib.callbacks.few_shot",
+    f"{PACKAGE}.metrics": "anomalib.metrics.few_shot",
+    f"{PACKAGE}.post_processing": "anomalib.post_processing.few_shot",
+    f"{PACKAGE}.pre_processing": "anomalib.pre_processing.few_shot",
+    PACKAGE: "anomalib.utils.few_shot",
 }
 LISTS = ("models", "models/image", "data")  # packages of anomalib that list names
 REWRITES = [
@@ -44,6 +47,7 @@ REWRITES = [
     (r"( *)>>> from anomalib_fewshot import ELPV\n", r"\1>>> from anomalib.data import FewShot, MVTecAD\n"),
     (r'>>> datamodule = FewShot\(ELPV\(category="poly"\), k_shot=2\)', ">>> datamodule = FewShot(MVTecAD(), k_shot=2)"),
     (r"( *)>>> (datamodule\.setup\(\))\n +>>> len.*\n +\(2, 100\)", r"\1>>> \2  # doctest: +SKIP"),
+    (r"anomalib-fewshot\[", "anomalib["),
     (r" *\"anomalib_fewshot_version\": .*\n", ""),
 ]
 
@@ -183,7 +187,7 @@ def export_lines(package: str, exports: dict[str, set[str]]) -> str:
     """Return an `__init__` with the names that the kit needs."""
     path = source(package)
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) if path else ""
-    lines = [header(docstring or "")]
+    lines = [header((docstring or "").partition("\n")[0])]
     for module, names in sorted(exports.items()):
         lines.append(f"from .{module.rpartition('.')[2]} import {', '.join(sorted(names))}")
     every = sorted({name for names in exports.values() for name in names})
@@ -221,10 +225,10 @@ def tests_of(request: PullRequest, modules: set[str]) -> dict[str, str]:
 def measured(key: str) -> str:
     """Return what the page of a model says was measured, up to its first remark, without links."""
     page = (ROOT / "docs" / f"{key}.md").read_text(encoding="utf-8")
-    _, _, section = page.partition("\n## Measured\n")
+    _, _, section = page.partition("\n## Results\n")
     text = re.split(r"\n(?:- |#)", section)[0].strip()
     if "| ---" not in text.replace("|---", "| ---"):
-        msg = f"docs/{key}.md must have a table under `## Measured`, got none. Name the heading so."
+        msg = f"docs/{key}.md must have a table under `## Results`, got none. Name the heading so."
         raise ValueError(msg)
     return re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", text)
 

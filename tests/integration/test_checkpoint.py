@@ -14,19 +14,14 @@ import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, get_model
+from small_models import SMALL
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-from anomalib_fewshot import CoftAD, FewShot, PlainStatistic
+from anomalib_fewshot import CoftAD, FewShot, ImageStatistic
+from anomalib_fewshot.errors import CheckpointMismatchError
+from anomalib_fewshot.models.components import backbone
 from anomalib_fewshot.pre_processing import ExportablePreProcessor
 
-BACKBONE = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64}
-SMALL = {
-    "CoftAD": {**BACKBONE, "num_steps": 1},
-    "PlainStatistic": {"image_size": 64},
-    "RegAD": {**BACKBONE, "max_epochs": 1, "augment_support": False},
-    "UniAD": {**BACKBONE, "num_steps": 1, "batch_size": 2, "dim": 16, "num_heads": 4, "neighbor_size": 3}
-    | {"feedforward_dim": 16, "augment_support": False, "pool_size": 4},
-}
 COMPONENTS = {
     "post_processor": False,
     "pre_processor": ExportablePreProcessor(Compose([Resize((64, 64)), Normalize([0.2] * 3, [0.7] * 3)])),
@@ -35,9 +30,9 @@ COMPONENTS = {
 OTHER_BACKBONE = {"backbone": "resnet18", "layers": [1], "weights": "weights.pt", "image_size": 96, "seed": 1}
 OTHER = {
     "CoftAD": OTHER_BACKBONE
-    | {"published": True, "num_steps": 2, "learning_rate": 0.1, "positive_weight": 0.5, "negative_weight": 0.5}
+    | {"published": True, "num_steps": 1, "learning_rate": 0.1, "positive_weight": 0.5, "negative_weight": 0.5}
     | {"rotations": "none"},
-    "PlainStatistic": {"statistic": "spread", "image_size": 96},
+    "ImageStatistic": {"statistic": "std", "image_size": 96},
     "RegAD": OTHER_BACKBONE
     | {"stn_mode": "affine", "num_supports": 1, "max_epochs": 0, "learning_rate": 0.1, "momentum": 0.0}
     | {"weight_decay": 0.5, "freeze_batch_norm": False, "adversarial_weight": 0.5, "adversarial_learning_rate": 0.1}
@@ -47,12 +42,12 @@ OTHER = {
         "neighbor_size": 1,
         "norm_power": 0.0,
         "jitter_scale": 1.0,
-        "dim": 32,
+        "dim": 16,
         "num_heads": 2,
         "num_layers": 2,
-        "feedforward_dim": 32,
+        "feedforward_dim": 16,
     }
-    | {"dropout": 0.5, "standardize": False, "pool_size": 16, "category_scale": False, "num_steps": 2}
+    | {"dropout": 0.5, "standardize": False, "pool_size": 16, "category_scale": False, "num_steps": 1}
     | {"warmup_steps": 0, "batch_size": 3, "learning_rate": 0.1, "weight_decay": 0.5, "gradient_clip_val": 1.0}
     | {"adversarial_weight": 0.5, "adversarial_pair": "layers", "adversarial_learning_rate": 0.1}
     | {"augment_support": True, "cache_tokens": False, "cache_limit": 0.0},
@@ -115,20 +110,42 @@ def test_checkpoint_of_another_argument(
     torch.testing.assert_close(scores(model), scores(trained), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("is_folded", [True, False])
+def test_checkpoint_decides_whether_batch_normalization_is_folded(
+    is_folded: bool,
+    mvtec_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits = [1e-3, -1.0] if is_folded else [-1.0, 1e-3]
+    monkeypatch.setattr(backbone, "MAX_FOLD_ERROR", limits[0])
+    trained = make("CoftAD")
+    datamodule = FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0), k_shot=2)
+    engine = Engine(default_root_dir=tmp_path, enable_progress_bar=False, logger=False)
+    engine.fit(trained, datamodule=datamodule)
+    assert bool(trained.model.backbone.is_folded) is is_folded
+    monkeypatch.setattr(backbone, "MAX_FOLD_ERROR", limits[1])
+    model = make("CoftAD")
+    assert bool(model.model.backbone.is_folded) is not is_folded
+    engine.test(model, datamodule=datamodule, ckpt_path=engine.best_model_path, verbose=False)
+    for loaded in (model, CoftAD.load_from_checkpoint(engine.best_model_path)):
+        torch.testing.assert_close(scores(loaded), scores(trained), rtol=0, atol=0)
+
+
 def test_same_size_in_other_words_is_taken(mvtec_root: Path, tmp_path: Path) -> None:
     datamodule = FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0), k_shot=2)
-    trained = PlainStatistic(image_size=(64, 64), visualizer=False)
+    trained = ImageStatistic(image_size=(64, 64), visualizer=False)
     Engine(default_root_dir=tmp_path).fit(trained, datamodule=datamodule)
     (path,) = tmp_path.rglob("*.ckpt")
-    Engine(default_root_dir=tmp_path).test(make("PlainStatistic"), datamodule=datamodule, ckpt_path=path)
+    Engine(default_root_dir=tmp_path).test(make("ImageStatistic"), datamodule=datamodule, ckpt_path=path)
 
 
 def test_checkpoint_of_another_model_is_refused(mvtec_root: Path, tmp_path: Path) -> None:
     datamodule = FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0), k_shot=2)
-    Engine(default_root_dir=tmp_path).fit(make("PlainStatistic"), datamodule=datamodule)
+    Engine(default_root_dir=tmp_path).fit(make("ImageStatistic"), datamodule=datamodule)
     (path,) = tmp_path.rglob("*.ckpt")
     for model in (CoftAD,):
-        with pytest.raises(ValueError, match=f"must be one of {model.__name__}, got one of PlainStatistic. Name its"):
+        with pytest.raises(CheckpointMismatchError, match=f"{model.__name__}, got one of ImageStatistic"):
             Engine(default_root_dir=tmp_path).test(make(model.__name__), datamodule=datamodule, ckpt_path=path)
 
 
@@ -144,7 +161,7 @@ class _Attack:
 
 @pytest.mark.parametrize("where", ["hyper_parameters", "state_dict", "elsewhere"])
 def test_poisoned_checkpoint_runs_no_code(where: str, mvtec_root: Path, tmp_path: Path) -> None:
-    model = make("PlainStatistic")
+    model = make("ImageStatistic")
     engine = Engine(default_root_dir=tmp_path, logger=False, enable_progress_bar=False)
     engine.fit(model, datamodule=FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0), k_shot=2))
     checkpoint = torch.load(engine.best_model_path, weights_only=True)
@@ -152,12 +169,12 @@ def test_poisoned_checkpoint_runs_no_code(where: str, mvtec_root: Path, tmp_path
     checkpoint.setdefault(where, {})["attack"] = _Attack(marker)
     torch.save(checkpoint, poisoned)
     with pytest.raises(UnpicklingError, match="Weights only load failed"):
-        PlainStatistic.load_from_checkpoint(poisoned)
+        ImageStatistic.load_from_checkpoint(poisoned)
     for start in (engine.predict, engine.test, engine.fit):
         with pytest.raises(UnpicklingError, match="Weights only load failed"):
-            start(make("PlainStatistic"), datamodule=MVTecAD(mvtec_root, "bolt", num_workers=0), ckpt_path=poisoned)
+            start(make("ImageStatistic"), datamodule=MVTecAD(mvtec_root, "bolt", num_workers=0), ckpt_path=poisoned)
     with pytest.raises(UnpicklingError, match="Weights only load failed"):
-        engine.export(make("PlainStatistic"), "onnx", export_root=tmp_path, ckpt_path=poisoned)
+        engine.export(make("ImageStatistic"), "onnx", export_root=tmp_path, ckpt_path=poisoned)
     assert not marker.exists()
     torch.load(poisoned, weights_only=False)
     assert marker.exists()  # it would have

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -20,35 +21,13 @@ from anomalib.data.utils import read_image
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, get_model, list_models
 from anomalib.utils.path import convert_to_snake_case
+from small_models import MODELS, SMALL
 
 from anomalib_fewshot.pipelines.plan.spec import find_class
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-MODELS = sorted(
-    entry.name for entry in entry_points(group="anomalib.models") if entry.module.startswith("anomalib_fewshot")
-)
 MODEL_FILES = sorted(CONFIGS.glob("model/*.yaml"))
 FOUND = 0.8  # image AUROC of a model that finds the dark squares of `conftest.draw`
-SMALL = {
-    "CoftAD": {
-        "num_steps": 2,
-        "image_size": 64,
-        "backbone": "resnet10t",
-        "pre_trained": False,
-    },
-    "PlainStatistic": {"image_size": 64},
-    "RegAD": {"max_epochs": 2, "image_size": 64, "backbone": "resnet10t", "pre_trained": False},
-    "UniAD": {
-        "num_steps": 2,
-        "batch_size": 2,
-        "image_size": 64,
-        "backbone": "resnet10t",
-        "pre_trained": False,
-        "dim": 32,
-        "num_layers": 1,
-        "neighbor_size": 3,
-    },
-}
 
 
 @pytest.mark.parametrize("name", ["coft_ad", "reg_ad", "uni_ad"])
@@ -56,7 +35,8 @@ def test_file_of_the_defaults_has_the_defaults(name: str) -> None:
     spec = yaml.safe_load((CONFIGS / "model" / f"{name}.yaml").read_text(encoding="utf-8"))
     parameters = inspect.signature(find_class(spec, AnomalibModule)).parameters
     given = spec["init_args"] | {"image_size": spec["init_args"]["image_size"][0]}
-    assert given == {key: parameters[key].default for key in given}
+    defaults = {key: parameters[key].default for key in given}
+    assert given == defaults | {"image_size": find_class(spec, AnomalibModule).default_image_size[0]}
 
 
 @dataclass
@@ -179,12 +159,21 @@ def test_predict_writes_a_picture_of_each_image(trained: Trained, mvtec_root: Pa
     assert len(list(tmp_path.rglob("*.png"))) == 4
 
 
-@pytest.mark.parametrize("input_size", [None, "[64,64]"])
+@pytest.mark.parametrize("input_size", [None, pytest.param("[64,64]", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "trained",
+    # An export of CoftAD is compared in test_export.py and test_deployment.py.
+    [pytest.param(name, marks=pytest.mark.slow if name == "CoftAD" else ()) for name in MODELS],
+    indirect=True,
+)
 def test_exported_onnx_is_equal(trained: Trained, mvtec_root: Path, tmp_path: Path, input_size: str | None) -> None:
     flags = [*trained.flags, "--export_type", "onnx", "--ckpt_path", str(trained.checkpoint)]
     flags += ["--input_size", input_size] if input_size else []
     anomalib("export", *flags, "--export_root", str(tmp_path), results=tmp_path)
     (path,) = tmp_path.rglob("*.onnx")
+    weights = [tensor.name for tensor in onnx.load(path).graph.initializer]
+    parts_of_training = ("model.encoder", "model.predictor", "model.prediction_head", "adversarial")
+    assert not [name for name in weights if name.startswith(parts_of_training)]
     session = onnxruntime.InferenceSession(path)
     expected = outputs(trained.model, images(mvtec_root))
     names = [name for name in expected if name in {"pred_score", "anomaly_map"}]  # labels are cut at an image's score
@@ -201,10 +190,11 @@ def test_exported_torch_is_equal(trained: Trained, mvtec_root: Path, tmp_path: P
         np.testing.assert_array_equal(value, expected[key])
 
 
-def test_half_precision_finds_the_defects(mvtec_root: Path, tmp_path: Path) -> None:
-    for name in MODELS:
-        flags = [*model_flags(name), *few_shot(mvtec_root), "--trainer.precision", "bf16-mixed"]
-        assert metrics(anomalib("train", *flags, results=tmp_path))["image_AUROC"] > FOUND
+@pytest.mark.parametrize("name", MODELS)
+def test_half_precision_finds_the_defects(name: str, mvtec_root: Path, tmp_path: Path) -> None:
+    flags = [*model_flags(name), *few_shot(mvtec_root), "--trainer.precision", "bf16-mixed"]
+    flags += ["--model.augment_support", "true"] if "augment_support" in SMALL[name] else []
+    assert metrics(anomalib("train", *flags, results=tmp_path))["image_AUROC"] > FOUND
 
 
 def test_optimizer_follows_the_arguments(mvtec_root: Path, tmp_path: Path) -> None:
@@ -218,12 +208,33 @@ def test_optimizer_follows_the_arguments(mvtec_root: Path, tmp_path: Path) -> No
         assert (group.get("initial_lr", group["lr"]), group["weight_decay"]) == (0.125, 0.5)  # without its schedule
 
 
+def has_random_weights(path: Path) -> bool:
+    """Return whether the weights of a file's backbone are not in a package: there is no network."""
+    return any(name in path.read_text(encoding="utf-8") for name in ("resnet", "_b4"))
+
+
+def flags_of(path: Path, root: Path) -> list[str]:
+    random_weights = ["--model.pre_trained", "false"] if has_random_weights(path) else []
+    return ["--model", str(path), *few_shot(root), *random_weights]
+
+
 @pytest.mark.parametrize("path", MODEL_FILES, ids=lambda path: path.stem)
+def test_model_file_is_understood(path: Path, mvtec_root: Path) -> None:
+    """The model and the data are made, and nothing is trained."""
+    cli = AnomalibCLI(["train", *flags_of(path, mvtec_root)], run=False)
+    assert type(cli.model) is find_class(yaml.safe_load(path.read_text(encoding="utf-8")), AnomalibModule)
+
+
+def trained_files() -> list[object]:
+    """Return the files. Those of the defaults are trained in every run of the suite, the others take longer."""
+    defaults = {"coft_ad", "patchcore_lite0", "reg_ad", "uni_ad"}
+    marks = {path: () if path.stem in defaults else pytest.mark.slow for path in MODEL_FILES}
+    return [pytest.param(path, id=path.stem, marks=mark) for path, mark in marks.items()]
+
+
+@pytest.mark.parametrize("path", trained_files())
 def test_model_file(path: Path, mvtec_root: Path, tmp_path: Path) -> None:
-    flags = ["--model", str(path), *few_shot(mvtec_root)]
-    random_weights = any(name in path.read_text(encoding="utf-8") for name in ("resnet", "_b4"))  # no network
-    if random_weights:
-        flags += ["--model.pre_trained", "false"]
+    flags, random_weights = flags_of(path, mvtec_root), has_random_weights(path)
     arguments = yaml.safe_load(path.read_text(encoding="utf-8"))["init_args"]
     if path.stem.startswith(("coft_ad", "uni_ad")) and arguments.get("num_steps", 1) > 0:
         flags += ["--model.num_steps", "2"]

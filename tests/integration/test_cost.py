@@ -18,7 +18,7 @@ from anomalib_fewshot.pipelines.cost import BARE, measure_cost
 from anomalib_fewshot.pipelines.plan.spec import read_spec
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-PLAIN = {"class_path": "PlainStatistic", "init_args": {"image_size": 64}}
+PLAIN = {"class_path": "ImageStatistic", "init_args": {"image_size": 64}}
 
 
 @pytest.fixture

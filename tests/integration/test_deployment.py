@@ -19,7 +19,7 @@ import pytest
 import torch
 from anomalib.engine import Engine
 from PIL import ExifTags, Image
-from test_contract import SMALL
+from small_models import SMALL
 
 from anomalib_fewshot import CoftAD, FewShot, MVTecFolder
 
@@ -33,12 +33,18 @@ def engine(folder: Path) -> Engine:
     return Engine(default_root_dir=folder, logger=False, enable_progress_bar=False, accelerator="cpu", devices=1)
 
 
-@pytest.fixture(scope="module", params=[1, 4])
+@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.slow), 4])
 def fitted(request: pytest.FixtureRequest, mvtec_root: Path, tmp_path_factory: pytest.TempPathFactory) -> CoftAD:
     model = CoftAD(**SMALL["CoftAD"], visualizer=False)
     datamodule = FewShot(MVTecFolder(mvtec_root, "bolt", num_workers=0), k_shot=request.param)
     engine(tmp_path_factory.mktemp("fit")).fit(model, datamodule=datamodule)
     return model
+
+
+@pytest.fixture(scope="module")
+def onnx_file(fitted: CoftAD, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export once: each export takes seconds."""
+    return fitted.eval().to_onnx(tmp_path_factory.mktemp("onnx"))
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +72,15 @@ def test_nothing_else_is_there(packages: Path, tmp_path: Path, name: str) -> Non
     assert f"No module named '{name}'" in error.value.stderr
 
 
-def test_example_says_what_predict_says(fitted: CoftAD, packages: Path, mvtec_root: Path, tmp_path: Path) -> None:
-    path = fitted.eval().to_onnx(tmp_path)
+def test_example_says_what_predict_says(
+    fitted: CoftAD,
+    onnx_file: Path,
+    packages: Path,
+    mvtec_root: Path,
+    tmp_path: Path,
+) -> None:
     pictures = sorted(map(str, mvtec_root.glob("bolt/test/*/*.png")))
-    lines = run(packages, EXAMPLE_AS_MAIN, str(path), *pictures, cwd=tmp_path).splitlines()
+    lines = run(packages, EXAMPLE_AS_MAIN, str(onnx_file), *pictures, cwd=tmp_path).splitlines()
     found = {line["path"]: line for line in map(json.loads, lines)}
     batches = engine(tmp_path / "predict").predict(
         fitted,
@@ -84,7 +95,7 @@ def test_example_says_what_predict_says(fitted: CoftAD, packages: Path, mvtec_ro
         verdict, *p_value = item.explanation.split(", p = ")
         assert line["verdict"] == verdict
         assert line["p_value"] == (pytest.approx(float(p_value[0]), abs=5e-3) if p_value else None)
-    wanted = {"good", "look"} | ({"defect"} if len(fitted.model.ranked_score.out_of_fold_scores) > 0 else set())
+    wanted = {"good", "review"} | ({"defect"} if len(fitted.model.ranked_score.out_of_fold_scores) > 0 else set())
     assert {line["verdict"] for line in found.values()} <= wanted
 
 
@@ -104,20 +115,21 @@ def test_heat_map_is_red_above_the_threshold() -> None:
     ("rules", "score", "expected"),
     [
         ({}, 0.2, ("defect", None)),  # the model's label, of validation images
-        ({"rule": "views"}, 0.9, ("look", None)),
-        ({"rule": "seen"}, 0.9, ("defect", None)),
-        ({"rule": "held-out"}, 0.5, ("look", 2 / 3)),  # not above the line
-        ({"rule": "held-out"}, 0.9, ("defect", 1 / 3)),
-        ({"rule": "held-out"}, 0.1, ("good", 1.0)),
+        ({"scheme": "self-views"}, 0.9, ("review", None)),
+        ({"scheme": "training"}, 0.9, ("defect", None)),
+        ({"scheme": "jackknife+"}, 0.5, ("review", 2 / 3)),  # not above the line
+        ({"scheme": "jackknife+"}, 0.9, ("defect", 1 / 3)),
+        ({"scheme": "jackknife+"}, 0.1, ("good", 1.0)),
     ],
 )
 def test_verdict(rules: dict[str, Any], score: float, expected: tuple[str, float | None]) -> None:
     levels = [{"score_up_to": 0.3, "p": 1.0}, {"score_up_to": 0.5, "p": 2 / 3}]
-    values = {"look_score": 0.3, "defect_score": 0.5, "num_normal": 2, "p_values": levels}
+    values = {"review_score": 0.3, "defect_score": 0.5, "num_normal": 2, "p_values": levels}
     judge = runpy.run_path(str(EXAMPLE))["judge"]
     assert judge(score, label=True, rules=values | rules if rules else {}) == expected
 
 
+@pytest.mark.parametrize("fitted", [4], indirect=True)
 def test_example_refuses_a_picture_of_another_size(
     fitted: CoftAD,
     packages: Path,
@@ -143,11 +155,12 @@ def test_example_reads_photographs_upright(tmp_path: Path) -> None:
     assert runpy.run_path(str(EXAMPLE))["read"](tmp_path / "photo.jpg").shape == (1, 3, 80, 48)
 
 
-def test_two_processes_say_the_same(fitted: CoftAD, packages: Path, mvtec_root: Path, tmp_path: Path) -> None:
-    path = fitted.eval().to_onnx(tmp_path)
+@pytest.mark.parametrize("fitted", [4], indirect=True)
+def test_two_processes_say_the_same(onnx_file: Path, packages: Path, mvtec_root: Path, tmp_path: Path) -> None:
     pictures = sorted(map(str, mvtec_root.glob("bolt/test/*/*.png")))
     with ThreadPoolExecutor(2) as pool:
-        one, two = pool.map(lambda _: run(packages, EXAMPLE_AS_MAIN, str(path), *pictures, cwd=tmp_path), range(2))
+        command = partial(run, packages, EXAMPLE_AS_MAIN, str(onnx_file), *pictures, cwd=tmp_path)
+        one, two = (one_run.result() for one_run in [pool.submit(command) for _ in range(2)])
     assert one == two
 
 
@@ -164,13 +177,13 @@ def test_batch_of_32_is_its_pictures(fitted: CoftAD) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("runtime", ["torch", "onnx"])
-def test_memory_is_flat_over_10000_pictures(fitted: CoftAD, tmp_path: Path, runtime: str) -> None:
+def test_memory_is_flat_over_10000_pictures(fitted: CoftAD, onnx_file: Path, runtime: str) -> None:
     rng = np.random.default_rng(0)
     pictures = [rng.random((1, 3, *size), dtype=np.float32) for size in ((64, 64), (96, 80), (51, 117), (240, 320))]
     if runtime == "torch":
         infer = torch.no_grad()(lambda picture: fitted.eval()(torch.from_numpy(picture)))
     else:
-        session = onnxruntime.InferenceSession(fitted.eval().to_onnx(tmp_path))
+        session = onnxruntime.InferenceSession(onnx_file)
         infer = partial(_run_session, session)
     used = []
     for index in range(10_001):

@@ -45,7 +45,7 @@ def left_behind(python: Path) -> set[str]:
     return {path.name for path in found}
 
 
-@pytest.mark.parametrize("kind", ["wheel", "editable"])
+@pytest.mark.parametrize("kind", ["wheel", pytest.param("editable", marks=pytest.mark.slow)])
 def test_names_are_known_after_installation_and_nothing_is_left_after_removal(python: Path, kind: str) -> None:
     flags = ["--editable"] if kind == "editable" else []
     pip(python, "install", "--no-deps", "--force-reinstall", *flags, str(ROOT))

@@ -13,14 +13,14 @@ import torch
 import yaml
 from anomalib.models import AnomalibModule
 
-from anomalib_fewshot import FewShot, MVTecFolder, PlainStatistic
+from anomalib_fewshot import FewShot, ImageStatistic, MVTecFolder
 from anomalib_fewshot.pipelines import parity
 from anomalib_fewshot.pipelines.cli import FewShotParity
 from anomalib_fewshot.pipelines.parity import REFERENCE, Fitted, Infer, Outputs, measure_parity
 from anomalib_fewshot.pipelines.plan.spec import check, read_spec
 
 CONFIG = Path(__file__).parents[2] / "configs" / "benchmark" / "parity.yaml"
-PLAIN = {"class_path": "PlainStatistic", "init_args": {"image_size": 64}}
+PLAIN = {"class_path": "ImageStatistic", "init_args": {"image_size": 64}}
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_int8_is_calibrated_on_the_support(mvtec_root: Path, monkeypatch: pytest
     nncf = pytest.importorskip("nncf")
     seen: list[tuple[int, ...]] = []
     monkeypatch.setattr(nncf, "quantize", lambda _, data, **__: seen.extend(value.shape for value in data.get_data()))
-    model = PlainStatistic(image_size=32)
+    model = ImageStatistic(image_size=32)
     datamodule = FewShot(MVTecFolder(mvtec_root, "bolt", num_workers=0), k_shot=3)
     model._post_training_quantization_ov(None, datamodule)  # noqa: SLF001
     assert seen == [(1, 3, 64, 64)] * 3  # in their own size
@@ -94,7 +94,7 @@ def test_int8_is_calibrated_on_the_support(mvtec_root: Path, monkeypatch: pytest
 def test_int8_needs_data() -> None:
     pytest.importorskip("nncf")
     with pytest.raises(ValueError, match="`datamodule` must be given for `int8_ptq`, got None"):
-        PlainStatistic()._post_training_quantization_ov(None)  # noqa: SLF001
+        ImageStatistic()._post_training_quantization_ov(None)  # noqa: SLF001
 
 
 def test_file() -> None:

@@ -20,14 +20,14 @@ from hypothesis import strategies as st
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import LambdaCallback
 
-from anomalib_fewshot import CoftAD, FewShot, PlainStatistic, RegAD, UniAD
+from anomalib_fewshot import CoftAD, FewShot, ImageStatistic, RegAD, UniAD
 from anomalib_fewshot.errors import CheckpointMismatchError, NotFittedError
 
 SMALL: dict[str, Any] = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "visualizer": False}
 
 
-def statistic() -> PlainStatistic:
-    return PlainStatistic(image_size=64, visualizer=False)
+def statistic() -> ImageStatistic:
+    return ImageStatistic(image_size=64, visualizer=False)
 
 
 def coft_ad() -> CoftAD:
@@ -89,7 +89,7 @@ def test_no_stage_but_a_fit_changes_a_model(
     tmp_path: Path,
 ) -> None:
     model, data, checkpoint = fitted
-    before, rule, metadata = state(model), model.post_processor.rule, model.post_processor.metadata()
+    before, scheme, metadata = state(model), model.post_processor.scheme, model.post_processor.metadata()
     for stage in stages:
         own = engine(tmp_path)
         if stage == "predict":
@@ -101,7 +101,7 @@ def test_no_stage_but_a_fit_changes_a_model(
         else:
             getattr(own, stage)(model, datamodule=data)
         assert_equal_states(before, state(model))
-        assert model.post_processor.rule is rule
+        assert model.post_processor.scheme is scheme
         assert model.post_processor.metadata() == metadata
 
 
@@ -173,10 +173,10 @@ def test_an_interrupted_fit_leaves_no_checkpoint(
     mvtec_root: Path,
     tmp_path: Path,
 ) -> None:
-    def interrupt(_: PlainStatistic) -> None:
+    def interrupt(_: ImageStatistic) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(PlainStatistic, "fit", interrupt)
+    monkeypatch.setattr(ImageStatistic, "fit", interrupt)
     with pytest.raises((SystemExit, KeyboardInterrupt)):
         engine(tmp_path).fit(statistic(), datamodule=bolt(mvtec_root))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -203,7 +203,7 @@ def test_own_checkpoint_callbacks_get_a_fitted_model(
     callback = ModelCheckpoint(tmp_path / "own", "mine", **arguments)
     own = engine(tmp_path, callbacks=[callback])
     own.fit(statistic(), datamodule=bolt(mvtec_root))
-    loaded = PlainStatistic.load_from_checkpoint(own.best_model_path)
+    loaded = ImageStatistic.load_from_checkpoint(own.best_model_path)
     assert loaded.is_fitted
 
 

@@ -10,11 +10,16 @@ from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from anomalib.models import get_model
 from lightning.pytorch import seed_everything
+from small_models import MODELS, SMALL
 from stages import every_stage
-from test_contract import MODELS, SMALL
 
 
-@pytest.mark.parametrize("name", MODELS)
+def slow_but(*quick: str) -> list[object]:
+    """Return the models. All but some are tested every night, and every week with anomalib's main branch."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in MODELS]
+
+
+@pytest.mark.parametrize("name", slow_but("ImageStatistic"))
 def test_every_stage_on_plain_data(name: str, mvtec_root: Path, tmp_path: Path) -> None:
     every_stage(name, mvtec_root, tmp_path, **SMALL[name])
 
@@ -25,7 +30,7 @@ def test_every_stage_with_default_arguments(name: str, mvtec_root: Path, tmp_pat
     every_stage(name, mvtec_root, tmp_path)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", slow_but("CoftAD", "ImageStatistic"))  # the others have a unit test of it
 def test_bare_mode_has_the_same_metrics(name: str, mvtec_root: Path, tmp_path: Path) -> None:
     figures = []
     for barebones in (False, True):

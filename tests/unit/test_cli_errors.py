@@ -14,7 +14,7 @@ from anomalib_fewshot import _cli_errors
 from anomalib_fewshot._cli_errors import explain
 from anomalib_fewshot.errors import ArgumentError, FewShotError, MissingDependencyError, NotFittedError
 
-MODEL = ["--model", "PlainStatistic", "--model.image_size", "32", "--trainer.accelerator", "cpu"]
+MODEL = ["--model", "ImageStatistic", "--model.image_size", "32", "--trainer.accelerator", "cpu"]
 
 
 def command(root: Path, category: str = "bolt") -> list[str]:
@@ -90,6 +90,36 @@ def test_package_of_a_logger_is_named(mvtec_root: Path, monkeypatch: pytest.Monk
     assert "pip install -U 'mlflow'" in message
     others = ["train", "--model", "Padim", "--data", "MVTecAD", "--trainer.logger", "MLFlowLogger"]
     assert message_of(others) is None  # a run without this package ends as without it
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--trainer.enable_checkpointing", "false"], "enable_checkpointing"),
+        (["--trainer.callbacks", "lightning.pytorch.callbacks.ModelCheckpoint"], "callbacks"),
+    ],
+)
+def test_checkpoint_callbacks_that_anomalib_refuses(
+    arguments: list[str],
+    word: str,
+    mvtec_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = message_of([*command(mvtec_root), *arguments])
+    assert message is not None
+    assert f"`{word}`" in message
+    assert "\n" not in message
+
+
+def test_training_without_a_checkpoint(mvtec_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The arguments that the message advises."""
+    monkeypatch.chdir(tmp_path)
+    advised = ["--trainer.callbacks", "anomalib.callbacks.ModelCheckpoint", "--trainer.callbacks.save_top_k", "0"]
+    AnomalibCLI([*command(mvtec_root), *advised])
+    assert not list(tmp_path.rglob("*.ckpt"))
+    assert len(list(tmp_path.rglob("support.json"))) == 1
 
 
 def test_other_errors_are_not_explained() -> None:

@@ -29,7 +29,7 @@ class FeatureGroup:
     weight: float
 
 
-# Chosen on five sets of industrial images, see docs/research.
+# Chosen on five sets of industrial images, see docs/research/coft_ad.md.
 FEATURE_GROUPS = (
     FeatureGroup(is_deep=False, norm_power=1.0, regularization=0.3, weight=1.0),  # direction
     FeatureGroup(is_deep=False, norm_power=0.5, regularization=0.1, weight=1.0),  # direction and length

@@ -36,7 +36,7 @@ from anomalib_fewshot.models.components import (
     step_progress,
     synthesize_anomalies,
 )
-from anomalib_fewshot.post_processing import NormalScores, Rule, SupportPostProcessor
+from anomalib_fewshot.post_processing import CalibrationScheme, CalibrationScores, SupportPostProcessor
 
 from .adaptation import AdaptationSettings
 from .features import Features
@@ -172,11 +172,11 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         self.log("embedding_std", std_of_l2_normalized(torch.cat([first, second]).detach()), prog_bar=True)
         return loss
 
-    def fit(self) -> NormalScores:
+    def fit(self) -> CalibrationScores:
         """Fit Gaussians and memory bank to views of the support set, and once more without each fold.
 
         Returns:
-            NormalScores: Out-of-fold scores of the support set. Of a single image, scores of its views.
+            CalibrationScores: Out-of-fold scores of the support set. Of a single image, scores of its views.
         """
         settings = self.fold_settings()
         folds = extract_fold_features(self._extract, self.support(), settings)
@@ -188,23 +188,23 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
             logger.info("Arbitrary rotations detected: rotated patches are added to the memory bank.")
         return self._calibrate(folds)
 
-    def _calibrate(self, folds: list[FoldFeatures]) -> NormalScores:
+    def _calibrate(self, folds: list[FoldFeatures]) -> CalibrationScores:
         """Return the out-of-fold scores, and rank new scores among them if that gives a guarantee."""
         result = self.model.score_out_of_fold(folds)
         scores, count = result.scores, len(result.scores)
         if len(folds) == 1:
-            rule = Rule.VIEWS
+            scheme = CalibrationScheme.SELF_VIEWS
         elif self.trains_backbone:  # the backbone has seen all images
-            rule = Rule.ONE_FIT
+            scheme = CalibrationScheme.LEAVE_ONE_OUT
         else:
-            rule = Rule.HELD_OUT if len(folds) == count else Rule.FOLDS
+            scheme = CalibrationScheme.JACKKNIFE_PLUS if len(folds) == count else CalibrationScheme.CV_PLUS
             own = self.post_processor
             post_processor = own if isinstance(own, SupportPostProcessor) else SupportPostProcessor()
-            num_ranks = post_processor.told_apart(rule, count, len(folds))
+            num_ranks = post_processor.num_distinct_ranks(scheme, count, len(folds))
             self.model.ranked_score.fit(scores, result.fold, num_ranks)
-            scores = self.model.ranked_score.levels
+            scores = self.model.ranked_score.calibration_scores
         maps = self.model.upsample(result.maps, self.model.image_size)
-        return NormalScores(rule, [InferenceBatch(scores, anomaly_map=maps)], num_folds=len(folds))
+        return CalibrationScores(scheme, [InferenceBatch(scores, anomaly_map=maps)], num_folds=len(folds))
 
     def fold_settings(self) -> FoldSettings:
         """Return which views and anomalies of the support set are computed."""

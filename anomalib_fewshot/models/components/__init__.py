@@ -17,7 +17,7 @@ from .nearest import coreset, nearest_distances
 from .ranked_score import RankedScore
 from .scoring import ScoringMixin, parts_of
 from .seeding import isolated_seed, seeded, seeded_generator
-from .smooth_upsampling import upsample_smoothly
+from .smooth_upsampling import SmoothUpsampling, upsample_smoothly
 from .stages import backbone_stages
 from .step_progress import StepProgress, StepReport, step_progress
 from .support_augmentation import (
@@ -42,6 +42,7 @@ __all__ = [
     "Moments",
     "RankedScore",
     "ScoringMixin",
+    "SmoothUpsampling",
     "StepProgress",
     "StepReport",
     "SupportAugmentation",

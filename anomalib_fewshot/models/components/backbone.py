@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from timm.layers import Conv2dSame, Format, FrozenBatchNormAct2d
@@ -46,6 +47,8 @@ class Backbone(nn.Module):
     Attributes:
         layers (list[int]): Positions of the asked-for maps among those that ``forward`` returns.
         channels (list[int]): Channels of each map that ``forward`` returns.
+        is_folded (torch.Tensor): Whether batch normalization is merged into convolutions, a boolean scalar. A state
+            dict with another value changes the network: it scores as the one that was saved.
 
     Raises:
         ValueError: If there is no such model or layer, if it has no feature maps, if the size does not fit its patches,
@@ -80,12 +83,16 @@ class Backbone(nn.Module):
                 msg = f"`image_size` must be a multiple of the patch of {name}, {patch}, got {image_size}."
                 raise ArgumentError(msg)
             arguments["img_size"] = image_size
+        self._arguments = arguments
         self.channels = [info[index]["num_chs"] for index in indices]
-        _check_maps(name, arguments, image_size, self.channels)
+        network = create_backbone(name, pre_trained, weights, arguments)
+        _check_maps(name, network, image_size, self.channels)
         # A few images make poor batch statistics. Lightning keeps the mode of each module: a mode would not last.
-        features = freeze_batch_norm_2d(create_backbone(name, pre_trained, weights, arguments))
+        features = freeze_batch_norm_2d(network)
         self.features = features.to(memory_format=torch.channels_last)  # faster on a processor
         self.layers = [indices.index(layer) for layer in wanted]
+        self.register_buffer("is_folded", torch.tensor(data=False))
+        self.is_folded: torch.Tensor
         self.train()
 
     @torch.no_grad()
@@ -94,10 +101,10 @@ class Backbone(nn.Module):
 
         A copy of the network with random weights is folded first, and its feature maps before and after are compared on
         one random image. If they differ by more than a thousandth of a map's largest value, the network stays unfolded:
-        the output of one of its convolutions is used elsewhere, too, or its attention amplifies rounding. The decision
-        depends on the architecture only, so that checkpoints fit. Folded weights cannot be trained.
+        the output of one of its convolutions is used elsewhere, too, or its attention amplifies rounding. A checkpoint
+        keeps the decision, see ``is_folded``. Folded weights cannot be trained.
         """
-        if not any(isinstance(module, FROZEN) for module in self.features.modules()):
+        if self.is_folded or not any(isinstance(module, FROZEN) for module in self.features.modules()):
             return
         rng = torch.Generator().manual_seed(0)
         copy = deepcopy(self.features).eval()
@@ -110,6 +117,26 @@ class Backbone(nn.Module):
             logger.info("The batch normalization of %s is not folded: it would change the feature maps.", self.name)
             return
         _fold_pairs(self.features, pairs)
+        self.is_folded.fill_(value=True)
+
+    @torch.no_grad()
+    def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args: Any) -> None:  # noqa: ANN401
+        """Bring the network in the form, folded or not, of the weights that follow."""
+        is_folded = state_dict.get(f"{prefix}is_folded")
+        if is_folded is not None and bool(is_folded) != bool(self.is_folded):
+            self._replace_network(is_folded=bool(is_folded))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _replace_network(self, *, is_folded: bool) -> None:
+        """Create the network anew, without weights."""
+        network = freeze_batch_norm_2d(create_blueprint(self.name, self._arguments, "cpu")).eval()
+        if is_folded:
+            image = _probe_image(network, self.image_size, torch.Generator().manual_seed(0))
+            _fold_pairs(network, _find_pairs(network, image))
+        network = network.to(self.is_folded.device, memory_format=torch.channels_last)
+        needs_grad = any(parameter.requires_grad for parameter in self.features.parameters())
+        self.features = network.requires_grad_(needs_grad)
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> "Backbone":
         """Set the mode of all but batch normalization: that of LeViT, which is one-dimensional, cannot be replaced."""
@@ -225,18 +252,19 @@ def feature_info(name: str) -> tuple[dict, ...]:
     return info
 
 
-def _check_maps(name: str, arguments: dict, image_size: tuple[int, int], channels: list[int]) -> None:
+def _check_maps(name: str, network: nn.Module, image_size: tuple[int, int], channels: list[int]) -> None:
     """Raise unless a model gives feature maps of images of a size.
 
     Raises:
         ArgumentError: If it does not.
     """
     rule = f"`backbone` and `image_size` must fit each other, got {name!r} and {image_size}"
+    network.eval()
     try:
-        maps = _maps_of(create_blueprint(name, arguments), image_size)
+        maps = _maps_of(network, image_size, "meta")
     except CREATION_ERRORS:  # perhaps an operation that the meta device lacks
         try:
-            maps = _maps_of(create_blueprint(name, arguments, "cpu"), image_size)
+            maps = _maps_of(network, image_size, "cpu")
         except CREATION_ERRORS as error:
             msg = f"{rule}: {_first_line(error)}. Choose the size that the backbone was made for, or another backbone."
             raise ArgumentError(msg) from error
@@ -247,9 +275,13 @@ def _check_maps(name: str, arguments: dict, image_size: tuple[int, int], channel
 
 
 @torch.no_grad()
-def _maps_of(network: nn.Module, image_size: tuple[int, int]) -> list[torch.Tensor]:
-    image = torch.zeros(1, 3, *image_size, device=next(network.parameters()).device)
-    return _channels_first(network, network.eval()(image))
+def _maps_of(network: nn.Module, image_size: tuple[int, int], device: str) -> list[torch.Tensor]:
+    """Return the feature maps that a copy gives of an empty image. On the meta device they have a shape only."""
+    memo: dict[int, Any] = {}
+    if device == "meta":  # the copy has no weights of its own
+        for tensor in chain(network.parameters(), network.buffers()):
+            memo[id(tensor)] = tensor.to(device)
+    return _channels_first(network, deepcopy(network, memo)(torch.zeros(1, 3, *image_size, device=device)))
 
 
 def _channels_first(network: nn.Module, maps: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -19,6 +19,7 @@ from anomalib.data import AnomalibDataModule
 from anomalib.deploy.export import ExportType
 from lightning.pytorch import LightningModule
 
+from anomalib_fewshot._host import QuantizationHook
 from anomalib_fewshot.data.support import support_dataloader
 from anomalib_fewshot.errors import MissingDependencyError
 from anomalib_fewshot.post_processing import SupportPostProcessor
@@ -30,7 +31,7 @@ DESCRIPTION = "metadata.json"
 ONE_FILE = 2_000_000_000  # bytes of weights that an ONNX file holds, its limit of 2 GiB less some for the graph
 
 
-class DescribedExportMixin(LightningModule):
+class DescribedExportMixin(QuantizationHook, LightningModule):
     """Part of an anomalib model that writes ``metadata.json`` beside its exports, and exports none that cannot score.
 
     The names in the file are those of anomalib's plan for it, https://github.com/open-edge-platform/anomalib/pull/3570.
@@ -69,7 +70,7 @@ class DescribedExportMixin(LightningModule):
         return path
 
     @staticmethod
-    def _post_training_quantization_ov(model: Any, datamodule: AnomalibDataModule | None = None) -> Any:  # noqa: ANN401
+    def quantize_openvino(model: Any, datamodule: AnomalibDataModule | None) -> Any:  # noqa: ANN401
         """Quantize an OpenVINO model by the support: few-shot data has no validation images, which anomalib takes.
 
         Matrix products stay in floating point: OpenVINO cannot run a quantized resize, and a density takes differences

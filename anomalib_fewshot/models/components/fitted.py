@@ -5,7 +5,8 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -13,13 +14,15 @@ from anomalib import LearningType
 from anomalib.data import Batch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import nn
 
 from anomalib_fewshot._console import print_messages_once
 from anomalib_fewshot._host import is_last_epoch, save_checkpoint
+from anomalib_fewshot._signals import raise_on_signals
 from anomalib_fewshot.data.support import support_dataloader, support_digest
 from anomalib_fewshot.errors import ArgumentError, CheckpointMismatchError, NotFittedError
 from anomalib_fewshot.metrics import CategoryEvaluator
-from anomalib_fewshot.post_processing import NormalScores, SupportPostProcessor
+from anomalib_fewshot.post_processing import CalibrationScores, SupportPostProcessor
 from anomalib_fewshot.pre_processing import check_pixels
 
 from .export import DescribedExportMixin
@@ -27,7 +30,7 @@ from .scoring import ScoringMixin
 
 logger = logging.getLogger(__name__)
 
-FROM_ELSEWHERE = {"pre_trained": False, "weights": None, "network": None}  # a checkpoint holds what they would load
+WEIGHT_SOURCE_ARGS = {"pre_trained": False, "weights": None, "network": None}  # a checkpoint holds what they would load
 
 
 class FittedMixin(ScoringMixin, DescribedExportMixin):
@@ -48,6 +51,7 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         print_messages_once()
+        raise_on_signals()
         super().__init__(*args, **kwargs)
         self.register_buffer("is_fitted", torch.tensor(data=False))
         self.is_fitted: torch.Tensor
@@ -71,12 +75,12 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
         return super()._apply(fn, recurse)
 
     @abstractmethod
-    def fit(self) -> NormalScores:
+    def fit(self) -> CalibrationScores:
         """Fit the model to the support.
 
         Returns:
-            NormalScores: Scores of normal images, held out of the fit as far as that is possible. They are computed as
-            they are taken, and only a fit without validation images takes them.
+            CalibrationScores: Out-of-fold scores of the normal images where that is possible. In a validation
+            (``self.trainer.validating``) they are not used and may be empty: validation images set the threshold.
         """
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -183,7 +187,7 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
         """Store the model's class and its support set, and no argument that loads weights from elsewhere."""
         super().on_save_checkpoint(checkpoint)
         arguments = checkpoint["hyper_parameters"]
-        arguments |= {name: value for name, value in FROM_ELSEWHERE.items() if name in arguments}
+        arguments |= {name: value for name, value in WEIGHT_SOURCE_ARGS.items() if name in arguments}
         checkpoint["model_class"] = type(self).__name__
         checkpoint["fitted_support"] = self.fitted_support
         self._saved_in_run = bool(self.is_fitted)
@@ -222,7 +226,7 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
         return CategoryEvaluator()
 
     @property
-    def holds_out(self) -> bool:
+    def calibrates_out_of_fold(self) -> bool:
         """Whether the scores that a fit returns are of images that were held out of it."""
         return True
 
@@ -238,12 +242,17 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
     @torch.inference_mode(mode=False)  # what is fitted outlives a validation
     @torch.no_grad()
     def _fit(self, *, has_validation: bool) -> None:
-        training = self.model.training
-        self.model.eval()
         if self.trainer.world_size > 1:  # running statistics of the last step are of each process's own batch
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, src=0)
-        normal = self.fit()
+        with _evaluation_mode(self.model):
+            normal = self.fit()
+            self._fit_post_processor(normal, has_validation=has_validation)
+        self.is_fitted.fill_(value=True)
+        self.fitted_support = support_digest(self.trainer.datamodule)  # type: ignore[attr-defined]
+        self._fitted_in_run, self._saved_in_run = True, False
+
+    def _fit_post_processor(self, normal: CalibrationScores, *, has_validation: bool) -> None:
         if not has_validation and isinstance(self.post_processor, SupportPostProcessor):
             self.post_processor.fit_normal(normal)
         elif not has_validation and self.post_processor is not None:
@@ -251,10 +260,18 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
                 "There is no threshold: without validation images it takes a post-processor that can be fitted to "
                 "normal images, `SupportPostProcessor`. The scores stay raw, and the labels mean nothing.",
             )
-        self.model.train(training)
-        self.is_fitted.fill_(value=True)
-        self.fitted_support = support_digest(self.trainer.datamodule)  # type: ignore[attr-defined]
-        self._fitted_in_run, self._saved_in_run = True, False
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Generator[None]:
+    """Set a model and its parts to evaluation, and each of them to its own mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            module.training = modes.get(module, modes[model])  # a fit may have replaced parts
 
 
 def _is_same(name: str, given: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:

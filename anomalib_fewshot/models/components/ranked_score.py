@@ -51,7 +51,7 @@ class RankedScore(DynamicBufferMixin):
         self.ranks.fill_(min(ranks, len(out_of_fold_scores)))
 
     @property
-    def levels(self) -> torch.Tensor:
+    def calibration_scores(self) -> torch.Tensor:
         """Ranked scores that an image must be above to exceed 1, 2, ... k images, shape ``(k,)``.
 
         The lowest k - R are equal to the next one: these ranks are not distinct.

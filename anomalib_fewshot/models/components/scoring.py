@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 
+from anomalib_fewshot.data.support import make_callbacks
 from anomalib_fewshot.errors import ArgumentError
 from anomalib_fewshot.pre_processing import check_pixels
 
@@ -52,10 +53,10 @@ class ScoringMixin:
     pre_processor: nn.Module | None
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Return anomalib's callbacks, and before them one that refuses images that no model can score."""
+        """Return anomalib's callbacks, and before them this package's and a check of the pixel values."""
         callbacks = super().configure_callbacks()  # type: ignore[misc]
         callbacks = callbacks if isinstance(callbacks, Sequence) else [callbacks]
-        return [PixelCheck(has_range=self.pre_processor is not None), *callbacks]
+        return [*make_callbacks(), PixelCheck(has_range=self.pre_processor is not None), *callbacks]
 
     def check_size(self, images: torch.Tensor) -> None:
         """Raise if pre-processed images, shape ``(B, 3, H, W)``, have another size than the model.

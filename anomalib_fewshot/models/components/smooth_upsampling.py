@@ -7,14 +7,42 @@ from functools import lru_cache
 
 import torch
 from kornia.filters import get_gaussian_kernel1d
+from torch import nn
 from torch.nn import functional as F  # noqa: N812
+
+
+class SmoothUpsampling(nn.Module):
+    """Bilinear upsampling and a Gaussian blur of maps of one size.
+
+    Both are linear and act on each side by itself, so that a matrix for each side does both, with the result of
+    anomalib's ``GaussianBlur2d`` in a fraction of its time. The matrices are buffers, which no checkpoint holds.
+
+    Args:
+        grid (tuple[int, int]): Height h and width w of the maps.
+        size (tuple[int, int]): Height H and width W of the result.
+        sigma (float): Standard deviation of the Gaussian in pixels. Defaults to ``4.0``.
+
+    Example:
+        >>> SmoothUpsampling((2, 3), (8, 12))(torch.ones(1, 2, 3)).shape
+        torch.Size([1, 8, 12])
+    """
+
+    def __init__(self, grid: tuple[int, int], size: tuple[int, int], sigma: float = 4.0) -> None:
+        super().__init__()
+        self.register_buffer("rows", _matrix(grid[0], size[0], sigma), persistent=False)  # (H, h)
+        self.register_buffer("columns", _matrix(grid[1], size[1], sigma).T.contiguous(), persistent=False)  # (w, W)
+        self.rows: torch.Tensor
+        self.columns: torch.Tensor
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return the maps in their new size: ``(B, h, w)`` -> ``(B, H, W)``."""
+        return self.rows @ maps @ self.columns
 
 
 def upsample_smoothly(maps: torch.Tensor, size: tuple[int, int] | torch.Size, sigma: float = 4.0) -> torch.Tensor:
     """Return maps upsampled bilinearly and blurred by a Gaussian.
 
-    Both are linear and act on each side by itself, so that a matrix for each side does both, with the result of
-    anomalib's ``GaussianBlur2d`` in a fraction of its time.
+    See :class:`SmoothUpsampling`, which is faster on a GPU.
 
     Args:
         maps (torch.Tensor): Distances, shape ``(B, h, w)``.
@@ -25,11 +53,10 @@ def upsample_smoothly(maps: torch.Tensor, size: tuple[int, int] | torch.Size, si
         torch.Tensor: Maps, shape ``(B, H, W)``.
     """
     sides = zip(maps.shape[1:], size, strict=True)
-    rows, columns = (_matrix(int(cells), int(pixels), sigma).to(maps) for cells, pixels in sides)
+    rows, columns = (_cached_matrix(int(cells), int(pixels), sigma).to(maps) for cells, pixels in sides)
     return rows @ maps @ columns.T
 
 
-@lru_cache(maxsize=32)
 @torch.inference_mode(mode=False)  # it outlives a validation
 @torch.no_grad()
 def _matrix(cells: int, pixels: int, sigma: float) -> torch.Tensor:
@@ -38,3 +65,6 @@ def _matrix(cells: int, pixels: int, sigma: float) -> torch.Tensor:
     radius = min(int(4 * sigma), pixels - 1)
     kernel = get_gaussian_kernel1d(2 * radius + 1, sigma)[None]
     return F.conv1d(F.pad(upsampled, (radius, radius), mode="reflect")[:, None], kernel)[:, 0].T.contiguous()
+
+
+_cached_matrix = lru_cache(maxsize=32)(_matrix)

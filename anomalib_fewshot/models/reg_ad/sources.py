@@ -22,15 +22,21 @@ def first_images(data: AnomalibDataset) -> Iterator[torch.Tensor]:
         yield item.image[None]
 
 
-def deepest_features(name: str, pre_trained: bool, weights: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
+def deepest_features(
+    name: str,
+    pre_trained: bool,
+    weights: str | None,
+    device: torch.device,
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return what embeds images, ``(B, 3, H, W)`` -> ``(B, E)``: the mean of the last map of a convolutional backbone.
 
     Args:
         name (str): Name of a timm model.
         pre_trained (bool): Load weights.
         weights (str | None): File with the weights, see :class:`Backbone`.
+        device (torch.device): Device of the images.
     """
-    backbone = Backbone(name, None, pre_trained, weights).eval()
+    backbone = Backbone(name, None, pre_trained, weights).eval().to(device)
     return lambda images: backbone(images)[-1].mean((-2, -1))
 
 

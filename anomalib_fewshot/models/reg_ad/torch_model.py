@@ -4,6 +4,7 @@
 """PyTorch model of RegAD."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from anomalib.data import InferenceBatch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_fewshot.models.components import backbone_stages, upsample_smoothly
+from anomalib_fewshot.models.components import SmoothUpsampling, backbone_stages
 
 from .density import PositionGaussian
 from .stn import SpatialTransformer, compose, warp
@@ -133,6 +134,7 @@ class RegADModel(nn.Module):
         self.encoder = nn.Sequential(*_block(dim), *_block(dim), nn.Conv2d(dim, dim, 1))
         self.predictor = nn.Sequential(*_block(dim), nn.Conv2d(dim, dim, 1))
         self.density = PositionGaussian(regularization)
+        self.upsample = SmoothUpsampling(self._grid(), image_size)
 
     def load_network(self, states: Mapping[str, Mapping[str, Any]]) -> None:
         """Take the states of trunk, encoder and predictor, by these names."""
@@ -180,8 +182,15 @@ class RegADModel(nn.Module):
 
     def score(self, images: torch.Tensor, density: PositionGaussian) -> InferenceBatch:
         """Score images by a density, as :meth:`forward` does by the model's own."""
-        anomaly_map = upsample_smoothly(density(self.embed(images)), images.shape[-2:])[:, None]
+        anomaly_map = self.upsample(density(self.embed(images)))[:, None]
         return InferenceBatch(pred_score=anomaly_map.amax((1, 2, 3)), anomaly_map=anomaly_map)
+
+    @torch.no_grad()
+    def _grid(self) -> tuple[int, int]:
+        """Return the height and width of the first feature map."""
+        stage = deepcopy(self.trunk.stages[0]).eval()  # keeps its batch statistics
+        height, width = stage(torch.zeros(1, 3, *self.image_size)).shape[-2:]
+        return height, width
 
 
 def support_features(features: torch.Tensor, num_supports: int) -> torch.Tensor:

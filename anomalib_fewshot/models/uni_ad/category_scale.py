@@ -21,9 +21,9 @@ class CategoryScale(DynamicBufferMixin):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("embeddings", torch.zeros(0))  # (P, C)
-        self.register_buffer("usual_scores", torch.zeros(0))  # (P,)
+        self.register_buffer("category_mean_scores", torch.zeros(0))  # (P,)
         self.embeddings: torch.Tensor
-        self.usual_scores: torch.Tensor
+        self.category_mean_scores: torch.Tensor
 
     @torch.no_grad()
     def fit(self, embeddings: torch.Tensor, scores: torch.Tensor, categories: Sequence[str]) -> None:
@@ -38,10 +38,10 @@ class CategoryScale(DynamicBufferMixin):
         index = torch.tensor([names.index(name) for name in categories], device=scores.device)
         means = torch.stack([scores[index == number].mean() for number in range(len(names))])
         self.embeddings = F.normalize(embeddings.float(), dim=-1)
-        self.usual_scores = means.float()[index]
+        self.category_mean_scores = means.float()[index]
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Return the usual score of the category that each image looks like: ``(B, C)`` -> ``(B,)``."""
-        if len(self.usual_scores) == 0:
+        if len(self.category_mean_scores) == 0:
             return torch.ones_like(embeddings[:, 0])
-        return self.usual_scores[(embeddings @ self.embeddings.T).argmax(dim=1)]
+        return self.category_mean_scores[(embeddings @ self.embeddings.T).argmax(dim=1)]

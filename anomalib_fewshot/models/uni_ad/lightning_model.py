@@ -40,7 +40,7 @@ from anomalib_fewshot.models.components import (
     seeded,
     seeded_generator,
 )
-from anomalib_fewshot.post_processing import NormalScores, Rule
+from anomalib_fewshot.post_processing import CalibrationScheme, CalibrationScores
 
 from .category_scale import CategoryScale
 from .tokens import TokenCache
@@ -282,17 +282,20 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
             self.log_dict({"discriminator_loss": stats.loss, "discriminator_accuracy": stats.accuracy})
         return loss + adversarial_loss
 
-    def fit(self) -> NormalScores:
+    def fit(self) -> CalibrationScores:
         """Bring the scores of several categories to one scale, and return those of the support.
 
         Returns:
-            NormalScores: Scores of the support, which the training has seen.
+            CalibrationScores: Scores of the support, which the training has seen.
         """
         self.model.category_scale = CategoryScale().to(self.device)
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         if self.category_scale and isinstance(datamodule, SupportDataModule) and datamodule.category_by_path:
             self._fit_category_scale(datamodule.category_by_path)
-        return NormalScores(Rule.SEEN if self.num_steps > 0 else Rule.ONE_FIT, self._score_support())
+        return CalibrationScores(
+            CalibrationScheme.TRAINING if self.num_steps > 0 else CalibrationScheme.LEAVE_ONE_OUT,
+            self._score_support(),
+        )
 
     def _fit_category_scale(self, category_by_path: Mapping[str, str]) -> None:
         embeddings, scores, categories = [], [], []
@@ -310,7 +313,7 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
                 yield self.model(images)
 
     @property
-    def holds_out(self) -> bool:
+    def calibrates_out_of_fold(self) -> bool:
         """A training has seen all images."""
         return self.num_steps == 0
 

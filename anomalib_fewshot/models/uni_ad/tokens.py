@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path
 from shutil import disk_usage
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -16,7 +17,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 class TokenCache(Callback):
     """Tokens of every view of the training images, by path.
 
-    It is a callback of Lightning's, so that it is emptied when a training ends, also by an exception.
+    It is a callback of Lightning's, so that it is emptied when a training ends, also by an exception. A copy of it is
+    empty.
 
     Args:
         limit (float): GiB of tokens to keep in memory. Above, they are in a memory-mapped temporary file.
@@ -67,6 +69,10 @@ class TokenCache(Callback):
             msg = "TokenCache must be filled before it is read. Call `precompute` first."
             raise RuntimeError(msg)
         return self.tokens[[self._index[path] for path in paths], list(views)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without the tokens: a copy or a pickle of a model in training would hold gigabytes."""
+        return self.__dict__ | {"tokens": None, "_index": {}}
 
     def release(self) -> None:
         """Empty the cache."""

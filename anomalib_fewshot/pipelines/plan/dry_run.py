@@ -14,7 +14,7 @@ from rich.table import Table
 from .job import Job, as_number
 
 # Seconds of a run on two cores at 224 pixels: a plain statistic, and CoftAD at k = 4 or, of all categories, UniAD.
-USUAL_SECONDS = {"support": (1, 20), "others": (1, 20), "all": (1, 200)}
+USUAL_SECONDS = {"support": (1, 20), "other_categories": (1, 20), "all_categories": (1, 200)}
 
 
 def show_plan(console: Console, jobs: Sequence[Job], seconds: Mapping[str, float]) -> None:
@@ -42,7 +42,7 @@ def _supports(jobs: Sequence[Job]) -> Iterator[str]:
 
 def _estimate(jobs: Sequence[Job], seconds: Mapping[str, float]) -> str:
     if not seconds:
-        low, high = (sum(part) / 60 for part in zip(*(USUAL_SECONDS[job.learns_from] for job in jobs), strict=True))
+        low, high = (sum(part) / 60 for part in zip(*(USUAL_SECONDS[job.train_on] for job in jobs), strict=True))
         return (
             f"Nothing is measured here yet. On two cores, at 224 pixels and k = 4, it would be {low:.0f} to "
             f"{high:.0f} minutes in all, without a training on other categories."

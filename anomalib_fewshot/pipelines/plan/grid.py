@@ -19,9 +19,13 @@ from .job import ALL, Job, as_number
 from .spec import Spec, check, find_class, instantiate, parameters, read_spec, variants, with_arguments
 
 GRID = {"k_shot", "seeds", "data"}  # overrides that say which runs there are
-OVERRIDES = GRID | {"model", "trainer", "learns_from"}
-LEARNS_FROM = ("support", "others", "all")
-STATISTICS = {"mean": "mean brightness", "spread": "spread of grey values", "border": "brightness of the border"}
+OVERRIDES = GRID | {"model", "trainer", "train_on"}
+TRAIN_ON = ("support", "other_categories", "all_categories")
+STATISTICS = {
+    "mean": "mean brightness",
+    "std": "standard deviation of grey values",
+    "border": "brightness of the border",
+}
 PLAIN_TYPES = str | int | float | list | tuple | None
 
 
@@ -34,9 +38,9 @@ class Method:
     override: Mapping[str, Any]
 
     @property
-    def learns_from(self) -> str:
-        """What it learns from, one of ``LEARNS_FROM``."""
-        return self.override.get("learns_from", "support")
+    def train_on(self) -> str:
+        """What it is trained on, one of ``TRAIN_ON``."""
+        return self.override.get("train_on", "support")
 
     def seeded_model(self, seed: int) -> Spec:
         """Return the model, with the seed of a run if it takes one that the user has not set."""
@@ -85,7 +89,7 @@ def _jobs_of_method(
 ) -> Iterator[Job]:
     """Yield the runs of a method on a dataset."""
     override = method.override
-    tests = {"": next(iter(categories.values()))} if method.learns_from == "all" else categories
+    tests = {"": next(iter(categories.values()))} if method.train_on == "all_categories" else categories
     all_k = _numbers("k_shot", override.get("k_shot", k_shot), 1, ALL)
     for (category, data), seed, k in product(tests.items(), _seeds(override.get("seeds", seeds)), all_k):
         model = method.seeded_model(seed)
@@ -98,8 +102,8 @@ def _jobs_of_method(
             model=model,
             data=with_arguments(data, override.get("data", {})),
             trainer=dict(override.get("trainer", {})),
-            learns_from=method.learns_from,
-            categories=() if method.learns_from == "support" else tuple(categories),
+            train_on=method.train_on,
+            categories=() if method.train_on == "support" else tuple(categories),
             defaults=_defaults(model),
             has_own_data=bool(override.get("data")),
         )
@@ -160,7 +164,7 @@ def _controls(
         yield _method(f"{name}, random weights", with_arguments(method.model, random), method.override, overrides)
     grid = {key: value for key, value in method.override.items() if key in GRID}
     for statistic, title in STATISTICS.items():
-        yield _method(title, {"class_path": "PlainStatistic", "init_args": {"statistic": statistic}}, grid, overrides)
+        yield _method(title, {"class_path": "ImageStatistic", "init_args": {"statistic": statistic}}, grid, overrides)
 
 
 def _categories(dataset: str, entry: Spec, root: str | Path | None) -> Iterator[tuple[str, Spec]]:
@@ -205,25 +209,25 @@ def _check_overrides(overrides: Mapping[str, Mapping[str, Any]], names: Sequence
             unknown = sorted(set(override) - OVERRIDES)
             msg = f"An override must be one of {sorted(OVERRIDES)}, got {unknown} of {name!r}."
             raise ValueError(msg)
-        if override.get("learns_from", "support") not in LEARNS_FROM:
-            msg = f"`learns_from` must be one of {LEARNS_FROM}, got {override['learns_from']!r} of {name!r}."
+        if override.get("train_on", "support") not in TRAIN_ON:
+            msg = f"`train_on` must be one of {TRAIN_ON}, got {override['train_on']!r} of {name!r}."
             raise ValueError(msg)
         for callback in override.get("trainer", {}).get("callbacks", []):
             check(read_spec(callback), Callback)
 
 
 def _check_learns_from(method: Method, dataset: str, categories: Sequence[str]) -> None:
-    if method.learns_from != "support" and len(categories) < 2:
+    if method.train_on != "support" and len(categories) < 2:
         msg = (
-            f"The dataset {dataset!r} must have two categories or more for {method.name!r}, which learns from "
-            f"{method.learns_from!r}, got {list(categories)}."
+            f"The dataset {dataset!r} must have two categories or more for {method.name!r}, which is trained on "
+            f"{method.train_on!r}, got {list(categories)}."
         )
         raise ValueError(msg)
-    if method.learns_from == "others" and "network" not in parameters(method.model, AnomalibModule):
+    if method.train_on == "other_categories" and "network" not in parameters(method.model, AnomalibModule):
         cls = find_class(method.model, AnomalibModule).__name__
         msg = (
-            f"`learns_from: others` must be of a model with an argument `network`, which takes what was trained on the "
-            f"other categories, got {cls} of {method.name!r}. Leave it out, or use `learns_from: all`."
+            "`train_on: other_categories` must have a model with an argument `network`, the checkpoint of the training "
+            f"on the other categories, got {cls} of {method.name!r}. Remove it, or use `train_on: all_categories`."
         )
         raise ValueError(msg)
 

@@ -18,7 +18,7 @@ NOT_OF_TRAINING = {"method", "k_shot", "seed"}  # settings that a training on ot
 
 @dataclass(frozen=True)
 class Job:
-    """One run: a method learns from a support and is tested.
+    """One run: a method is trained on a support and is tested.
 
     All methods on one (dataset, category, k_shot, seed) have the same support.
 
@@ -31,9 +31,10 @@ class Job:
         model (dict): ``class_path`` and ``init_args`` of the model.
         data (dict): ``class_path`` and ``init_args`` of the datamodule that the support is chosen from.
         trainer (dict): Arguments of anomalib's engine.
-        learns_from (str): ``"support"``; ``"others"``: a network is trained on the other categories, once for every k
-            and support; or ``"all"``: one model for the supports of all categories. Defaults to ``"support"``.
-        categories (tuple[str, ...]): All categories of the dataset, where it learns from several.
+        train_on (str): ``"support"``; ``"other_categories"``: one training on the other categories for all k
+            and support sets; ``"all_categories"``: one model for the support sets of all categories. Defaults to
+            ``"support"``.
+        categories (tuple[str, ...]): All categories of the dataset, where it is trained on several.
         defaults (dict): Plain arguments of the model that are not given: another version may have others.
         has_own_data (bool): Whether an override changes ``data``, so that the support may be another than that of other
             methods. Defaults to ``False``.
@@ -47,7 +48,7 @@ class Job:
     model: Spec
     data: Spec
     trainer: dict[str, Any]
-    learns_from: str = "support"
+    train_on: str = "support"
     categories: tuple[str, ...] = ()
     defaults: dict[str, Any] = field(default_factory=dict)
     has_own_data: bool = False
@@ -70,12 +71,12 @@ class Job:
     @property
     def test_categories(self) -> tuple[str, ...]:
         """Categories that the model is tested on."""
-        return self.categories if self.learns_from == "all" else (self.category,)
+        return self.categories if self.train_on == "all_categories" else (self.category,)
 
     @property
     def label(self) -> str:
         """Dataset and category in words."""
-        return f"{self.dataset} {'all categories' if self.learns_from == 'all' else self.category}"
+        return f"{self.dataset} {'all categories' if self.train_on == 'all_categories' else self.category}"
 
     def source(self, category: str) -> Spec:
         """Return the specification of the datamodule of a category."""

@@ -27,7 +27,7 @@ READING = [
         "False alarms and recall",
         (
             "The parts of the normal and of the anomalous test images that are above the model's threshold. A rate "
-            "that is promised holds on average over supports of exchangeable images: single runs are above and below."
+            "that is guaranteed holds on average over supports of exchangeable images: single runs are above and below."
         ),
     ),
     (
@@ -88,7 +88,7 @@ READING = [
 
 
 @dataclass(frozen=True)
-class Finding:
+class ReportStatement:
     """The result at one k: the best method with its mean, the rest of the sentence, and notes below."""
 
     k_shot: str
@@ -97,7 +97,7 @@ class Finding:
     notes: list[str]
 
 
-def find(rows: pd.DataFrame, summary: pd.DataFrame, baseline: str) -> list[Finding]:
+def find(rows: pd.DataFrame, summary: pd.DataFrame, baseline: str) -> list[ReportStatement]:
     """Return a finding for each k of one dataset.
 
     Args:
@@ -111,19 +111,19 @@ def find(rows: pd.DataFrame, summary: pd.DataFrame, baseline: str) -> list[Findi
     ]
 
 
-def _find(rows: pd.DataFrame, ranked: pd.DataFrame, baseline: str) -> Finding:
+def _find(rows: pd.DataFrame, ranked: pd.DataFrame, baseline: str) -> ReportStatement:
     k = format_k(ranked["k_shot"].iloc[0])
     whole = ranked.dropna(subset="mean")
     partial = [str(method) for method in ranked.loc[ranked["mean"].isna() & (ranked["runs"] > 0), "method"]]
     notes = [f"Without a mean, as a category lacks: {join(partial)}."] if partial else []
     if whole.empty:
-        return Finding(k, "", "No method has a mean over all categories.", notes)
+        return ReportStatement(k, "", "No method has a mean over all categories.", notes)
     best = whole.iloc[0]
     notes.insert(0, _cost(rows[(rows["method"] == best["method"]) & (rows["status"] == "ok")], best["method"]))
     name = f"{best['method']} {format_score(best['mean'])}"
     if len(whole) == 1:
         alone = ", ".join(part for part in (format_interval(best), "with no other to compare") if part)
-        return Finding(k, name, f" {alone}.", notes)
+        return ReportStatement(k, name, f" {alone}.", notes)
     differences = paired_differences(rows, best["method"], MAIN).set_index("method")
     runner_up, *others = whole["method"].iloc[1:]
     if baseline in others:
@@ -133,7 +133,7 @@ def _find(rows: pd.DataFrame, ranked: pd.DataFrame, baseline: str) -> Finding:
         notes.insert(0, f"No significant difference to {best['method']} either: {join(close)}.")
     clear = not _doubt(differences.loc[runner_up])
     text = f" {'is best' if clear else 'has the highest mean'}; {_behind(runner_up, differences.loc[runner_up])}."
-    return Finding(k, name, text, notes)
+    return ReportStatement(k, name, text, notes)
 
 
 def _doubt(difference: pd.Series) -> str:

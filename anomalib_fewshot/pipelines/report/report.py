@@ -13,15 +13,15 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from anomalib_fewshot._templates import template_environment
 from anomalib_fewshot.pipelines.plan.job import ALL, Job, as_number
 from anomalib_fewshot.pipelines.results.row import columns
 from anomalib_fewshot.pipelines.results.store import Store
 
 from . import figures, tables
-from .findings import MAIN, READING, Finding, find, find_warnings
+from .findings import MAIN, READING, ReportStatement, find, find_warnings
 from .statistics import by_category, check_rows, paired_differences, summarize
 from .tables import Cell, Table, format_k
 
@@ -51,7 +51,7 @@ class Section:
 
     name: str
     about: str
-    findings: list[Finding]
+    findings: list[ReportStatement]
     legends: list[list[tuple[str, str]]]  # of the curves and of the costs
     means: list[Table]
     curves: list[str]
@@ -105,15 +105,9 @@ def write_report(
     content["reading"] = READING
     content["config"] = yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
     content["environment"] = {str(name): str(value) for name, value in _plain(environment).items()}
-    jinja = Environment(
-        loader=PackageLoader("anomalib_fewshot.pipelines.report", "."),
-        autoescape=select_autoescape(["html.j2"]),  # the template of Markdown has a filter of its own
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    jinja.filters |= {"md": _markdown, "breakable": _breakable}
-    pages = {suffix: jinja.get_template(f"report.{suffix}.j2").render(content) for suffix in ("html", "md")}
+    templates = template_environment("anomalib_fewshot.pipelines.report")  # Markdown has a filter of its own
+    templates.filters |= {"md": _markdown, "breakable": _breakable}
+    pages = {suffix: templates.get_template(f"report.{suffix}.j2").render(content) for suffix in ("html", "md")}
     return store.write_report(pages)
 
 
@@ -257,10 +251,10 @@ def _verdict_curves(
     styles: Mapping[str, figures.Style],
     name: str,
 ) -> Iterator[str]:
-    """Draw false alarms, with the rate that was promised, and recall, if thresholds promise anything."""
-    promised = summaries["promised_rate"].groupby("k_shot")["mean"].max().dropna()
-    for metric, line in (("false_alarms", promised), ("recall", None)) if len(promised) else ():
-        label = tables.METRICS[metric].label + (", dashed: promised" if line is not None else "")
+    """Draw false alarms, with the rate that was guaranteed, and recall, if thresholds guarantee anything."""
+    guaranteed = summaries["guaranteed_fpr"].groupby("k_shot")["mean"].max().dropna()
+    for metric, line in (("false_alarms", guaranteed), ("recall", None)) if len(guaranteed) else ():
+        label = tables.METRICS[metric].label + (", dashed: guaranteed" if line is not None else "")
         yield figures.curves(summaries[metric], styles, label, f"{name}-{metric}", line)
 
 

@@ -5,8 +5,8 @@
 
 from dataclasses import dataclass, field
 
-from anomalib_fewshot.data.finding import Finding
 from anomalib_fewshot.data.manifest import SupportManifest
+from anomalib_fewshot.data.validation.issue import DataIssue
 from anomalib_fewshot.pipelines.plan.job import Job
 
 from .row import Row
@@ -21,14 +21,14 @@ class Outcome:
         manifests (list[SupportManifest]): The support of each category that was tested, none if the run failed.
         scores (dict): Label and raw score of each test image, by its path.
         examples (dict): JPEG files of test images beside their heat maps, by category and name.
-        findings (list[Finding]): Warnings of the check of the images.
+        findings (list[DataIssue]): Warnings of the check of the images.
     """
 
     rows: list[Row]
     manifests: list[SupportManifest] = field(default_factory=list)
     scores: dict[str, list[float]] = field(default_factory=dict)
     examples: dict[tuple[str, str], bytes] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[DataIssue] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:

@@ -16,10 +16,10 @@ import pandas as pd
 
 from anomalib_fewshot.pipelines.plan.job import Job
 
-DOCS = """# The columns of `results.csv`
+DOCS = """# Columns of `results.csv`
 
-A row is a run and category. An empty cell says that there is no such value: no masks, no GPU, or a run that failed. The
-JSON files in `runs/` have the same names.
+Each row is one run and category. A cell is empty if there is no value: no masks, no GPU, or a failed run. The JSON
+files in `runs/` use the same names.
 
 <!-- Made by `describe` of anomalib_fewshot/pipelines/results/row.py, where the meanings are. -->
 """
@@ -50,31 +50,31 @@ class Row:
 
     method: str = column("run", "Name of the method.", MISSING)
     dataset: str = column("run", "Name of the dataset.", MISSING)
-    category: str = column("run", "Category that was tested, empty if the dataset has none.", MISSING)
-    k_shot: int | str = column("run", "Number of images in the support, or `all`.", MISSING, label="k")
-    seed: int = column("run", "Seed of the support, of the generators, and of a model that takes one.", MISSING)
+    category: str = column("run", "Tested category; empty if the dataset has none.", MISSING)
+    k_shot: int | str = column("run", "Number of images in the support set, or `all`.", MISSING, label="k")
+    seed: int = column("run", "Seed of the support set, the generators, and the model if it has a seed.", MISSING)
     status: str = column("run", "`ok` or `failed`.", "ok")
-    error: str = column("run", "Error of a run that failed.", "")
-    key: str = column("run", "Hash of all settings that the result depends on; name of the file in `runs/`.", MISSING)
-    finished: str = column("run", "End of the run, UTC.", MISSING)
+    error: str = column("run", "Error of a failed run.", "")
+    key: str = column("run", "Hash of all settings that affect the result; name of the file in `runs/`.", MISSING)
+    finished: str = column("run", "Time at which the run finished, UTC.", MISSING)
 
     image_AUROC: float = column("accuracy", "Area under the ROC curve of image scores.", label="image AUROC")
     image_AUPR: float = column("accuracy", "Area under the precision-recall curve of image scores.", label="image AUPR")
     image_F1Score: float = column("accuracy", "F1 score of images at the model's threshold.", label="image F1")
     false_alarms: float = column(
         "accuracy",
-        "Part of the normal test images that are above the model's threshold.",
+        "Fraction of normal test images above the model's threshold.",
         label="false alarms",
     )
     recall: float = column(
         "accuracy",
-        "Part of the anomalous test images that are above the model's threshold.",
+        "Fraction of anomalous test images above the model's threshold.",
         label="recall",
     )
-    promised_rate: float = column(
+    guaranteed_fpr: float = column(
         "accuracy",
-        "Rate of false alarms that the threshold promises on average over supports; empty if it promises none.",
-        label="promised rate",
+        "False-alarm rate that the threshold guarantees on average over support sets; empty without a guarantee.",
+        label="guaranteed false-alarm rate",
     )
     pixel_AUROC: float = column("accuracy", "Area under the ROC curve of all pixels.", label="pixel AUROC")
     pixel_AUPRO: float = column(
@@ -84,40 +84,40 @@ class Row:
     )
 
     training_seconds: float = column(
-        "cost", "Training on other categories, which runs of every k and support share.", unit="s",
+        "cost", "Training on other categories, shared by all k and support sets.", unit="s",
         label="training on others",
     )  # fmt: skip
     fit_seconds: float = column("cost", "Fit, without validation batches.", unit="s", label="fit")
     test_seconds: float = column("cost", "Test on all test images.", unit="s", label="test")
-    latency_p50_ms: float = column("cost", "Latency of an image, median, after a warm-up.", unit="ms", label="p50")
-    latency_p95_ms: float = column("cost", "Latency of an image, 95th percentile.", unit="ms", label="p95")
+    latency_p50_ms: float = column("cost", "Median latency of one image, after warm-up.", unit="ms", label="p50")
+    latency_p95_ms: float = column("cost", "95th percentile of the latency of one image.", unit="ms", label="p95")
     peak_memory_mib: float = column(
         "cost",
-        "Largest growth of the process in fit and test (Linux).",
+        "Peak growth of the process memory in fit and test (Linux).",
         unit="MiB",
         label="memory",
     )
-    gpu_memory_mib: float = column("cost", "Largest memory of torch on the GPU.", unit="MiB", label="GPU memory")
+    gpu_memory_mib: float = column("cost", "Peak memory of torch on the GPU.", unit="MiB", label="GPU memory")
     checkpoint_mib: float = column("cost", "Size of the checkpoint.", unit="MiB", label="checkpoint")
-    seconds: float = column("cost", "The whole run, loading of data and latency included.", unit="s")
+    seconds: float = column("cost", "The whole run, including data loading and latency.", unit="s")
 
-    backbone: str = column("settings", "Backbone, if the model takes one.", "", label="backbone")
+    backbone: str = column("settings", "Backbone, if the model has one.", "", label="backbone")
     weights: str = column("settings", "Hash of the model's weights before the fit.", "", label="weights")
-    image_size: str = column("settings", "Height and width that images are resized to.", "", label="image size")
-    augmentation: str = column("settings", "Augmentation, if the model takes one.", "")
-    steps: int | None = column("settings", "Optimiser steps, those on other categories included.", None, label="steps")
-    learns_from: str = column(
+    image_size: str = column("settings", "Height and width after the resize.", "", label="image size")
+    augmentation: str = column("settings", "Augmentation, if the model has one.", "")
+    steps: int | None = column("settings", "Optimizer steps, including those on other categories.", None, label="steps")
+    train_on: str = column(
         "settings",
-        "`the support`, `other categories` or `the supports of all categories`.",
+        "Training data: `the support`, `other categories` or `the supports of all categories`.",
         "",
-        label="learns from",
+        label="is trained on",
     )
     threshold: str = column(
-        "settings", "Images that the threshold is from: `normal images`, `validation images`, `test images` or `none`.",
+        "settings", "Source of the threshold: `normal images`, `validation images`, `test images` or `none`.",
         "", label="threshold from",
     )  # fmt: skip
 
-    support: str = column("data", "Hash of the support's images; its manifest is in `supports/`.", "")
+    support: str = column("data", "Hash of the support set; its manifest is in `supports/`.", "")
     test_normal: int | None = column("data", "Number of normal test images.", None)
     test_anomalous: int | None = column("data", "Number of anomalous test images.", None)
 

@@ -13,6 +13,7 @@ from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
 
 from anomalib_fewshot.data import FewShot
+from anomalib_fewshot.visualization import draw_one, embed_images, has_features
 
 from .predictions import Predictions
 
@@ -58,8 +59,6 @@ def draw_features(model: AnomalibModule, datamodule: FewShot) -> dict[str, bytes
     Returns:
         dict[str, bytes]: ``features``. Empty if the features of the model are not known, or there are too few images.
     """
-    from anomalib_fewshot.visualization import draw_one, embed_images, has_features  # which imports the pipelines
-
     if not has_features(model):
         return {}
     embedded = embed_images(model, datamodule)

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
-from anomalib_fewshot.data.finding import Finding, summarize
+from anomalib_fewshot.data.validation.issue import DataIssue, summarize
 
 
 class ProgressBar:
@@ -24,8 +24,8 @@ class ProgressBar:
 
     def __init__(self, total: int) -> None:
         self._terminal = Console(file=sys.stdout)  # a run redirects stdout
-        self._findings: dict[Finding, None] = {}
-        self._later: list[Finding] = []  # of a kind that was printed before, for the end
+        self._findings: dict[DataIssue, None] = {}
+        self._later: list[DataIssue] = []  # of a kind that was printed before, for the end
         self._progress = Progress(
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
@@ -62,7 +62,7 @@ class ProgressBar:
         """Count a run."""
         self._progress.advance(self._bar)
 
-    def print_findings(self, findings: Iterable[Finding]) -> None:
+    def print_findings(self, findings: Iterable[DataIssue]) -> None:
         """Print a line above the bar for each kind that is new. The end of the bar prints the other files."""
         fresh = [finding for finding in dict.fromkeys(findings) if finding not in self._findings]
         printed = {finding.kind or finding.message for finding in self._findings}
@@ -70,7 +70,7 @@ class ProgressBar:
         self._print_warnings(finding for finding in fresh if (finding.kind or finding.message) not in printed)
         self._findings |= dict.fromkeys(fresh)
 
-    def _print_warnings(self, findings: Iterable[Finding]) -> None:
+    def _print_warnings(self, findings: Iterable[DataIssue]) -> None:
         for line in summarize(findings):
             self._terminal.print(f"[yellow]Warning:[/yellow] {escape(line)}", highlight=False)
 

@@ -8,7 +8,6 @@ import gc
 import hashlib
 import io
 import logging
-import signal
 import time
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -153,19 +152,6 @@ def silence() -> Generator[None, None, None]:
             yield
     finally:
         logging.disable(before)
-
-
-@contextmanager
-def interruptible() -> Generator[None, None, None]:
-    """Let Ctrl-C be a ``KeyboardInterrupt``: Lightning makes it a ``SystemExit``, and ignores the next one."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):
-            signal.signal(signal.SIGINT, handler)
-            raise KeyboardInterrupt from error
-        raise
 
 
 def weights_hash(module: nn.Module) -> str:

@@ -9,11 +9,11 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from math import ceil
-from multiprocessing import current_process
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from anomalib_fewshot._host import is_starting_process
 from anomalib_fewshot.errors import MissingDependencyError
 from anomalib_fewshot.pipelines.plan.job import Job
 from anomalib_fewshot.pipelines.results.outcome import Outcome, failed
@@ -74,7 +74,7 @@ def check_main_guard() -> None:
     Raises:
         RuntimeError: In such a process.
     """
-    if getattr(current_process(), "_inheriting", False):
+    if is_starting_process():
         raise RuntimeError(GUARD)
 
 

@@ -10,8 +10,8 @@ from anomalib.data import AnomalibDataModule
 from lightning.pytorch import seed_everything
 from lightning.pytorch.trainer.states import TrainerFn
 
-from anomalib_fewshot.data.in_memory import InMemoryDataset, ItemCache
 from anomalib_fewshot.pipelines.plan.spec import Spec, instantiate
+from anomalib_fewshot.pipelines.run.in_memory import InMemoryDataset, ItemCache
 
 
 class Sources:

@@ -12,6 +12,8 @@ from multiprocessing import connection, get_context, parent_process
 from threading import Thread
 from typing import Any, TypeVar
 
+from anomalib_fewshot._host import kill_processes
+
 Result = TypeVar("Result")
 
 
@@ -43,8 +45,7 @@ class Subprocess:
 
     def close(self) -> None:
         """End the process."""
-        for process in list((self._pool._processes or {}).values()):  # noqa: SLF001
-            process.kill()  # Lightning has a fit ignore SIGTERM
+        kill_processes(self._pool)  # Lightning has a fit ignore SIGTERM
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -18,6 +18,7 @@ from anomalib.models import AnomalibModule
 from lightning.pytorch import Callback, seed_everything
 from torchvision.transforms.v2 import Resize
 
+from anomalib_fewshot._signals import interruptible
 from anomalib_fewshot.data import FewShot, MultiCategory
 from anomalib_fewshot.pipelines.plan.job import Job
 from anomalib_fewshot.pipelines.plan.spec import Spec, instantiate, read_spec, with_arguments
@@ -28,11 +29,15 @@ from anomalib_fewshot.pipelines.results.store import Training, Trainings
 from .environment import package_versions
 from .examples import draw_features, make_examples
 from .predictions import Recorder, accuracy
-from .resources import MIB, PeakMemory, TimedEngine, interruptible, latencies, make_model, silence, weights_hash
+from .resources import MIB, PeakMemory, TimedEngine, latencies, make_model, silence, weights_hash
 from .sources import Sources
 
 TRAINING_SEED = 2**16  # added to the seed of a training on others, whose support is then that of no run
-LEARNS_FROM = {"support": "the support", "others": "other categories", "all": "the supports of all categories"}
+TRAIN_ON = {
+    "support": "the support",
+    "other_categories": "other categories",
+    "all_categories": "the supports of all categories",
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ class Worker:
 
     def _run(self, job: Job, save_examples: bool) -> Outcome:
         start = time.perf_counter()
-        training = self._train_on_others(job) if job.learns_from == "others" else None
+        training = self._train_on_others(job) if job.train_on == "other_categories" else None
         datamodule, parts = self._data(job)
         seed_everything(job.seed, workers=True, verbose=False)  # after the data, which several runs share
         model = make_model(_model_spec(job, training))
@@ -106,7 +111,7 @@ class Worker:
             weights=weights,
             image_size=_image_size(first.augmentations),
             augmentation=_argument(model, job, "augmentation"),
-            learns_from=LEARNS_FROM[job.learns_from],
+            train_on=TRAIN_ON[job.train_on],
             device=_device(model),
             threads=torch.get_num_threads(),
             **package_versions(),
@@ -120,7 +125,7 @@ class Worker:
         """Return the datamodule of a run, and the few-shot datamodule of each category that is tested."""
         sources: list[Any] = self._sources.get([job.source(category) for category in job.test_categories])
         k_shot = job.k_shot if isinstance(job.k_shot, int) else None  # all
-        if job.learns_from == "all":
+        if job.train_on == "all_categories":
             several = MultiCategory(sources, k_shot=k_shot, seed=job.seed)
             self._sources.set_up(several)
             return several, several.parts
@@ -212,7 +217,7 @@ def _add_category(
             category=category,
             **figures,
             threshold=_threshold_source(threshold, part),
-            promised_rate=_promised_rate(model),
+            guaranteed_fpr=_guaranteed_fpr(model),
             support=part.manifest.digest,
             test_normal=int((~predictions.labels).sum()),
             test_anomalous=int(predictions.labels.sum()),
@@ -250,8 +255,8 @@ def _threshold(model: AnomalibModule) -> float:
     return float("nan") if threshold is None else float(threshold)
 
 
-def _promised_rate(model: AnomalibModule) -> float:
-    rate = getattr(model.post_processor, "promised_rate", None)
+def _guaranteed_fpr(model: AnomalibModule) -> float:
+    rate = getattr(model.post_processor, "guaranteed_fpr", None)
     return float("nan") if rate is None else rate
 
 

@@ -5,10 +5,7 @@
 
 import logging
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -20,11 +17,9 @@ from anomalib.visualization import ImageVisualizer
 from lightning.pytorch import Callback
 from PIL import ExifTags, Image
 
-import anomalib_fewshot
-from anomalib_fewshot import PlainStatistic
-from anomalib_fewshot.callbacks import EvaluationCheck, FewShotRun, PredictCheck, SupportThreshold
+from anomalib_fewshot import ImageStatistic
+from anomalib_fewshot.callbacks import PredictCheck
 from anomalib_fewshot.callbacks.predict_check import _warn_of_lost_maps
-from anomalib_fewshot.plugin import make_callbacks
 
 
 @pytest.fixture
@@ -36,14 +31,14 @@ def new(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=["Padim", "PlainStatistic"])
+@pytest.fixture(scope="module", params=["Padim", "ImageStatistic"])
 def model(request: pytest.FixtureRequest) -> AnomalibModule:
     parts = {"visualizer": False, "evaluator": False, "post_processor": False}
     if request.param == "Padim":
         model = Padim("resnet18", layers=["layer1"], pre_trained=False, n_features=8, **parts)
         model.on_predict_start = lambda: pytest.fail("scored")  # after the callbacks
         return model
-    model = PlainStatistic("mean", image_size=64, **parts)
+    model = ImageStatistic("mean", image_size=64, **parts)
     model.is_fitted.fill_(value=True)
     return model
 
@@ -86,7 +81,7 @@ def test_healthy_pictures_are_scored_and_what_is_left_out_is_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     (new / "3.HEIC").write_bytes(b"x")
-    model = PlainStatistic("mean", image_size=64, visualizer=False, evaluator=False, post_processor=False)
+    model = ImageStatistic("mean", image_size=64, visualizer=False, evaluator=False, post_processor=False)
     model.is_fitted.fill_(value=True)
     for arguments in ({"data_path": new}, {"dataset": PredictDataset(new)}, {"data_path": new / "0.jpg"}):
         caplog.clear()
@@ -98,7 +93,7 @@ def test_healthy_pictures_are_scored_and_what_is_left_out_is_said(
 @pytest.mark.parametrize(
     ("explanation", "labels", "words"),
     [
-        (["defect, p = 0.2", "good, p = 1", "defect"], [1, 0, 1], "3 pictures: 2 defect, 0 look, 1 good."),
+        (["defect, p = 0.2", "good, p = 1", "defect"], [1, 0, 1], "3 pictures: 2 defect, 0 review, 1 good."),
         (None, [1, 0, 0], "3 pictures: 1 anomalous, 2 normal."),
         (None, None, "3 pictures: no labels."),
     ],
@@ -112,7 +107,7 @@ def test_what_was_found_is_said(
     words: str,
 ) -> None:
     """The batches are complete after the callback: post-processors come later."""
-    model = PlainStatistic("mean", image_size=64, visualizer=ImageVisualizer(), evaluator=False, post_processor=False)
+    model = ImageStatistic("mean", image_size=64, visualizer=ImageVisualizer(), evaluator=False, post_processor=False)
     model.is_fitted.fill_(value=True)
     scored = iter(range(3))
 
@@ -125,7 +120,7 @@ def test_what_was_found_is_said(
 
     caplog.set_level(logging.INFO)
     predict(model, tmp_path, data_path=new, callbacks=[PredictCheck(), Late()])
-    maps = tmp_path / "PlainStatistic" / "latest" / "images"
+    maps = tmp_path / "ImageStatistic" / "latest" / "images"
     said = [text for text in caplog.messages if "pictures: " in text or "Heat" in text]
     assert list(dict.fromkeys(said)) == [words, f"Heat maps: {maps}"]  # where it is installed, there are two of it
     assert len(list(maps.rglob("*.jpg"))) == 3
@@ -146,7 +141,7 @@ def test_heat_maps_that_are_lost_are_named(tmp_path: Path, caplog: pytest.LogCap
 
 def test_checkpoint_of_a_failed_run(new: Path, tmp_path: Path) -> None:
     """A run that failed has moved `latest`."""
-    model = PlainStatistic("mean", image_size=64, visualizer=False, evaluator=False, post_processor=False)
+    model = ImageStatistic("mean", image_size=64, visualizer=False, evaluator=False, post_processor=False)
     checkpoint = tmp_path / "part/v1/weights/lightning/model.ckpt"
     with pytest.raises(FileNotFoundError, match=r"`ckpt_path` must exist, got .*/v1/.*Train a model first"):
         predict(model, tmp_path, data_path=new, ckpt_path=checkpoint)
@@ -157,20 +152,3 @@ def test_checkpoint_of_a_failed_run(new: Path, tmp_path: Path) -> None:
     (tmp_path / "part/latest").symlink_to(tmp_path / "part/v1")
     with pytest.raises(FileNotFoundError, match=rf"latest of other runs is {re.escape(str(earlier))}\.$"):
         predict(model, tmp_path, data_path=new, ckpt_path=tmp_path / "part/latest/weights/lightning/model.ckpt")
-
-
-def test_lightning_gets_the_callback_where_anomalib_is_used() -> None:
-    kinds = [type(callback) for callback in make_callbacks()]
-    assert kinds == [SupportThreshold, FewShotRun, EvaluationCheck, PredictCheck]  # thresholds before a checkpoint
-    code = "import sys; from anomalib_fewshot import plugin; print(plugin.make_callbacks(), 'torch' in sys.modules)"
-    command = [sys.executable, "-S", "-c", code]
-    root = Path(anomalib_fewshot.__file__).parents[1]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONPATH": str(root)})
-    assert answer.stdout == "[] False\n"
-
-
-def test_entry_point_makes_the_callback() -> None:
-    """Lightning reads the entry points of installed packages at the start of each trainer."""
-    project = (Path(anomalib_fewshot.__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
-    (value,) = re.findall(r'lightning\.pytorch\.callbacks_factory"\]\nanomalib_fewshot = "(.*)"', project)
-    assert EntryPoint("anomalib_fewshot", value, "lightning.pytorch.callbacks_factory").load() is make_callbacks

@@ -13,7 +13,7 @@ from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, MHPatchcore, Padim, Patchcore, Stfpm
 from lightning.pytorch import seed_everything
 
-from anomalib_fewshot import FewShot, PlainStatistic, SupportPostProcessor, UniAD
+from anomalib_fewshot import FewShot, ImageStatistic, SupportPostProcessor, UniAD
 
 LAYERS = {"backbone": "tf_efficientnet_lite0_packaged", "layers": ["blocks.1", "blocks.2"], "visualizer": False}
 
@@ -101,7 +101,7 @@ def test_model_that_takes_its_training_images_says_that_alone(
     source = MVTecAD(mvtec_root, "bolt", num_workers=0, val_split_mode="none")
     model = UniAD("resnet10t", pre_trained=False, image_size=64, num_steps=1, dim=16, num_heads=2, neighbor_size=3)
     fit(model, tmp_path, FewShot(source, k_shot=2))
-    assert "The threshold is from 2 good pictures that the model was trained on" in caplog.text
+    assert "calibrated on 2 good images that were used in training" in caplog.text
     assert "cannot come from a support" not in caplog.text
 
 
@@ -127,10 +127,10 @@ def test_models_of_this_package_take_the_support_unless_told_otherwise(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "anomalib_fewshot")
-    model, data = PlainStatistic(visualizer=False), bolt(mvtec_root, validation=validation)
+    model, data = ImageStatistic(visualizer=False), bolt(mvtec_root, validation=validation)
     fit(model, tmp_path, data)
     assert hasattr(data, "val_data") is (validation == "source")
-    assert (model.post_processor.rule is None) is (validation == "source")
+    assert (model.post_processor.scheme is None) is (validation == "source")
     assert ("each held out in turn" in caplog.text) is (validation == "support")
 
 

@@ -15,7 +15,7 @@ from anomalib.engine import Engine
 from anomalib.models import Padim
 from PIL import Image
 
-from anomalib_fewshot import CategoryEvaluator, FewShot, MultiCategory, MVTecFolder, PlainStatistic
+from anomalib_fewshot import CategoryEvaluator, FewShot, ImageStatistic, MultiCategory, MVTecFolder
 from anomalib_fewshot.data.multi_category import CategoryBatches
 from anomalib_fewshot.data.support import ordered_dataloader
 from anomalib_fewshot.errors import DataValidationError
@@ -245,7 +245,7 @@ def test_list_of_sources(mvtec_root: Path) -> None:
 
 
 def test_model_is_measured_as_before_on_other_data(root: Path, mvtec_root: Path, tmp_path: Path) -> None:
-    model, engine = PlainStatistic(image_size=64, visualizer=False), Engine(default_root_dir=tmp_path / "results")
+    model, engine = ImageStatistic(image_size=64, visualizer=False), Engine(default_root_dir=tmp_path / "results")
     metrics = [metric.name for metric in model.evaluator.test_metrics]
     engine.fit(model, datamodule=make(root))
     (several,) = engine.test(model, datamodule=make(root), verbose=False)

@@ -16,10 +16,10 @@ from PIL import Image
 
 from anomalib_fewshot import inspect
 from anomalib_fewshot.inspection import inline
-from anomalib_fewshot.inspection.page import _promise, write_page
+from anomalib_fewshot.inspection.page import _guarantee, write_page
 from anomalib_fewshot.inspection.run_folder import Entry, RunFolder
 from anomalib_fewshot.inspection.training import load
-from anomalib_fewshot.post_processing import Rule
+from anomalib_fewshot.post_processing import CalibrationScheme
 
 BROWSER, DRIVER = (
     next(filter(None, map(shutil.which, names)), None)
@@ -183,7 +183,7 @@ def test_sort_and_filter(page: Page, trained: Path) -> None:
 def test_lines_are_dragged(page: Page) -> None:
     from selenium.webdriver import ActionChains
 
-    assert "With this line at most 1 in 5 new good pictures is called a defect" in page.text("#promises")
+    assert "At this threshold, at most 1 in 5 new good pictures is called a defect" in page.text("#guarantees")
     width = page.js("return document.querySelector('#histogram svg').getBoundingClientRect().width")
     ActionChains(page.driver).click_and_hold(page.one(".line.defect circle")).move_by_offset(
         int(width / 2) - 8,
@@ -192,21 +192,21 @@ def test_lines_are_dragged(page: Page) -> None:
     assert "defect" not in page.verdicts()  # at once, while it is dragged
     assert "0 defect" in page.text("#summary")
     ActionChains(page.driver).release().perform()
-    assert "Moved by hand: alarms on 0 of your 4 held-out good pictures" in page.text("#promises")
+    assert "Moved by hand: 0 of your 4 good pictures exceed it" in page.text("#guarantees")
     page.one("#reset").click()
-    assert "Moved by hand" not in page.text("#promises")
+    assert "Moved by hand" not in page.text("#guarantees")
     assert page.verdicts()[0] == "defect"
 
 
 def test_lines_by_keys(page: Page) -> None:
-    page.press(".line.look", "\ue011")  # Home
-    assert page.one(".line.look").get_attribute("aria-valuenow") == "0.000"
-    assert set(page.verdicts()) <= {"look", "defect"}
-    assert "alarms on 4 of your 4 held-out" in page.text("#promises")
-    page.press(".line.look", "\ue00f")  # page down
-    page.press(".line.look", "\ue014\ue014\ue014")  # three times right: the focus stays
-    assert page.one(".line.look").get_attribute("aria-valuenow") == "0.015"
-    page.press(".line.look", "\ue010")  # End: the line of defects is moved along
+    page.press(".line.review", "\ue011")  # Home
+    assert page.one(".line.review").get_attribute("aria-valuenow") == "0.000"
+    assert set(page.verdicts()) <= {"review", "defect"}
+    assert "4 of your 4 good pictures exceed it" in page.text("#guarantees")
+    page.press(".line.review", "\ue00f")  # page down
+    page.press(".line.review", "\ue014\ue014\ue014")  # three times right: the focus stays
+    assert page.one(".line.review").get_attribute("aria-valuenow") == "0.015"
+    page.press(".line.review", "\ue010")  # End: the line of defects is moved along
     assert page.one(".line.defect").get_attribute("aria-valuenow") == "1.000"
     assert set(page.verdicts()) == {"good"}
 
@@ -284,7 +284,7 @@ def test_ten_thousand_pictures_are_paged(driver: Any, trained: Path, tmp_path: P
     assert page.text("#pages").split("\n")[1] == "Page 1 of 50"
     page.one("#pages button:last-child").click()
     assert "Page 2 of 50" in page.text("#pages")
-    seconds = page.js("const t = performance.now(); move('look', .3); return (performance.now() - t) / 1000")
+    seconds = page.js("const t = performance.now(); move('review', .3); return (performance.now() - t) / 1000")
     assert seconds < 2
     driver.get_log("browser")  # pictures that are not there
 
@@ -352,19 +352,29 @@ def test_page_needs_no_network(trained: Path) -> None:
     assert "default-src 'none'" in html
     assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", html)
     data = json.loads(re.search(r'id="data">(.*?)</script>', html).group(1))
-    assert data["levels"] == pytest.approx([0.25, 0.25, 0.25, 0.5])  # the lowest are not told apart
-    assert (data["look"], data["defect"]) == pytest.approx((0.25, 0.5))
+    assert data["calibration_scores"] == pytest.approx([0.25, 0.25, 0.25, 0.5])  # the lowest are not told apart
+    assert (data["review"], data["defect"]) == pytest.approx((0.25, 0.5))
 
 
 @pytest.mark.parametrize(
-    ("rule", "rank", "count", "words"),
+    ("scheme", "rank", "count", "words"),
     [
-        (Rule.HELD_OUT, 1, 4, "at most 1 in 5 new good pictures is"),
-        (Rule.HELD_OUT, 2, 8, "at most 3 in 9 new good pictures are"),
-        (Rule.HELD_OUT, 2, 2, "about 2 in 3 new good pictures are called a defect; nothing is promised"),
-        (Rule.FOLDS, 1, 200, "at most 0.28 new good"),
-        (Rule.ONE_FIT, 1, 4, "about 1 in 5 new good pictures are called a defect; nothing is promised"),
+        (CalibrationScheme.JACKKNIFE_PLUS, 1, 4, "at most 1 in 5 new good pictures is"),
+        (CalibrationScheme.JACKKNIFE_PLUS, 2, 8, "at most 3 in 9 new good pictures are"),
+        (
+            CalibrationScheme.JACKKNIFE_PLUS,
+            2,
+            2,
+            "about 2 in 3 new good pictures are called a defect (not guaranteed)",
+        ),
+        (CalibrationScheme.CV_PLUS, 1, 200, "at most 0.28 new good"),
+        (
+            CalibrationScheme.LEAVE_ONE_OUT,
+            1,
+            4,
+            "about 1 in 5 new good pictures are called a defect (not guaranteed)",
+        ),
     ],
 )
-def test_promises(rule: Rule, rank: int, count: int, words: str) -> None:
-    assert words in _promise(rule, rank, count, "called a defect", num_folds=32)
+def test_guarantees(scheme: CalibrationScheme, rank: int, count: int, words: str) -> None:
+    assert words in _guarantee(scheme, rank, count, "called a defect", num_folds=32)

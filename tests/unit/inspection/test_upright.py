@@ -17,8 +17,8 @@ from PIL import ExifTags, Image, ImageChops, ImageOps
 from weave import HEIGHT, WIDTH, draw
 
 from anomalib_fewshot import CoftAD, inspect
-from anomalib_fewshot.data.picture import TRANSPOSITIONS, read_picture, read_upright
-from anomalib_fewshot.data.picture_check import check_pictures
+from anomalib_fewshot.data.validation.image import TRANSPOSITIONS, read_picture, read_upright
+from anomalib_fewshot.data.validation.image_check import check_pictures
 from anomalib_fewshot.errors import ArgumentError
 from anomalib_fewshot.upright import rotate_pixels
 

@@ -4,15 +4,25 @@
 """Feature maps and the ways to get weights."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
+from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from safetensors.torch import save_file
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-from anomalib_fewshot.models.components import Backbone, backbone_stages, normalization, normalization_of, weights
+from anomalib_fewshot import CoftAD, RegAD, UniAD
+from anomalib_fewshot.models.components import (
+    Backbone,
+    backbone,
+    backbone_stages,
+    normalization,
+    normalization_of,
+    weights,
+)
 from anomalib_fewshot.models.components.backbone import FROZEN
 
 IMAGE = torch.zeros(1, 3, 64, 64)
@@ -76,6 +86,34 @@ def test_folded_batch_normalisation_gives_the_same_maps(name: str) -> None:
     assert left == 0 or name in {"resnetv2_50", "repvgg_a0"}  # which have some before a convolution, or beside one
 
 
+@pytest.mark.parametrize("is_folded", [True, False])
+@pytest.mark.parametrize("name", ["resnet10t", "tf_efficientnet_lite0", "repvgg_a0"])
+def test_a_checkpoint_decides_whether_batch_normalization_is_folded(
+    name: str,
+    is_folded: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = torch.Generator().manual_seed(0)
+    saved, loaded = (Backbone(name, pre_trained=False, image_size=(64, 64)).eval() for _ in range(2))
+    for tensor in saved.state_dict().values():
+        if tensor.is_floating_point() and tensor.ndim == 1:
+            tensor.copy_(torch.rand(tensor.shape, generator=rng) + 0.5)
+    (saved if is_folded else loaded).fold_batch_norm()
+    monkeypatch.setattr(backbone, "MAX_FOLD_ERROR", -1)  # another verdict, for example of another version of timm
+    (loaded if is_folded else saved).fold_batch_norm()
+    assert bool(saved.is_folded) is is_folded
+    assert bool(loaded.is_folded) is not is_folded
+    before = torch.get_rng_state()
+    loaded.load_state_dict(saved.state_dict())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert bool(loaded.is_folded) is is_folded
+    assert not any(module.training for module in loaded.modules())
+    images = torch.rand(2, 3, 64, 64, generator=rng)
+    with torch.no_grad():
+        for own, expected in zip(loaded(images), saved(images), strict=True):
+            torch.testing.assert_close(own, expected, rtol=0, atol=0)
+
+
 def test_packaged_weights_are_those_of_the_whole_network() -> None:
     """The features are those of timm's full model with every weight of the package in its place."""
     full = timm.create_model("tf_efficientnet_lite0").eval()
@@ -95,6 +133,63 @@ def test_weights_from_a_file(tmp_path: Path, kind: str) -> None:
     torch.save(state, path) if kind == "pt" else save_file(state, path)
     model = Backbone("resnet18", weights=path)
     assert torch.equal(model.features.layer3[0].conv1.weight, state["layer3.0.conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("convnext_atto", 64),
+        ("densenet121", 64),
+        ("hrnet_w18_small", 64),
+        ("mobilenetv3_small_050", 64),
+        ("swin_tiny_patch4_window7_224", 224),
+        ("vit_small_patch14_dinov2", 56),
+    ],
+)
+def test_a_file_of_the_whole_model_has_all_weights_of_its_feature_maps(name: str, size: int, tmp_path: Path) -> None:
+    whole = timm.create_model(name, **({"img_size": size} if name.startswith("vit") else {})).eval()
+    torch.save(whole.state_dict(), tmp_path / "weights.pt")
+    model = Backbone(name, weights=tmp_path / "weights.pt", image_size=(size, size)).eval()
+    images = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    if hasattr(whole, "forward_intermediates"):
+        with torch.no_grad():
+            expected = whole.forward_intermediates(images, norm=False, intermediates_only=True)[-1]
+            torch.testing.assert_close(model(images)[-1], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def created(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The device of each network that timm creates."""
+    devices, create_model = [], timm.create_model
+
+    def create(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        devices.append(torch.empty(0).device.type)
+        return create_model(*args, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", create)
+    backbone.feature_info.cache_clear()
+    return devices
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
+def test_one_network_is_created(name: str, created: list[str], tmp_path: Path) -> None:
+    torch.save(timm.create_model(name).state_dict(), tmp_path / "weights.pt")
+    created.clear()
+    Backbone(name, weights=tmp_path / "weights.pt")
+    assert created == ["meta", "cpu"]  # the list of feature maps, once in a process, and the network
+    created.clear()
+    Backbone(name, weights=tmp_path / "weights.pt")
+    Backbone(name, pre_trained=False)
+    assert created == ["cpu", "cpu"]
+
+
+@pytest.mark.parametrize("make", [CoftAD, RegAD, UniAD])
+def test_a_model_creates_one_network(make: type[AnomalibModule], created: list[str]) -> None:
+    make(visualizer=False)
+    assert created == ["meta", "cpu"]
+    created.clear()
+    make(visualizer=False)
+    assert created == ["cpu"]
 
 
 def test_weights_of_another_image_size_fit_a_vit(tmp_path: Path) -> None:

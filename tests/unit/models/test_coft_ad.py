@@ -21,7 +21,7 @@ from anomalib_fewshot.models.coft_ad.adaptation import AdaptationSettings
 from anomalib_fewshot.models.coft_ad.folds import FoldSettings, extract_fold_features
 from anomalib_fewshot.models.coft_ad.torch_model import CoftADModel
 from anomalib_fewshot.models.components import seeded
-from anomalib_fewshot.post_processing import Rule
+from anomalib_fewshot.post_processing import CalibrationScheme
 
 EMBEDDING = {"published": True, "num_steps": 0}
 PUBLISHED = {"published": True, "learning_rate": 1e-3}
@@ -305,17 +305,20 @@ def _without_random_views(model: CoftAD) -> FoldSettings:
 
 
 def test_single_image_has_no_rank_and_a_backbone_that_saw_all_images_neither(mvtec_root: Path, tmp_path: Path) -> None:
-    for k_shot, published, rule in ((1, False, Rule.VIEWS), (3, True, Rule.ONE_FIT)):
+    for k_shot, published, scheme in (
+        (1, False, CalibrationScheme.SELF_VIEWS),
+        (3, True, CalibrationScheme.LEAVE_ONE_OUT),
+    ):
         model = small(published=published)
         train(model, mvtec_root, tmp_path, k_shot=k_shot)
-        assert model.post_processor.rule is rule
+        assert model.post_processor.scheme is scheme
         assert len(model.model.ranked_score.out_of_fold_scores) == 0
         with torch.no_grad():
             by_fold, _ = model.eval().model.score(model.model.features(images(2, (64, 64))))
         torch.testing.assert_close(scores_of(model, images(2, (64, 64))), by_fold[0])
     model = small(**EMBEDDING)
     train(model, mvtec_root, tmp_path, k_shot=3)
-    assert model.post_processor.rule is Rule.HELD_OUT
+    assert model.post_processor.scheme is CalibrationScheme.JACKKNIFE_PLUS
 
 
 def test_more_images_than_folds(mvtec_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,9 +327,9 @@ def test_more_images_than_folds(mvtec_root: Path, tmp_path: Path, monkeypatch: p
     train(model, mvtec_root, tmp_path, k_shot=7)
     assert len(model.model.densities[0].mean) == 1 + 3
     assert model.model.ranked_score.fold.tolist() == [0, 0, 0, 1, 1, 2, 2]
-    assert model.post_processor.rule is Rule.FOLDS
+    assert model.post_processor.scheme is CalibrationScheme.CV_PLUS
     assert model.post_processor.num_folds == 3
-    assert len(model.post_processor.levels) == 7
+    assert len(model.post_processor.calibration_scores) == 7
 
 
 @pytest.mark.parametrize("num_steps", [0, 2])

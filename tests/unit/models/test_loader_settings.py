@@ -11,7 +11,7 @@ import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 
-from anomalib_fewshot import CoftAD, FewShot, PlainStatistic, RegAD, UniAD
+from anomalib_fewshot import CoftAD, FewShot, ImageStatistic, RegAD, UniAD
 from anomalib_fewshot.models.components import FittedMixin
 
 SMALL = {"backbone": "test_efficientnet", "pre_trained": False, "image_size": 64, "visualizer": False}
@@ -19,7 +19,7 @@ MODELS: dict[str, Callable[[], FittedMixin]] = {
     "CoftAD": lambda: CoftAD(**SMALL, num_steps=3),
     "RegAD": lambda: RegAD("resnet10t", pre_trained=False, image_size=64, max_epochs=0, visualizer=False),
     "UniAD": lambda: UniAD(**SMALL, num_steps=0, neighbor_size=3),
-    "PlainStatistic": PlainStatistic,
+    "ImageStatistic": ImageStatistic,
 }
 
 
@@ -52,7 +52,7 @@ def fitted_scores(
     engine.fit(model, datamodule=FewShot(source, k_shot=k_shot))
     new = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
-        return model.eval().model(new).pred_score, model.post_processor.levels
+        return model.eval().model(new).pred_score, model.post_processor.calibration_scores
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -88,6 +88,6 @@ def test_a_support_of_named_images_is_fitted_in_one_order(mvtec_root: Path, tmp_
         model = MODELS["CoftAD"]()
         datamodule = FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0), support=support)
         Engine(default_root_dir=tmp_path, enable_progress_bar=False, logger=False).fit(model, datamodule=datamodule)
-        results.append(model.post_processor.levels)
+        results.append(model.post_processor.calibration_scores)
         results.append(model.eval().model(torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64)).pred_score)
     torch.testing.assert_close(results[2:], results[:2], rtol=0, atol=0)

@@ -25,11 +25,11 @@ def test_rank_is_the_number_of_out_of_fold_images_that_are_exceeded(count: int, 
     result = ranked(scores, by_fold)
     for image in range(50):
         exceeded = sum(bool(by_fold[i % (folds or count), image] > out_of_fold[i]) for i in range(count))
-        assert (ranked.levels < result[image]).sum() == exceeded
+        assert (ranked.calibration_scores < result[image]).sum() == exceeded
         assert (result[image] > count) == (exceeded == count)
     assert 0 < result[0] < 1  # exceeds none
     assert result[1] > count  # exceeds all
-    assert ranked.levels.tolist() == list(range(1, count + 1))
+    assert ranked.calibration_scores.tolist() == list(range(1, count + 1))
 
 
 @pytest.mark.parametrize(("count", "ranks"), [(4, 1), (4, 2), (8, 3), (2, 9)])
@@ -44,7 +44,7 @@ def test_the_lowest_ranks_are_one(count: int, ranks: int) -> None:
     torch.testing.assert_close(result[~low], whole[~low] - merged)
     assert (result[low] < 1).all()
     assert result[low].argsort().tolist() == scores[low].argsort().tolist()
-    assert ranked.levels.tolist() == [1.0] * merged + list(range(1, count - merged + 1))
+    assert ranked.calibration_scores.tolist() == [1.0] * merged + list(range(1, count - merged + 1))
 
 
 def test_among_equal_ranks_the_score_decides() -> None:
@@ -70,4 +70,4 @@ def test_a_tie_does_not_exceed() -> None:
 def test_a_checkpoint_may_have_another_number_of_images() -> None:
     ranked, other = fitted(5)[0], RankedScore()
     other.load_state_dict(ranked.state_dict())
-    torch.testing.assert_close(other.levels, ranked.levels)
+    torch.testing.assert_close(other.calibration_scores, ranked.calibration_scores)

@@ -21,17 +21,18 @@ from lightning.pytorch import seed_everything
 from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms.v2 import Resize
 
-from anomalib_fewshot import FewShot, MultiCategory, PlainStatistic, RegAD
+from anomalib_fewshot import FewShot, ImageStatistic, MultiCategory, RegAD
+from anomalib_fewshot.errors import NotFittedError
 from anomalib_fewshot.models.components import NUM_FIXED_VIEWS
 from anomalib_fewshot.models.reg_ad.density import PositionGaussian
-from anomalib_fewshot.models.reg_ad.sources import similarities
+from anomalib_fewshot.models.reg_ad.sources import deepest_features, similarities
 from anomalib_fewshot.models.reg_ad.stn import warp
 from anomalib_fewshot.models.reg_ad.support_maps import SupportMaps
 from anomalib_fewshot.models.reg_ad.torch_model import RegADModel, support_features
 
 
 def small(**arguments) -> RegAD:
-    settings = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64}
+    settings = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "augment_support": False}
     settings |= {"max_epochs": None if "network" in arguments else 2}
     return RegAD(**settings | arguments, visualizer=False)
 
@@ -209,15 +210,16 @@ def test_anomaly_is_where_the_map_is_high() -> None:
     assert result.pred_score > 2 * normal.pred_score
 
 
+@pytest.mark.parametrize("augment_support", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("k_shot", [1, 2, 4, 8])
-def test_finite_and_deterministic(mvtec_root: Path, tmp_path: Path, k_shot: int) -> None:
+def test_finite_and_deterministic(mvtec_root: Path, tmp_path: Path, k_shot: int, augment_support: bool) -> None:
     results = []
     for seed in (1, 2):
         seed_everything(seed)
-        model = small(adversarial_weight=0.1)
+        model = small(adversarial_weight=0.1, augment_support=augment_support)
         train(model, few_shot(mvtec_root, k_shot=k_shot), tmp_path)
         results.append(scores(model))
-        assert model.model.density.basis.shape[1] == NUM_FIXED_VIEWS * k_shot
+        assert model.model.density.basis.shape[1] == k_shot * (NUM_FIXED_VIEWS if augment_support else 1)
     assert results[0].isfinite().all()
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
 
@@ -266,13 +268,57 @@ def test_checkpoint_of_an_adversarial_training_is_tested_as_a_plain_model(mvtec_
     torch.testing.assert_close(scores(plain), scores(model), rtol=0, atol=0)
 
 
+def test_a_fit_without_validation_gets_the_scores_of_held_out_images(
+    mvtec_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As values: nothing is computed where they are used, and nothing at all where validation images are used."""
+    once, found, fits = RegAD.fit, [], []
+    monkeypatch.setattr(RegAD, "fit", lambda self: (found.append(once(self)), found[-1])[1])
+    density_fit = PositionGaussian.fit
+    monkeypatch.setattr(PositionGaussian, "fit", lambda self, *args: (fits.append(self), density_fit(self, *args))[1])
+    train(small(max_epochs=0, augment_support=False), few_shot(mvtec_root, k_shot=3), tmp_path)
+    assert len(fits) == 4  # of all, and without each image
+    assert [len(batch.pred_score) for batch in found[0].batches] == [1, 1, 1]
+    assert [len(batch.pred_score) for batch in found[0].batches] == [1, 1, 1]
+    data = FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0), k_shot=3, validation="source")
+    train(small(max_epochs=0, augment_support=False), data, tmp_path)
+    assert found[1].batches == []
+    assert len(fits) == 5
+
+
+@pytest.mark.parametrize("validation", ["support", "source"])
+@pytest.mark.parametrize("found", [0.49, 0.51])
+def test_a_training_ends_with_one_validation_and_leaves_the_limits_of_the_trainer(
+    found: float,
+    validation: str,
+    mvtec_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("anomalib_fewshot.models.reg_ad.lightning_model.similarities", lambda *_: {"cloth": found})
+    model = RegAD(image_size=64, max_epochs=3, augment_support=False, visualizer=False)
+    source = MVTecAD(mvtec_root, "bolt", train_batch_size=5, num_workers=0)
+    data = MultiCategory(source, ["bolt", "cloth"], target="bolt", k_shot=2, validation=validation)
+    runner, epochs = engine(tmp_path), []
+    model.on_validation_start = lambda: (epochs.append(model.current_epoch), RegAD.on_validation_start(model))
+    runner.fit(model, datamodule=data)
+    assert runner.trainer.max_epochs == 3
+    assert runner.trainer.check_val_every_n_epoch is None
+    assert runner.trainer.current_epoch == (3 if found > 0.5 else 1)
+    assert epochs == ([runner.trainer.current_epoch - 1] if validation == "source" else [])
+    assert model.is_fitted
+    assert Path(runner.best_model_path).is_file()
+
+
 def test_length_rate_and_validation(mvtec_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, runner, fits = small(max_epochs=4, learning_rate=1e-3), engine(tmp_path), []
     once = RegAD.fit
     monkeypatch.setattr(RegAD, "fit", lambda self: (fits.append(self.current_epoch), once(self))[1])
     runner.fit(model, datamodule=others_of(mvtec_root, "bolt"))
     assert runner.trainer.global_step == 8  # ten images in batches of five
-    assert fits == [4]  # once, when the training is over
+    assert fits == [3]  # once, in the last epoch
     (group,) = runner.trainer.optimizers[0].param_groups
     assert (group["initial_lr"], group["momentum"], group["weight_decay"]) == (1e-3, 0.9, 0)
     assert group["lr"] == pytest.approx(0)
@@ -307,9 +353,9 @@ def test_checkpoint_gives_equal_scores(mvtec_root: Path, tmp_path: Path) -> None
 
 def test_network_takes_a_support_without_training(mvtec_root: Path, tmp_path: Path) -> None:
     """Density and threshold are those of a direct fit, and its checkpoint stands alone."""
-    trained = small()
+    trained = small(augment_support=True)
     path = train(trained, others_of(mvtec_root, "bolt", k_shot=2), tmp_path)
-    model, direct = small(network=path, seed=7), small()
+    model, direct = small(network=path, seed=7, augment_support=True), small(augment_support=True)
     loaded = RegAD.load_from_checkpoint(train(model, few_shot(mvtec_root, k_shot=3), tmp_path))
     Path(path).unlink()
     train(direct, others_of(mvtec_root, "bolt", k_shot=3), tmp_path)
@@ -340,7 +386,7 @@ def test_network_brings_its_pre_processing(mvtec_root: Path, tmp_path: Path, res
     pre_processor = PreProcessor(Resize((64, 64), antialias=True)) if resized_alone else False
     path = train(small(pre_processor=pre_processor, max_epochs=0), few_shot(mvtec_root), tmp_path)
     found = small(network=path).pre_processor
-    own = PreProcessor(Resize((32, 32)))
+    own = PreProcessor(Resize((64, 64)))
     assert small(network=path, pre_processor=own).pre_processor is own
     if resized_alone:
         assert isinstance(found.transform, Resize)
@@ -382,8 +428,8 @@ def test_network_that_is_none(mvtec_root: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": {"model.conv1.weight": torch.ones(1)}}, path)
     with pytest.raises(ValueError, match="which is one of another model"):
         small(network=path)
-    other = train(PlainStatistic(image_size=64, visualizer=False), few_shot(mvtec_root), tmp_path)
-    with pytest.raises(ValueError, match="which is one of PlainStatistic"):
+    other = train(ImageStatistic(image_size=64, visualizer=False), few_shot(mvtec_root), tmp_path)
+    with pytest.raises(ValueError, match="which is one of ImageStatistic"):
         small(network=other)
 
 
@@ -405,8 +451,8 @@ def test_another_support_is_not_fitted_by_a_test(mvtec_root: Path, tmp_path: Pat
 
 
 def test_checkpoint_of_another_model(mvtec_root: Path, tmp_path: Path) -> None:
-    path = train(PlainStatistic(image_size=64, visualizer=False), few_shot(mvtec_root), tmp_path)
-    with pytest.raises(ValueError, match="The checkpoint must be one of RegAD, got one of PlainStatistic"):
+    path = train(ImageStatistic(image_size=64, visualizer=False), few_shot(mvtec_root), tmp_path)
+    with pytest.raises(ValueError, match="The checkpoint must be one of RegAD, got one of ImageStatistic"):
         engine(tmp_path).test(small(), datamodule=few_shot(mvtec_root), ckpt_path=path)
 
 
@@ -438,6 +484,26 @@ def test_similarity_is_that_of_the_most_similar_image() -> None:
     support = [torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]])]
     others = {"one": [torch.tensor([[3.0, 0.0]])], "two": [torch.tensor([[3.0, 4.0], [-3.0, -4.0]])]}
     assert similarities(lambda x: x, support, others) == pytest.approx({"one": 0.5, "two": 0.7})
+
+
+def test_categories_are_compared_on_the_device_of_the_model(
+    mvtec_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device = torch.device("meta")
+    embed = deepest_features("resnet10t", pre_trained=False, weights=None, device=device)
+    assert embed(torch.zeros(2, 3, 64, 64, device=device)).shape == (2, 512)
+    devices = []
+
+    def record(*arguments: Any) -> Callable[[torch.Tensor], torch.Tensor]:  # noqa: ANN401
+        devices.append(arguments[-1])
+        return deepest_features(*arguments)
+
+    monkeypatch.setattr("anomalib_fewshot.models.reg_ad.lightning_model.deepest_features", record)
+    model = RegAD(image_size=64, max_epochs=1, augment_support=False, visualizer=False)
+    train(model, others_of(mvtec_root, "bolt"), tmp_path)
+    assert devices == [model.device]
 
 
 @pytest.mark.parametrize("found", [0.49, 0.51])
@@ -530,6 +596,7 @@ def test_training_that_does_not_stay_finite(mvtec_root: Path, tmp_path: Path) ->
         train(small(max_epochs=30, learning_rate=1e12), few_shot(mvtec_root), tmp_path)
 
 
+@pytest.mark.slow  # the contract has an export of a trained model
 def test_exported_graph_is_equal_and_holds_the_inference_alone(mvtec_root: Path, tmp_path: Path) -> None:
     """With transforms that do something, and with the scores as they are."""
     model = small(max_epochs=0, adversarial_weight=0.1, post_processor=False)
@@ -550,7 +617,7 @@ def test_exported_graph_is_equal_and_holds_the_inference_alone(mvtec_root: Path,
 
 
 def test_scoring_before_training(mvtec_root: Path, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="must be trained before it scores"):
+    with pytest.raises(NotFittedError, match="is not fitted"):
         engine(tmp_path).test(small(), datamodule=few_shot(mvtec_root))
 
 
@@ -561,7 +628,7 @@ def test_of_plain_data_all_normal_images_are_the_support(mvtec_root: Path, tmp_p
     assert engine(tmp_path).train(model, datamodule=plain)[0]["image_AUROC"] > 0.5
     train(other, FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0), k_shot=None), tmp_path)
     assert model.model.density.basis.shape == other.model.density.basis.shape
-    assert model.fitted_support is None
+    assert model.fitted_support is not None
     if max_epochs == 0:
         torch.testing.assert_close(scores(model), scores(other), rtol=1e-4, atol=1e-4)
 

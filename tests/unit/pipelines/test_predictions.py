@@ -11,7 +11,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from anomalib_fewshot import FewShot, MVTecFolder, PlainStatistic
+from anomalib_fewshot import FewShot, ImageStatistic, MVTecFolder
 from anomalib_fewshot.pipelines.run.examples import make_examples
 from anomalib_fewshot.pipelines.run.predictions import Predictions, Recorder, accuracy
 from anomalib_fewshot.pipelines.run.resources import TimedEngine
@@ -100,7 +100,7 @@ def test_examples_are_the_best_and_the_worst(predictions: Predictions) -> None:
 def test_recorded_scores_are_those_of_a_model_that_does_not_normalize(mvtec_root: Path, tmp_path: Path) -> None:
     """Callbacks of the engine are called before the post-processor's, or the scores were clipped."""
     datamodule = FewShot(MVTecFolder(mvtec_root, "bolt", num_workers=0), k_shot=2)
-    model = PlainStatistic("spread", image_size=64)
+    model = ImageStatistic("std", image_size=64)
     before, raw = Recorder(), Recorder()
     engine = TimedEngine(tmp_path, "cpu", [before])
     engine.fit(model, datamodule=datamodule)

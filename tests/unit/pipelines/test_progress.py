@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_fewshot.data.finding import WARNING, Finding
+from anomalib_fewshot.data.validation.issue import WARNING, DataIssue
 from anomalib_fewshot.pipelines.run.progress import ProgressBar
 
 
-def findings(category: str) -> list[Finding]:
+def findings(category: str) -> list[DataIssue]:
     kind = "images are narrow. Crop them"
-    return [Finding(Path(category) / f"{number}.png", WARNING, "is narrow.", kind) for number in range(5)]
+    return [DataIssue(Path(category) / f"{number}.png", WARNING, "is narrow.", kind) for number in range(5)]
 
 
 def test_each_kind_is_printed_once_and_later_files_at_the_end(capsys: pytest.CaptureFixture) -> None:

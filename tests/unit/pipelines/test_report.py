@@ -29,7 +29,7 @@ METHODS = {  # level at k = 1, gain a doubling of k, seconds to fit, millisecond
     "NoTraining": (0.78, 0.022, 0.4, 20.0),
     "Padim": (0.74, 0.045, 1.1, 33.0),
     "Patchcore": (0.86, 0.021, 2.6, 52.0),
-    "PlainStatistic": (0.63, 0.002, 0.05, 0.6),
+    "ImageStatistic": (0.63, 0.002, 0.05, 0.6),
 }
 CATEGORIES = ("magnetic_tile", "elpv_mono", "elpv_poly", "brick_cracks", "cookies")
 MASKED = ("magnetic_tile", "cookies")
@@ -37,7 +37,7 @@ WITH_FEATURES = ("CoftAD", "NoTraining", "Patchcore")  # of which there are pict
 MEASURED = (
     "false_alarms",
     "recall",
-    "promised_rate",
+    "guaranteed_fpr",
     "image_AUROC",
     "image_AUPR",
     "image_F1Score",
@@ -81,7 +81,7 @@ def sweep(
                 "method": method, "dataset": dataset, "category": category, "k_shot": k, "seed": seed, "status": "ok",
                 "error": np.nan, "image_AUROC": image, "image_AUPR": image**1.2, "image_F1Score": image**1.5,
                 "false_alarms": 0.8 / (k + 1), "recall": image**2,
-                "promised_rate": 1 / (k + 1) if method == "CoftAD" else np.nan,
+                "guaranteed_fpr": 1 / (k + 1) if method == "CoftAD" else np.nan,
                 "pixel_AUROC": image**0.4 if maps else np.nan, "pixel_AUPRO": image**0.9 if maps else np.nan,
                 "threshold": "normal images", "fit_seconds": fit * generator.uniform(0.9, 1.2), "test_seconds": 3.2,
                 "latency_p50_ms": latency * generator.uniform(0.95, 1.05), "latency_p95_ms": latency * 1.3,
@@ -90,7 +90,7 @@ def sweep(
                 "augmentation": "", "seconds": 9.0, "training_seconds": np.nan,
                 "backbone": "tf_efficientnet_lite0_packaged", "weights": "57934424", "image_size": "256",
                 "steps": 30 if method == "CoftAD" else 0, "support": f"{category} {k} {seed}", "test_normal": 60,
-                "test_anomalous": 60, "learns_from": "support", "python": "3.11.7", "torch": "2.9.1",
+                "test_anomalous": 60, "train_on": "support", "python": "3.11.7", "torch": "2.9.1",
                 "anomalib": "2.7.0", "anomalib_fewshot": "0.1.0", "finished": "2026-01-05T12:00:00",
                 "key": hashlib.sha256(name.encode()).hexdigest()[:16],
             })  # fmt: skip
@@ -194,8 +194,8 @@ def test_all_images_come_after_the_numbers(tmp_path: Path) -> None:
     assert "| method | k = 8 | k = 16 | k = all |" in markdown
     assert re.findall(r"- \*\*k = (\w+):\*\*", markdown) == ["8", "16", "all"]
     assert "| k = all | Padim |" in markdown
-    assert "PlainStatistic 1 of 10 at k = all" in markdown
-    assert "| RealMini | cookies | all | 1 | PlainStatistic |" in markdown
+    assert "ImageStatistic 1 of 10 at k = all" in markdown
+    assert "| RealMini | cookies | all | 1 | ImageStatistic |" in markdown
     ticks = re.findall(r"<text[^>]*>(\w+)</text>", html[html.index("over k = 8, 16, all for") :])
     assert ticks[:3] == ["8", "16", "all"]
     assert "image AUROC at k = all against seconds to fit" in html
@@ -232,7 +232,7 @@ def test_runs_that_an_override_leaves_out_are_not_lacking(tmp_path: Path) -> Non
     ]
     rows = rows[(rows["method"] != "Padim") | (rows["k_shot"] == 4)]
     _, markdown = report(tmp_path, rows, jobs=jobs)
-    assert "Parts: runs without an image AUROC, PlainStatistic 1 of 6 at k = 4." in markdown
+    assert "Parts: runs without an image AUROC, ImageStatistic 1 of 6 at k = 4." in markdown
     assert "Padim 6 of 6 at k = 1" in report(tmp_path, rows)[1]  # where it is not known which were to be made
 
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import nn
 
-from anomalib_fewshot import FewShot, MVTecFolder, PlainStatistic
+from anomalib_fewshot import FewShot, ImageStatistic, MVTecFolder
+from anomalib_fewshot._signals import interruptible
 from anomalib_fewshot.pipelines.run.resources import (
     WARM_UP,
     PeakMemory,
     TimedEngine,
-    interruptible,
     latencies,
     weights_hash,
 )
@@ -48,7 +48,7 @@ def test_latencies_are_taken_in_turns_after_a_warm_up() -> None:
     assert 2 <= np.median(found["a"]) < 6 <= np.median(found["b"]) < 20
 
 
-class _Slow(PlainStatistic):
+class _Slow(ImageStatistic):
     """Takes 50 ms for each validation batch, and 20 ms before the first of them, which is part of a fit."""
 
     num_steps = 7
@@ -70,7 +70,7 @@ def test_validation_is_no_part_of_a_fit(mvtec_root: Path, tmp_path: Path) -> Non
     seconds = engine.timed_fit(model, datamodule)
     assert 0.02 < seconds < time.perf_counter() - start - 8 * 0.05
     assert engine.num_steps(model) == 7
-    assert engine.num_steps(PlainStatistic("mean")) == 0
+    assert engine.num_steps(ImageStatistic("mean")) == 0
 
 
 def test_steps_of_a_training_are_those_of_lightning(mvtec_root: Path, tmp_path: Path) -> None:

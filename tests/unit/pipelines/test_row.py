@@ -13,15 +13,15 @@ from anomalib_fewshot.pipelines.plan.job import Job
 from anomalib_fewshot.pipelines.results.row import Row, as_table, columns, describe, labelled_columns
 
 DOCS = Path(__file__).parents[3] / "docs"
-JOB = Job("A", "parts", "", "all", 3, {"class_path": "A"}, {"class_path": "D"}, {}, "all", ("bolt", "nut"))
+JOB = Job("A", "parts", "", "all", 3, {"class_path": "A"}, {"class_path": "D"}, {}, "all_categories", ("bolt", "nut"))
 FORMER = {
     *("method", "dataset", "category", "k_shot", "seed", "key", "finished", "status", "error"),
     *("image_AUROC", "image_AUPR", "image_F1Score", "pixel_AUROC", "pixel_AUPRO", "threshold"),
     *("fit_seconds", "test_seconds", "steps", "checkpoint_mib", "peak_memory_mib", "gpu_memory_mib"),
     *("latency_p50_ms", "latency_p95_ms", "training_seconds", "device", "threads", "backbone", "image_size"),
-    *("augmentation", "learns_from", "weights", "python", "torch", "anomalib", "anomalib_fewshot", "seconds"),
+    *("augmentation", "train_on", "weights", "python", "torch", "anomalib", "anomalib_fewshot", "seconds"),
     *("support", "test_normal", "test_anomalous"),
-    *("false_alarms", "recall", "promised_rate"),
+    *("false_alarms", "recall", "guaranteed_fpr"),
 }
 
 
@@ -45,7 +45,7 @@ def test_every_column_has_a_meaning_and_a_type() -> None:
 def test_labels_are_those_of_a_report() -> None:
     assert [column.heading for column in labelled_columns("cost").values()][:2] == ["training on others, s", "fit, s"]
     assert list(labelled_columns("accuracy")) == [
-        *("image_AUROC", "image_AUPR", "image_F1Score", "false_alarms", "recall", "promised_rate"),
+        *("image_AUROC", "image_AUPR", "image_F1Score", "false_alarms", "recall", "guaranteed_fpr"),
         *("pixel_AUROC", "pixel_AUPRO"),
     ]
     assert "augmentation" not in labelled_columns("settings")

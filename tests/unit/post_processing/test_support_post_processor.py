@@ -14,7 +14,7 @@ from anomalib.post_processing import PostProcessor
 from lightning.pytorch.trainer.states import TrainerFn
 
 from anomalib_fewshot import SupportPostProcessor
-from anomalib_fewshot.post_processing import NormalScores, Rule
+from anomalib_fewshot.post_processing import CalibrationScheme, CalibrationScores
 
 BATCHES = [
     InferenceBatch(pred_score=torch.tensor([1.0, 3.0]), anomaly_map=torch.tensor([0.0, 4.0]).view(2, 1, 1, 1)),
@@ -24,13 +24,13 @@ RANKED = [InferenceBatch(pred_score=torch.arange(1.0, 5.0))]  # of four held-out
 
 
 def fitted(
-    rule: Rule = Rule.ONE_FIT,
+    scheme: CalibrationScheme = CalibrationScheme.LEAVE_ONE_OUT,
     batches: list = BATCHES,
     num_folds: int | None = None,
     **arguments,
 ) -> SupportPostProcessor:
     post_processor = SupportPostProcessor(**arguments)
-    post_processor.fit_normal(NormalScores(rule, iter(batches), num_folds))
+    post_processor.fit_normal(CalibrationScores(scheme, iter(batches), num_folds))
     return post_processor
 
 
@@ -58,23 +58,26 @@ def test_highest_normal_score_is_on_the_threshold_and_another_above_it() -> None
 def test_a_rate_moves_both_lines() -> None:
     scores = [InferenceBatch(pred_score=torch.arange(1.0, 10.0))]  # nine of them
     assert fitted(batches=scores).image_threshold == 9
-    for rule, rank in ((Rule.APART, 3), (Rule.HELD_OUT, 2)):  # 3 / 10, (2 * 2 - 1) / 10
-        post_processor = fitted(rule, scores, false_alarm_rate=0.3)
+    for scheme, rank in (
+        (CalibrationScheme.SPLIT, 3),
+        (CalibrationScheme.JACKKNIFE_PLUS, 2),
+    ):  # 3 / 10, (2 * 2 - 1) / 10
+        post_processor = fitted(scheme, scores, false_alarm_rate=0.3)
         assert post_processor.image_threshold == 10 - rank
-        assert post_processor.look_threshold == 10 - 2 * rank
-        assert post_processor.promised_rate == pytest.approx(0.3)
+        assert post_processor.review_threshold == 10 - 2 * rank
+        assert post_processor.guaranteed_fpr == pytest.approx(0.3)
     with pytest.raises(ValueError, match=r"must be at least 0.1 with 9 normal images, got 0.05. Give 19 images"):
         fitted(batches=scores, false_alarm_rate=0.05)
 
 
 def test_verdicts_and_p_values_of_ranked_scores() -> None:
     """Of four images: above all is a defect, above three is to be looked at, and the p-value is that of the rank."""
-    post_processor = fitted(Rule.HELD_OUT, RANKED)
+    post_processor = fitted(CalibrationScheme.JACKKNIFE_PLUS, RANKED)
     raw = torch.tensor([0.1, 1.6, 2.4, 3.2, 4.2, 50.0])
     shown = original = post_processor(InferenceBatch(pred_score=raw)).pred_score
-    assert post_processor.verdicts(shown) == ["good", "good", "good", "look", "defect", "defect"]
+    assert post_processor.verdicts(shown) == ["good", "good", "good", "review", "defect", "defect"]
     torch.testing.assert_close(post_processor.p_value(shown), torch.tensor([1.0, 0.8, 0.6, 0.4, 0.2, 0.2]).double())
-    higher = fitted(Rule.HELD_OUT, RANKED, false_alarm_rate=0.7)
+    higher = fitted(CalibrationScheme.JACKKNIFE_PLUS, RANKED, false_alarm_rate=0.7)
     shown = higher(InferenceBatch(pred_score=raw)).pred_score
     assert higher.verdicts(shown) == [
         "good",
@@ -88,37 +91,37 @@ def test_verdicts_and_p_values_of_ranked_scores() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rate", "rule", "count", "ranks"),
+    ("rate", "scheme", "count", "ranks"),
     [
-        (None, Rule.HELD_OUT, 2, 1),  # "look" would be promised for all good pictures
-        (None, Rule.HELD_OUT, 3, 2),
-        (None, Rule.HELD_OUT, 8, 2),
-        (0.1, Rule.HELD_OUT, 32, 4),
-        (0.01, Rule.HELD_OUT, 4, 2),  # refused when a threshold is taken
-        (None, Rule.FOLDS, 40, 2),
+        (None, CalibrationScheme.JACKKNIFE_PLUS, 2, 1),  # "review" would be guaranteed for all good pictures
+        (None, CalibrationScheme.JACKKNIFE_PLUS, 3, 2),
+        (None, CalibrationScheme.JACKKNIFE_PLUS, 8, 2),
+        (0.1, CalibrationScheme.JACKKNIFE_PLUS, 32, 4),
+        (0.01, CalibrationScheme.JACKKNIFE_PLUS, 4, 2),  # refused when a threshold is taken
+        (None, CalibrationScheme.CV_PLUS, 40, 2),
     ],
 )
-def test_the_ranks_that_decide_a_verdict(rate: float | None, rule: Rule, count: int, ranks: int) -> None:
-    assert SupportPostProcessor(false_alarm_rate=rate).told_apart(rule, count, num_folds=32) == ranks
+def test_the_ranks_that_decide_a_verdict(rate: float | None, scheme: CalibrationScheme, count: int, ranks: int) -> None:
+    assert SupportPostProcessor(false_alarm_rate=rate).num_distinct_ranks(scheme, count, num_folds=32) == ranks
 
 
 @pytest.mark.parametrize("normalized", [True, False])
 def test_verdicts_are_those_of_the_labels(normalized: bool) -> None:
     post_processor = fitted(enable_normalization=normalized)
     result = post_processor(InferenceBatch(torch.tensor([0.5, 2.5, 3.5]), None, torch.zeros(3, 1, 1, 1)))
-    assert post_processor.verdicts(result.pred_score) == ["good", "look", "defect"]
+    assert post_processor.verdicts(result.pred_score) == ["good", "review", "defect"]
     if normalized:  # upstream compares raw scores with the line of normalized ones
         assert result.pred_label.tolist() == [False, False, True]
 
 
 def test_a_single_picture_has_no_defect_and_no_p_value() -> None:
-    post_processor = fitted(Rule.VIEWS)
-    assert post_processor.levels.tolist() == [3]  # views are one picture
+    post_processor = fitted(CalibrationScheme.SELF_VIEWS)
+    assert post_processor.calibration_scores.tolist() == [3]  # views are one picture
     result = post_processor(InferenceBatch(pred_score=torch.tensor([2.9, 99.0])))
-    assert post_processor.verdicts(result.pred_score) == ["good", "look"]
+    assert post_processor.verdicts(result.pred_score) == ["good", "review"]
     assert post_processor.p_value(result.pred_score).isnan().all()
     assert result.pred_label.tolist() == [False, True]
-    assert post_processor.promised_rate is None
+    assert post_processor.guaranteed_fpr is None
 
 
 def test_a_picture_that_is_called_good_has_no_mask() -> None:
@@ -133,8 +136,8 @@ def test_a_picture_that_is_called_good_has_no_mask() -> None:
 
 def test_predictions_are_explained() -> None:
     batch = ImageBatch(image=torch.zeros(3, 3, 2, 2), pred_score=torch.tensor([0.1, 3.2, 9.0]))
-    fitted(Rule.HELD_OUT, RANKED).on_predict_batch_end(None, None, batch)
-    assert batch.explanation == ["good, p = 1", "look, p = 0.4", "defect, p = 0.2"]
+    fitted(CalibrationScheme.JACKKNIFE_PLUS, RANKED).on_predict_batch_end(None, None, batch)
+    assert batch.explanation == ["good, p = 1", "review, p = 0.4", "defect, p = 0.2"]
 
 
 def test_a_single_score_has_a_range_too() -> None:
@@ -175,19 +178,19 @@ def test_validation_by_normal_images_is_of_images_kept_apart(caplog: pytest.LogC
     post_processor = SupportPostProcessor(false_alarm_rate=0.4)
     caplog.set_level(logging.INFO)
     validate(post_processor, [1.0, 4.0, 2.0, 3.0], [False] * 4)
-    assert post_processor.rule is Rule.APART
+    assert post_processor.scheme is CalibrationScheme.SPLIT
     assert post_processor.image_threshold == 3  # the second highest: 2 of 5
     assert 2 * post_processor.pixel_threshold == 3
-    assert "4 good pictures that were kept apart" in caplog.text
+    assert "4 good validation images (split calibration)" in caplog.text
     assert "0.4 or less a defect, on average" in caplog.text
     assert "at 95 % confidence, 0.75 or less" in caplog.text  # beta.ppf(0.95, 2, 3)
 
 
 def test_validation_outside_a_fit_changes_nothing() -> None:
-    post_processor = fitted(Rule.HELD_OUT)
+    post_processor = fitted(CalibrationScheme.JACKKNIFE_PLUS)
     before = {name: value.clone() for name, value in post_processor.state_dict().items()}
     validate(post_processor, [*range(20)], [index >= 10 for index in range(20)], TrainerFn.VALIDATING)
-    assert post_processor.rule is Rule.HELD_OUT
+    assert post_processor.scheme is CalibrationScheme.JACKKNIFE_PLUS
     for name, value in post_processor.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True)
 
@@ -203,23 +206,23 @@ def test_scores_of_an_interrupted_validation_are_dropped() -> None:
     )
     post_processor.on_validation_batch_end(trainer, None, batch)  # and then the validation stops
     validate(post_processor, [1.0, 2.0], [False] * 2)
-    assert post_processor.levels.tolist() == [1, 2]
+    assert post_processor.calibration_scores.tolist() == [1, 2]
 
 
 def test_validation_with_few_defects_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    post_processor = fitted(Rule.HELD_OUT, RANKED)
+    post_processor = fitted(CalibrationScheme.JACKKNIFE_PLUS, RANKED)
     validate(post_processor, [1.0, 2.0, 3.0, 9.0], [False, False, False, True])
-    assert post_processor.rule is None
+    assert post_processor.scheme is None
     assert post_processor.image_threshold == 9  # upstream's: the defect's own score
-    assert "The threshold is from 1 anomalous validation images" in caplog.text
+    assert "fitted to 1 anomalous validation images" in caplog.text
     caplog.clear()
     validate(post_processor, [*range(20)], [index >= 10 for index in range(20)])
     assert "anomalous validation images" not in caplog.text
 
 
 def test_rate_that_has_no_effect_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    validate(fitted(Rule.APART, false_alarm_rate=0.5), [*range(20)], [index >= 10 for index in range(20)])
-    assert "`false_alarm_rate` must have a validation by good pictures alone, got 10 anomalous ones" in caplog.text
+    validate(fitted(CalibrationScheme.SPLIT, false_alarm_rate=0.5), [*range(20)], [index >= 10 for index in range(20)])
+    assert "`false_alarm_rate` must have normal validation images only, got 10 anomalous ones" in caplog.text
 
 
 def test_settings_survive_a_checkpoint() -> None:
@@ -231,40 +234,43 @@ def test_settings_survive_a_checkpoint() -> None:
     loaded.load_state_dict(post_processor.state_dict())
     assert {name: getattr(loaded, name) for name in settings} == settings
     assert loaded.describe() == post_processor.describe()
-    assert loaded.levels.tolist() == [1, 2, 3]
+    assert loaded.calibration_scores.tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
-    ("rule", "words"),
+    ("scheme", "words"),
     [
-        (Rule.HELD_OUT, "calls 0.25 or less a defect, on average over choices of these ones. For 0.05 it takes 19"),
-        (Rule.FOLDS, "held out in 5 parts"),
-        (Rule.APART, "and with these, at 95 % confidence, 0.63 or less"),
-        (Rule.ONE_FIT, "above it about 1 times in 4, but no rate is promised"),
-        (Rule.VIEWS, "promises nothing, and nothing is called a defect"),
-        (Rule.SEEN, "many new good pictures are above it"),
+        (
+            CalibrationScheme.JACKKNIFE_PLUS,
+            "at most 25 % of good parts are flagged as defects. For 5 %, provide at least 19",
+        ),
+        (CalibrationScheme.CV_PLUS, "CV+ with 5 folds"),
+        (CalibrationScheme.SPLIT, "For this support set: at most 63 % (95 % confidence)"),
+        (CalibrationScheme.LEAVE_ONE_OUT, "About 1 in 4 good images of the same kind exceed it"),
+        (CalibrationScheme.SELF_VIEWS, "no image is called a defect"),
+        (CalibrationScheme.TRAINING, "many new good images exceed this threshold"),
     ],
 )
-def test_words(rule: Rule, words: str) -> None:
-    assert words in fitted(rule, num_folds=5).describe()
+def test_words(scheme: CalibrationScheme, words: str) -> None:
+    assert words in fitted(scheme, num_folds=5).describe()
 
 
 def test_the_guarantee_follows_from_the_number_of_folds_also_in_a_checkpoint() -> None:
-    batches = [InferenceBatch(pred_score=torch.arange(200.0))]
-    post_processor = fitted(Rule.FOLDS, batches, num_folds=8)
+    scheme, batches = CalibrationScheme.CV_PLUS, [InferenceBatch(pred_score=torch.arange(200.0))]
+    post_processor = fitted(scheme, batches, num_folds=8)
     loaded = SupportPostProcessor()
     loaded.load_checkpoint_config(post_processor.checkpoint_config())
     loaded.load_state_dict(post_processor.state_dict())
-    assert loaded.promised_rate == post_processor.promised_rate == Rule.FOLDS.promised_rate(1, 200, 8)
-    assert loaded.promised_rate < Rule.FOLDS.promised_rate(1, 200, 32)
+    assert loaded.guaranteed_fpr == post_processor.guaranteed_fpr == scheme.guaranteed_fpr(1, 200, 8)
+    assert loaded.guaranteed_fpr < scheme.guaranteed_fpr(1, 200, 32)
 
 
 def test_side_file_is_json() -> None:
-    assert SupportPostProcessor().metadata()["description"].endswith("promises no rate of false alarms.")
-    values = fitted(Rule.HELD_OUT, RANKED).metadata()
+    assert SupportPostProcessor().metadata()["description"].endswith("The false-alarm rate is not guaranteed.")
+    values = fitted(CalibrationScheme.JACKKNIFE_PLUS, RANKED).metadata()
     assert json.loads(json.dumps(values)) == values
-    assert (values["rule"], values["num_normal"], values["promised_false_alarm_rate"]) == ("held-out", 4, 0.2)
-    assert (values["look_score"], values["defect_score"]) == (pytest.approx(1 / 3), 0.5)
+    assert (values["scheme"], values["num_normal"], values["guaranteed_false_alarm_rate"]) == ("jackknife+", 4, 0.2)
+    assert (values["review_score"], values["defect_score"]) == (pytest.approx(1 / 3), 0.5)
     table = [(row["score_up_to"], row["p"]) for row in values["p_values"]]
     expected = [(0.2, 1.0), (0.25, 0.8), (1 / 3, 0.6), (0.5, 0.4)]
     assert table == [pytest.approx(pair) for pair in expected]

@@ -10,7 +10,7 @@ from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.pre_processing import PreProcessor
 from torchvision.transforms.v2 import CenterCrop, Compose, InterpolationMode, Normalize, Resize, Transform
 
-from anomalib_fewshot.models import CoftAD, PlainStatistic, RegAD, UniAD
+from anomalib_fewshot.models import CoftAD, ImageStatistic, RegAD, UniAD
 from anomalib_fewshot.pre_processing import ExportablePreProcessor, ExportableResize
 
 NORMALIZE = Normalize([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
@@ -77,7 +77,7 @@ def test_bilinear_by_every_name(name: InterpolationMode | str | int) -> None:
     assert isinstance(pre_processor.export_transform, ExportableResize)
 
 
-@pytest.mark.parametrize("model", [CoftAD, PlainStatistic, RegAD, UniAD])
+@pytest.mark.parametrize("model", [CoftAD, ImageStatistic, RegAD, UniAD])
 def test_models_have_it_and_a_datamodule_finds_the_size(model: type) -> None:
     pre_processor = model.configure_pre_processor((32, 48))
     assert isinstance(pre_processor, ExportablePreProcessor)
@@ -89,5 +89,5 @@ def test_models_have_it_and_a_datamodule_finds_the_size(model: type) -> None:
 
 def test_pre_processor_of_a_user_is_left_alone() -> None:
     own = PreProcessor(Resize((64, 64)))
-    assert PlainStatistic(pre_processor=own).pre_processor is own
+    assert ImageStatistic(pre_processor=own).pre_processor is own
     assert type(own.export_transform) is Resize

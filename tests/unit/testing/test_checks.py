@@ -23,7 +23,7 @@ from torchvision.transforms.v2 import Resize
 
 from anomalib_fewshot import CoftAD, RegAD, UniAD
 from anomalib_fewshot.models.components import FittedMixin
-from anomalib_fewshot.post_processing import NormalScores, Rule
+from anomalib_fewshot.post_processing import CalibrationScheme, CalibrationScores
 from anomalib_fewshot.pre_processing import ExportablePreProcessor
 from anomalib_fewshot.testing import CHECKS, EXPORTS, Trial, check_fewshot_model, checks, fewshot_checks
 
@@ -63,10 +63,10 @@ class Right(FittedMixin, AnomalibModule):
         del batch, batch_idx
         return self.zero_loss()
 
-    def fit(self) -> NormalScores:
+    def fit(self) -> CalibrationScores:
         images = torch.cat(list(self.support()))
         self.model.mean.copy_(images.mean((0, 2, 3))[:, None, None] + self.noise())
-        return NormalScores(Rule.ONE_FIT, [self.model(images)])
+        return CalibrationScores(CalibrationScheme.LEAVE_ONE_OUT, [self.model(images)])
 
     def noise(self) -> float:
         """Return what a wrong model adds."""

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import Resize
 
 from anomalib_fewshot import ExportablePreProcessor
 from anomalib_fewshot.models.components import FittedMixin
-from anomalib_fewshot.post_processing import NormalScores, Rule
+from anomalib_fewshot.post_processing import CalibrationScheme, CalibrationScores
 
 from .torch_model import MeanPictureModel
 
@@ -43,17 +43,20 @@ class MeanPicture(FittedMixin, AnomalibModule):
         del batch, batch_idx
         return self.zero_loss()
 
-    def fit(self) -> NormalScores:
+    def fit(self) -> CalibrationScores:
         """Fit the mean to the support.
 
         Returns:
-            NormalScores: Scores of each image by the mean of the others; of a single one by itself.
+            CalibrationScores: Scores of each image by the mean of the others; of a single one by itself.
         """
         images = torch.cat(list(self.support()))  # (K, 3, H, W)
         self.model.fit(images)
         if len(images) == 1:
-            return NormalScores(Rule.VIEWS, [self.model(images)])
-        return NormalScores(Rule.ONE_FIT, [self._held_out(images, index) for index in range(len(images))])
+            return CalibrationScores(CalibrationScheme.SELF_VIEWS, [self.model(images)])
+        return CalibrationScores(
+            CalibrationScheme.LEAVE_ONE_OUT,
+            [self._held_out(images, index) for index in range(len(images))],
+        )
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:

@@ -1,0 +1,36 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Errors that name the extra of this package that installs a missing optional package."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from .errors import MissingDependencyError
+
+# Top-level modules of the packages that each extra installs. `pyproject.toml` lists the packages.
+EXTRAS = {
+    "benchmark": {"filelock", "jinja2", "markupsafe", "matplotlib", "sklearn", "yaml"},
+    "inspect": {"jinja2"},
+}
+
+
+@contextmanager
+def extra_required(extra: str, subject: str) -> Generator[None]:
+    """Name the extra to install when an import within the block fails.
+
+    Args:
+        extra (str): Name of the extra, a key of ``EXTRAS``.
+        subject (str): What needs it, the first word of the message: a command or a module.
+
+    Raises:
+        MissingDependencyError: If a package of the extra is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if name not in EXTRAS[extra]:
+            raise
+        msg = f"{subject} needs {name}, which is not installed. Run `pip install 'anomalib-fewshot[{extra}]'`."
+        raise MissingDependencyError(msg, name=name) from error

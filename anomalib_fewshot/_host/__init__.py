@@ -1,0 +1,55 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Every use of anomalib, Lightning, timm and CPython that these packages do not document.
+
+Each function says what the host does not document, and has a test in ``tests/unit/test_host.py``: a host that changes
+breaks the test that names the function. The start-up hook, which patches an import, is in ``_autoload.py``.
+
+| File | Host and part |
+|---|---|
+| ``program.py`` | how anomalib's command line is started |
+| ``registry.py`` | anomalib's tables of models, data modules and subcommands |
+| ``trainer.py`` | Lightning's trainer: last epoch, checkpoint, callbacks, sampler |
+| ``progress.py`` | Lightning's rich progress bar |
+| ``models.py`` | anomalib's memory banks, Patchcore, component settings in checkpoints |
+| ``data.py`` | what anomalib's data modules keep between two setups |
+| ``post_processing.py`` | private steps of anomalib's post-processor |
+| ``export.py`` | OpenVINO compression in anomalib's export |
+| ``timm_models.py`` | timm's table of models |
+| ``processes.py`` | processes of the standard library |
+
+The modules that are imported here import no other package when they are loaded.
+"""
+
+from .data import forget_validation_data, update_augmentations
+from .export import QuantizationHook, compress_openvino
+from .models import fit_memory_bank, is_memory_bank, patchcore_embedding, pre_processor_settings
+from .processes import is_starting_process, kill_processes
+from .program import is_anomalib_command
+from .trainer import (
+    add_callbacks,
+    explain_checkpoint_error,
+    is_last_epoch,
+    replaces_sampler,
+    save_checkpoint,
+)
+
+__all__ = [
+    "QuantizationHook",
+    "add_callbacks",
+    "compress_openvino",
+    "explain_checkpoint_error",
+    "fit_memory_bank",
+    "forget_validation_data",
+    "is_anomalib_command",
+    "is_last_epoch",
+    "is_memory_bank",
+    "is_starting_process",
+    "kill_processes",
+    "patchcore_embedding",
+    "pre_processor_settings",
+    "replaces_sampler",
+    "save_checkpoint",
+    "update_augmentations",
+]

@@ -1,0 +1,53 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""anomalib's memory banks, Patchcore, and the settings of a model's parts in a checkpoint."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from anomalib.models import AnomalibModule
+    from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+    from lightning.pytorch import LightningModule
+
+
+def is_memory_bank(model: "LightningModule") -> bool:
+    """Return whether a model is a memory bank of anomalib's, such as ``Patchcore``, which is fitted in one call.
+
+    Undocumented: that all such models, and no others, are a ``MemoryBankMixin``.
+    """
+    from anomalib.models.components import MemoryBankMixin  # imports all models, this package's among them
+
+    return isinstance(model, MemoryBankMixin)
+
+
+def fit_memory_bank(model: "AnomalibModule", images: "torch.Tensor", batch_size: int, epochs: int) -> None:
+    """Fit a memory bank to pre-processed images, ``(B, 3, H, W)``, without Lightning's loop.
+
+    Undocumented: that ``training_step`` and ``fit`` need no loop. A ``self.log`` in a ``training_step`` would log for
+    the hook that is running.
+    """
+    from anomalib.data import ImageBatch
+
+    for _ in range(epochs):
+        for number, batch in enumerate(images.split(batch_size)):
+            model.training_step(ImageBatch(image=batch), number)
+        model.fit()  # type: ignore[operator]
+
+
+def patchcore_embedding(model: "PatchcoreModel", images: "torch.Tensor") -> "torch.Tensor":
+    """Return the patch features that the memory bank of ``Patchcore`` is made of, shape ``(B, C, H, W)``.
+
+    Undocumented: the attributes ``feature_extractor`` and ``feature_pooler``, and the method ``generate_embedding``.
+    """
+    features = {layer: model.feature_pooler(part) for layer, part in model.feature_extractor(images).items()}
+    return model.generate_embedding(features)
+
+
+def pre_processor_settings(checkpoint: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the settings of the pre-processor in a checkpoint, for ``load_checkpoint_config``.
+
+    ``None`` if the model had none. Undocumented: the key.
+    """
+    return checkpoint.get("anomalib_pre_processor_config")

@@ -1,0 +1,54 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Whether a command of anomalib's command line uses this package, and what it need not print while it starts.
+
+The answer is needed before anomalib is imported, so this file uses the standard library alone.
+"""
+
+import logging
+import re
+import sys
+import warnings
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from anomalib_fewshot._host.program import is_anomalib_command
+
+GROUPS = ("anomalib.models", "anomalib.data", "anomalib.pipelines")
+PACKAGE = "anomalib_fewshot."
+# A value in a YAML or JSON file, such as `class_path: CoftAD`, `"FewShot",` and `data: anomalib_fewshot.FewShot`.
+VALUE = re.compile(r"[:\s\[{,]['\"]?([A-Za-z_][\w.]*)['\"]?\s*(?=[,}\]#\n]|$)", re.MULTILINE)
+
+
+@cache
+def names_in_command() -> frozenset[str]:
+    """Return the models, data modules and subcommands of this package that a command of anomalib's names.
+
+    They stand in an argument of the command, or in one of its configuration files. Empty in other programs.
+    """
+    if not is_anomalib_command():
+        return frozenset()
+    own = {point.name for group in GROUPS for point in entry_points(group=group) if point.value.startswith(PACKAGE)}
+    words = {word for argument in sys.argv[1:] for word in argument.split("=")}
+    for path in map(Path, words):
+        if path.suffix in {".yaml", ".yml", ".json"} and path.is_file():
+            words = words | set(VALUE.findall(path.read_text(encoding="utf-8", errors="replace")))
+    return frozenset(word for word in words if word in own or word.startswith(PACKAGE))
+
+
+def suppress_import_messages(names: frozenset[str]) -> None:
+    """Suppress the messages that anomalib prints while it is imported and while its command line is built.
+
+    These are deprecations in anomalib's own code, and optional packages that are not installed.
+
+    Args:
+        names (frozenset[str]): The names in the command. `anomalib inspect` prints its own messages alone.
+    """
+    modules = "" if "inspect" in names else r"(anomalib|timm)\."
+    warnings.filterwarnings("ignore", category=FutureWarning, module=modules)
+    logging.getLogger("anomalib.cli").setLevel(logging.WARNING)
+    subcommands = {point.name for point in entry_points(group="anomalib.pipelines")}
+    if names & subcommands:  # all pipelines are announced as experimental
+        logging.getLogger("anomalib.cli.pipelines").setLevel(logging.ERROR)

@@ -1,8 +1,0 @@
-# Copyright (C) 2026 anomalib-fewshot contributors
-# SPDX-License-Identifier: Apache-2.0
-
-"""PlainStatistic: one number of an image, as a control."""
-
-from .lightning_model import PlainStatistic
-
-__all__ = ["PlainStatistic"]

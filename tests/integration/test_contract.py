@@ -36,7 +36,6 @@ def test_file_of_the_defaults_has_the_defaults(name: str) -> None:
     spec = yaml.safe_load((CONFIGS / "model" / f"{name}.yaml").read_text(encoding="utf-8"))
     parameters = inspect.signature(find_class(spec, AnomalibModule)).parameters
     given = spec["init_args"] | {"image_size": spec["init_args"]["image_size"][0]}
-    given.pop("anomaly_kinds", None)  # the names of all, for those that look for them
     defaults = {key: parameters[key].default for key in given}
     assert given == defaults | {"image_size": find_class(spec, AnomalibModule).default_image_size[0]}
 

@@ -223,7 +223,7 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
             return self.zero_loss()
         images: torch.Tensor = batch.image
         if len(images) == 1:  # a single image has no other: it is registered with a view of itself
-            augmentation = SupportAugmentation("mild", *self._normalization)
+            augmentation = SupportAugmentation(*self._normalization)
             rng = seeded_generator(self.seed, self.global_step, self.global_rank)
             images = torch.cat([images, augmentation(images, rng)])
         result = self.model.register(images, self.num_supports)

@@ -75,7 +75,7 @@ def test_missing_package_of_an_extra() -> None:
     with pytest.raises(MissingDependencyError) as error, extra_required("inspect", "`anomalib inspect`"):
         raise ModuleNotFoundError(name="jinja2.ext")
     assert str(error.value) == (
-        "`anomalib inspect` needs jinja2, which is not installed. Run `pip install 'anomalib-fewshot[inspect]'`."
+        "`anomalib inspect` requires jinja2, which is not installed. Run `pip install 'anomalib-fewshot[inspect]'`."
     )
 
 

@@ -83,14 +83,14 @@ def test_two_pictures_are_too_few(mvtec_root: Path, tmp_path: Path, caplog: pyte
     model = Padim(**LAYERS, n_features=8)
     fit(model, tmp_path, bolt(mvtec_root, k_shot=2))
     assert model.post_processor.image_threshold.isfinite()
-    assert "The thresholds of Padim cannot come from a support of 2" in caplog.text
+    assert "The thresholds of Padim cannot be calibrated on 2 support images" in caplog.text
 
 
 def test_no_threshold_is_said(mvtec_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = MVTecAD(mvtec_root, "bolt", num_workers=0, val_split_mode="none")
     fit(Padim(**LAYERS, n_features=8), tmp_path, FewShot(source, k_shot=2))
-    assert "Padim has no threshold: it cannot come from a support of 2" in caplog.text
-    assert "validation images of the source" not in caplog.text
+    assert "Padim has no threshold, so predicted labels are not meaningful" in caplog.text
+    assert "fitted to the validation images" not in caplog.text
 
 
 def test_model_that_takes_its_training_images_says_that_alone(
@@ -102,7 +102,7 @@ def test_model_that_takes_its_training_images_says_that_alone(
     model = UniAD("resnet10t", pre_trained=False, image_size=64, num_steps=1, dim=16, num_heads=2, neighbor_size=3)
     fit(model, tmp_path, FewShot(source, k_shot=2))
     assert "calibrated on 2 good images that were used in training" in caplog.text
-    assert "cannot come from a support" not in caplog.text
+    assert "cannot be calibrated on" not in caplog.text
 
 
 def test_a_model_that_trains_is_validated_as_before(
@@ -114,9 +114,9 @@ def test_a_model_that_trains_is_validated_as_before(
     engine = fit(model, tmp_path, data)
     assert len(data.val_data) == 8  # MVTecAD's are the test images
     engine.test(model, datamodule=data, verbose=False)
-    assert caplog.text.count("The thresholds of Stfpm cannot come from a support of 3") == 1
+    assert caplog.text.count("The thresholds of Stfpm cannot be calibrated on 3 support images") == 1
     engine.test(model, datamodule=bolt(mvtec_root), verbose=False)  # WinCLIP, for one, is never fitted
-    assert caplog.text.count("The thresholds of Stfpm cannot come from a support of 3") == 2
+    assert caplog.text.count("The thresholds of Stfpm cannot be calibrated on 3 support images") == 2
 
 
 @pytest.mark.parametrize("validation", ["support", "source"])

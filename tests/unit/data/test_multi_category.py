@@ -16,7 +16,7 @@ from anomalib.models import Padim
 from PIL import Image
 
 from anomalib_fewshot import CategoryEvaluator, FewShot, ImageStatistic, MultiCategory, MVTecFolder
-from anomalib_fewshot.data.multi_category import CategoryBatches
+from anomalib_fewshot.data.multi_category import CategoryBatchSampler
 from anomalib_fewshot.data.support import ordered_dataloader
 from anomalib_fewshot.errors import DataValidationError
 
@@ -99,7 +99,7 @@ def test_image_that_is_in_two_categories_is_refused(mvtec_root: Path) -> None:
     same = Folder(name="same", **folder, **test)
     same.category = "other"
     datamodule = MultiCategory([MVTecFolder(mvtec_root, "bolt"), same], target="bolt", k_shot=1)
-    with pytest.raises(ValueError, match="No image of the target must be trained on, got .*bolt/train/good/000.png"):
+    with pytest.raises(ValueError, match="must not contain images of the target, got .*bolt/train/good/000.png"):
         datamodule.setup()
 
 
@@ -185,7 +185,7 @@ def test_order_follows_the_seed_alone(root: Path) -> None:
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 8, 32])
 def test_category_batches(lengths: list[int], batch_size: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    sampler = CategoryBatches(lengths, batch_size, generator)
+    sampler = CategoryBatchSampler(lengths, batch_size, generator)
     batches = list(sampler)
     assert len(batches) == len(sampler)
     assert sorted(index for batch in batches for index in batch) == list(range(sum(lengths)))
@@ -198,7 +198,7 @@ def test_category_batches(lengths: list[int], batch_size: int) -> None:
 @pytest.mark.parametrize("num_replicas", [2, 3])
 def test_processes_share_the_batches(num_replicas: int) -> None:
     def batches(*process: int) -> list[list[int]]:
-        return list(CategoryBatches([9, 4, 5], 3, torch.Generator().manual_seed(0), *process))
+        return list(CategoryBatchSampler([9, 4, 5], 3, torch.Generator().manual_seed(0), *process))
 
     shares = [batches(rank, num_replicas) for rank in range(num_replicas)]
     assert len({len(share) for share in shares}) == 1  # else one would wait for another for ever
@@ -210,7 +210,7 @@ def test_processes_share_the_batches(num_replicas: int) -> None:
 def test_category_of_one_image(root: Path) -> None:
     for image in list((root / "nut/train/good").iterdir())[1:]:
         image.unlink()
-    with pytest.raises(ValueError, match=r"two normal training images or more, got one in \['nut'\]. Leave it out."):
+    with pytest.raises(ValueError, match=r"at least two normal training images each, got one in \['nut'\]"):
         make(root, target="cloth", k_shot=1)
 
 
@@ -218,9 +218,12 @@ def test_category_of_one_image(root: Path) -> None:
     ("arguments", "message"),
     [
         ({"target": "bottle"}, r"`target` must be one of the categories \['bolt', 'cloth', 'nut'\], got 'bottle'"),
-        ({"categories": ["bolt"]}, r"`categories` must be at least two, got \['bolt'\]. For one .* use `FewShot`"),
+        (
+            {"categories": ["bolt"]},
+            r"`categories` must have at least two names, got \['bolt'\]. For one .* use `FewShot`",
+        ),
         ({"categories": ["bolt", "screw"]}, "got 'screw'"),
-        ({"support": ["0.png"]}, "`support` must be that of a `target`"),
+        ({"support": ["0.png"]}, "`support` requires `target`"),
         ({"target": "bolt", "k_shot": 11}, "got 11, but .* has 10"),
     ],
 )
@@ -230,15 +233,15 @@ def test_wrong_arguments(root: Path, arguments: dict[str, Any], message: str) ->
 
 
 def test_root_without_categories(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="`categories` must be named, as the root .* has no folder with a `train`"):
+    with pytest.raises(ValueError, match="`categories` must be given, because no folder of the root contains `train`"):
         make(tmp_path)
 
 
 def test_list_of_sources(mvtec_root: Path) -> None:
     sources = [MVTecFolder(mvtec_root, "bolt"), MVTecFolder(mvtec_root, "bolt")]
-    with pytest.raises(ValueError, match=r"must be a list of different categories, got \['bolt', 'bolt'\]"):
+    with pytest.raises(ValueError, match=r"must have each category once, got \['bolt', 'bolt'\]"):
         MultiCategory(sources).setup()
-    with pytest.raises(ValueError, match="`categories` must be left out where `source` is a list"):
+    with pytest.raises(ValueError, match="`categories` must not be given if `source` is a list"):
         MultiCategory(sources, categories=["bolt"])
     with pytest.raises(TypeError, match="got str"):
         MultiCategory(["MVTecAD"])
@@ -260,7 +263,7 @@ def test_several_devices_need_batches_that_lightning_does_not_divide(root: Path)
     datamodule = MultiCategory(MVTecFolder(root, num_workers=0), k_shot=1)
     connector = SimpleNamespace(use_distributed_sampler=True)
     datamodule.trainer = SimpleNamespace(world_size=2, _accelerator_connector=connector)
-    with pytest.raises(ValueError, match="must be false on several devices: .* Give `--trainer.use_distributed"):
+    with pytest.raises(ValueError, match="`use_distributed_sampler` must be false on several devices"):
         datamodule.setup()
 
 

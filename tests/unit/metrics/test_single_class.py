@@ -27,28 +27,28 @@ NAN = math.nan
 def test_images_need_both_classes_and_pixels_an_anomalous_image(metric: type[AnomalibMetric]) -> None:
     image, pixel = metric(fields=IMAGES), metric(fields=PIXELS)
     normal, anomalous = ScoredImages(normal=2), ScoredImages(anomalous=2)
-    assert not BOTH.why_undefined(image)
-    assert not BOTH.why_undefined(pixel)
-    assert normal.why_undefined(image) == normal.why_undefined(pixel) == "all {number} images are normal"
-    assert anomalous.why_undefined(image) == "all {number} images are anomalous"
-    assert not anomalous.why_undefined(pixel)
-    assert not ScoredImages(unlabelled=2).why_undefined(image)
-    assert ScoredImages().why_undefined(image) == "no image was scored"
+    assert not BOTH.undefined_reason(image)
+    assert not BOTH.undefined_reason(pixel)
+    assert normal.undefined_reason(image) == normal.undefined_reason(pixel) == "all {number} images are normal"
+    assert anomalous.undefined_reason(image) == "all {number} images are anomalous"
+    assert not anomalous.undefined_reason(pixel)
+    assert not ScoredImages(unlabelled=2).undefined_reason(image)
+    assert ScoredImages().undefined_reason(image) == "no image was scored"
 
 
 def test_other_metrics_need_an_image_and_numbers() -> None:
     metric = MinMax(fields=["pred_score"])
-    assert not ScoredImages(normal=1).why_undefined(metric)
-    assert ScoredImages(normal=1, nan_scores=1).why_undefined(metric)
-    assert ScoredImages().why_undefined(metric)
+    assert not ScoredImages(normal=1).undefined_reason(metric)
+    assert ScoredImages(normal=1, nan_scores=1).undefined_reason(metric)
+    assert ScoredImages().undefined_reason(metric)
 
 
 def test_nan_concerns_the_metrics_of_its_level() -> None:
     scores, maps = ScoredImages(1, 1, nan_scores=1), ScoredImages(1, 1, nan_maps=1)
-    assert scores.why_undefined(F1Score(fields=["pred_label", "gt_label"]))  # the label of NaN is "normal"
-    assert not scores.why_undefined(AUROC(fields=PIXELS))
-    assert maps.why_undefined(AUROC(fields=PIXELS))
-    assert not maps.why_undefined(AUROC(fields=IMAGES))
+    assert scores.undefined_reason(F1Score(fields=["pred_label", "gt_label"]))  # the label of NaN is "normal"
+    assert not scores.undefined_reason(AUROC(fields=PIXELS))
+    assert maps.undefined_reason(AUROC(fields=PIXELS))
+    assert not maps.undefined_reason(AUROC(fields=IMAGES))
 
 
 def test_images_are_counted() -> None:

@@ -60,7 +60,7 @@ def test_images_that_are_not_exchangeable_break_the_guarantee() -> None:
 def test_rank_is_the_highest_that_keeps_the_rate(count: int, rate: float) -> None:
     for scheme in (CalibrationScheme.JACKKNIFE_PLUS, CalibrationScheme.SPLIT):
         if count < needed(rate):
-            with pytest.raises(ValueError, match=f"Give {needed(rate)} images"):
+            with pytest.raises(ValueError, match=f"Provide {needed(rate)} images"):
                 scheme.rank(rate, count)
             continue
         rank = scheme.rank(rate, count)

@@ -65,7 +65,7 @@ def test_a_rate_moves_both_lines() -> None:
         assert post_processor.image_threshold == 10 - rank
         assert post_processor.review_threshold == 10 - 2 * rank
         assert post_processor.guaranteed_fpr == pytest.approx(0.3)
-    with pytest.raises(ValueError, match=r"must be at least 0.1 with 9 normal images, got 0.05. Give 19 images"):
+    with pytest.raises(ValueError, match=r"must be at least 0.1 with 9 normal images, got 0.05. Provide 19 images"):
         fitted(batches=scores, false_alarm_rate=0.05)
 
 
@@ -221,7 +221,7 @@ def test_validation_with_few_defects_is_warned_of(caplog: pytest.LogCaptureFixtu
 
 def test_rate_that_has_no_effect_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     validate(fitted(CalibrationScheme.SPLIT, false_alarm_rate=0.5), [*range(20)], [index >= 10 for index in range(20)])
-    assert "`false_alarm_rate` must have normal validation images only, got 10 anomalous ones" in caplog.text
+    assert "`false_alarm_rate` requires normal validation images only, got 10" in caplog.text
 
 
 def test_settings_survive_a_checkpoint() -> None:

@@ -129,11 +129,11 @@ CORPUS: dict[str, tuple[Maker, str, str]] = {
     "compressed TIFF cut in half": (cut("new.tiff", compression="tiff_lzw"), "error", "cannot be read"),
     "WebP cut in half": (cut("new.webp"), "error", "cannot be read"),
     "PPM cut in half": (cut("new.ppm"), "error", "cannot be read"),
-    "16-bit PNG": (array("new.png", DEEP.astype(np.uint16)), "error", "8 bits a channel, got PIL's mode I;16. Convert"),
+    "16-bit PNG": (array("new.png", DEEP.astype(np.uint16)), "error", "8 bits per channel, got PIL mode I;16. Convert"),
     "16-bit TIFF": (array("new.tif", DEEP.astype(np.uint16)), "error", "must have 8 bits a channel"),
     "16-bit PGM": (array("new.pgm", DEEP.astype(np.uint16)), "error", "must have 8 bits a channel"),
-    "32-bit TIFF": (array("new.tif", DEEP.astype(np.int32)), "error", "got PIL's mode I. Convert"),
-    "float TIFF": (array("new.tiff", DEEP.astype(np.float32)), "error", "got PIL's mode F. Convert"),
+    "32-bit TIFF": (array("new.tif", DEEP.astype(np.int32)), "error", "got PIL mode I. Convert"),
+    "float TIFF": (array("new.tiff", DEEP.astype(np.float32)), "error", "got PIL mode F. Convert"),
     **{
         f"EXIF {orientation}": (
             turned("new.jpg", orientation),
@@ -149,9 +149,9 @@ CORPUS: dict[str, tuple[Maker, str, str]] = {
     "hidden colour in a TIFF": (transparent("new.tif"), "warning", "has colours below transparent pixels"),
     "hidden colour in a palette": (palette, "warning", "has colours below transparent pixels"),
     "several pages": (pages, "warning", "has 2 pages, of which anomalib reads the first"),
-    "grey": (saved("new.png", "L"), "warning", "is grey and the support in colour. Take all images in one way"),
-    "grey JPEG": (saved("new.jpg", "L"), "warning", "is grey and the support in colour"),
-    "black and white": (saved("new.png", "1"), "warning", "is grey and the support in colour"),
+    "grey": (saved("new.png", "L"), "warning", "is gray, but the support set is in color"),
+    "grey JPEG": (saved("new.jpg", "L"), "warning", "is gray, but the support set is in color"),
+    "black and white": (saved("new.png", "1"), "warning", "is gray, but the support set is in color"),
     "portrait": (
         array("new.png", pixels(9, (HEIGHT, WIDTH))),
         "warning",

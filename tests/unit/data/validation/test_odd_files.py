@@ -16,7 +16,7 @@ from odd_files import FILES
 from PIL import Image
 
 from anomalib_fewshot import CoftAD, inspect
-from anomalib_fewshot.data.validation.image_check import check_pictures
+from anomalib_fewshot.data.validation.image_check import check_images
 from anomalib_fewshot.inspection import training
 
 KINDS = FILES | {name: make for name, (make, *_) in CORPUS.items()} | HEALTHY
@@ -68,7 +68,7 @@ def test_broken_bytes_are_named_or_read(name: str, changes: list[tuple[float, in
             content[int(place * len(content))] = value
         path.write_bytes(content[: int(max(cut, 0.5) * len(content))] if cut < 0.75 else content)
         for decode in (True, False):
-            findings = check_pictures((), [path], decode=decode)
+            findings = check_images((), [path], decode=decode)
             assert {finding.path for finding in findings} <= {path}
             if decode and not any(finding.severity == "error" for finding in findings):
                 assert read_image(path, as_tensor=True).shape[0] == 3

@@ -72,7 +72,8 @@ def add_callbacks(trainer: "Trainer", callbacks: "Sequence[Callback]") -> None:
     """Add callbacks before those of the trainer, unless the trainer already has callbacks of the same types.
 
     This is for the ``setup`` of a data module, because only models have ``configure_callbacks``. Undocumented:
-    ``setup`` of the data module runs before the callback hooks of a stage, and each hook reads ``trainer.callbacks`` again.
+    ``setup`` of the data module runs before the callback hooks of a stage, and each hook reads ``trainer.callbacks``
+    again.
     """
     known = {type(callback) for callback in trainer.callbacks}  # type: ignore[attr-defined]
     new = [callback for callback in callbacks if type(callback) not in known]

@@ -94,7 +94,7 @@ class FewShot(SupportDataModule):
         self.manifest: SupportManifest | None = None
         self.data_issues: list[DataIssue] = []  # after ``setup``
         self.is_tested = True  # False: the test images are not checked
-        self.manifest_file: str | None = "support.json"  # beside the results
+        self.manifest_file: str | None = "support.json"  # in the results folder
         self.logged_paths: set[Path] = set()  # so that a fit and its test log each path once
         self.warned_for: set[str] = set()  # names of models; all categories of a run share it
 
@@ -181,10 +181,8 @@ class FewShot(SupportDataModule):
                 name,
                 count,
             )
-        elif stage == TrainerFn.FITTING and not hasattr(
-            model,
-            "calibrates_out_of_fold",
-        ):  # models of this package log their own warning
+        elif stage == TrainerFn.FITTING and not hasattr(model, "calibrates_out_of_fold"):
+            # The models of this package, which have this attribute, log their own warning.
             self.warned_for.add(name)
             logger.warning(
                 "%s has no threshold, so predicted labels are not meaningful: it cannot be calibrated on %d support "

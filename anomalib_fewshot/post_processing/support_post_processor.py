@@ -363,7 +363,7 @@ class SupportPostProcessor(OpenPostProcessor):
         text += f"On average over support sets, at most {100 * rate:.2g} % of good parts are flagged as defects."
         if self.scheme is CalibrationScheme.SPLIT:
             bound = 100 * rate_bound(rank, count)
-            return f"{text} For this support set: at most {bound:.2g} % (95 % confidence)."
+            return f"{text} For this calibration set: at most {bound:.2g} % (95 % confidence)."
         return f"{text} For 5 %, provide at least {needed(0.05)} good images." if rate > 0.05 else text
 
     def metadata(self) -> dict[str, Any]:

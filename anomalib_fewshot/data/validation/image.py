@@ -25,9 +25,8 @@ TRANSPOSITIONS = {  # operation that makes the pixels upright, by EXIF orientati
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-COLOR_DIFFERENCE = (
-    16  # minimum range over the channels of a colored pixel, of 255; JPEG artifacts in gray images are smaller
-)
+# Lowest range over the channels (0 to 255) of a colored pixel. JPEG artifacts in gray images are smaller.
+COLOR_DIFFERENCE = 16
 COLOR_FRACTION = 0.05  # an image with a larger fraction of colored pixels is a color image
 
 

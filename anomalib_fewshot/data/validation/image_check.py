@@ -155,10 +155,8 @@ def _check_image(image: ImageInfo) -> Iterator[DataIssue]:
     if image.orientation != 1:
         yield DataIssue(image.path, ERROR, image.orientation_message)
     if image.has_hidden_rgb:
-        what, advice = (
-            "different colors in transparent pixels, which anomalib reads",
-            "Put all images on one background",
-        )
+        what = "different colors in transparent pixels, which anomalib reads"
+        advice = "Put all images on one background"
         yield DataIssue(image.path, WARNING, f"has {what}. {advice}.", f"images have {what}. {advice}")
     if image.num_pages > 1:
         pages = f"{image.num_pages} pages"

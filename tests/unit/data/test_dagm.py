@@ -61,7 +61,7 @@ def test_wrong_path(tmp_path: Path, folder: str) -> None:
     datamodule = FewShot(DAGM(tmp_path / folder, num_workers=0))
     with pytest.raises(
         ValueError,
-        match=r"with Class1/Train/0001.PNG and masks in .*_label.PNG, got .*The data set is at",
+        match=r"with Class1/Train/0001.PNG and masks in .*_label.PNG, got .*Download the data set",
     ):
         datamodule.prepare_data()
 

@@ -181,8 +181,8 @@ def test_validation_by_normal_images_is_of_images_kept_apart(caplog: pytest.LogC
     assert post_processor.image_threshold == 3  # the second highest: 2 of 5
     assert 2 * post_processor.pixel_threshold == 3
     assert "4 good validation images (split calibration)" in caplog.text
-    assert "0.4 or less a defect, on average" in caplog.text
-    assert "at 95 % confidence, 0.75 or less" in caplog.text  # beta.ppf(0.95, 2, 3)
+    assert "at most 40 % of good parts" in caplog.text
+    assert "at most 75 % (95 % confidence)" in caplog.text  # beta.ppf(0.95, 2, 3)
 
 
 def test_validation_outside_a_fit_changes_nothing() -> None:
@@ -213,7 +213,7 @@ def test_validation_with_few_defects_is_warned_of(caplog: pytest.LogCaptureFixtu
     validate(post_processor, [1.0, 2.0, 3.0, 9.0], [False, False, False, True])
     assert post_processor.scheme is None
     assert post_processor.image_threshold == 9  # upstream's: the defect's own score
-    assert "fitted to 1 anomalous validation images" in caplog.text
+    assert "fitted to 1 anomalous" in caplog.text
     caplog.clear()
     validate(post_processor, [*range(20)], [index >= 10 for index in range(20)])
     assert "anomalous validation images" not in caplog.text
@@ -244,7 +244,7 @@ def test_settings_survive_a_checkpoint() -> None:
             "at most 25 % of good parts are flagged as defects. For 5 %, provide at least 19",
         ),
         (CalibrationScheme.CV_PLUS, "CV+ with 32 folds"),
-        (CalibrationScheme.SPLIT, "For this support set: at most 63 % (95 % confidence)"),
+        (CalibrationScheme.SPLIT, "For this calibration set: at most 63 % (95 % confidence)"),
         (CalibrationScheme.LEAVE_ONE_OUT, "About 1 in 4 good images of the same kind exceed it"),
         (CalibrationScheme.SELF_VIEWS, "no image is called a defect"),
         (CalibrationScheme.TRAINING, "many new good images exceed this threshold"),

@@ -122,8 +122,8 @@ def test_link_to_a_folder_that_is_not_ascii_is_named(bolt: Path) -> None:
     [
         ([], None),
         ([0, 1, 0], None),
-        ([0, 0], "has 2 normal test images and none that are anomalous: "),
-        ([1, 1, 1], "has 3 anomalous test images and none that are normal: "),
+        ([0, 0], "has 2 normal and no anomalous test images"),
+        ([1, 1, 1], "has 3 anomalous and no normal test images"),
     ],
 )
 def test_kinds_of_test_images(labels: list[int], message: str | None) -> None:

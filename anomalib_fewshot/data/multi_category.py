@@ -67,7 +67,7 @@ class MultiCategory(SupportDataModule):
     """
 
     seed: int
-    train_data: ConcatDataset  # type: ignore[assignment]  # categories may be datasets of different classes
+    train_data: ConcatDataset  # type: ignore[assignment]  # the datasets of the categories may have different classes
 
     def __init__(
         self,
@@ -128,9 +128,7 @@ class MultiCategory(SupportDataModule):
                 msg = f"`target` must be one of the categories {list(sources)}, got {self.target!r}."
                 raise ArgumentError(msg)
             if len(sources) < 2:
-                msg = (
-                    f"`categories` must have at least two names, got {list(sources)}. For one category, use `FewShot`."
-                )
+                msg = f"`categories` must have two or more names, got {list(sources)}. For one category, use `FewShot`."
                 raise ArgumentError(msg)
             self._parts = {name: self._part(name, source) for name, source in sources.items()}
         return self._parts

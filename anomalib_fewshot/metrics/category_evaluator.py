@@ -43,9 +43,8 @@ class CategoryEvaluator(Evaluator):
         compute_on_cpu: bool = True,
     ) -> None:
         if test_metrics is None:
-            from anomalib.models.components import (
-                AnomalibModule,
-            )  # avoids a circular import: this import loads the plug-ins
+            # At the top of the file, this would be a circular import: it loads the plug-ins.
+            from anomalib.models.components import AnomalibModule
 
             test_metrics = list(AnomalibModule.configure_evaluator().test_metrics)
         super().__init__(val_metrics, test_metrics, compute_on_cpu)

@@ -65,7 +65,7 @@ def test_loss_is_added_at_every_level(make, mvtec_root: Path, tmp_path: Path) ->
     assert not model.loss._forward_hooks  # noqa: SLF001  it is taken away at the end
 
 
-def test_what_is_added_is_the_mean_over_levels_at_this_step() -> None:
+def test_added_loss_is_the_mean_over_levels() -> None:
     callback, model, trainer = AdversarialCallback(weight=0.5, ramp_steps=4), stfpm(), SimpleNamespace(global_step=1)
     twin = AdversarialCallback(weight=0.5, ramp_steps=4)
     callback.setup(trainer, model, "fit")
@@ -92,7 +92,7 @@ def test_arguments_reach_every_level(mvtec_root: Path, tmp_path: Path) -> None:
         assert found == (0.5, 7, 0.3, 2e-3)
 
 
-def test_a_training_that_broke_off_leaves_nothing_behind(mvtec_root: Path, tmp_path: Path) -> None:
+def test_failed_training_removes_the_hook(mvtec_root: Path, tmp_path: Path) -> None:
     callback, model = AdversarialCallback(weight=0.5), stfpm()
     model.on_train_batch_end = lambda *_: 1 / 0
     with pytest.raises(ZeroDivisionError):
@@ -102,7 +102,7 @@ def test_a_training_that_broke_off_leaves_nothing_behind(mvtec_root: Path, tmp_p
     fit(model, mvtec_root, tmp_path, callback)
 
 
-def test_each_training_has_discriminators_of_its_own(mvtec_root: Path, tmp_path: Path) -> None:
+def test_each_training_creates_discriminators(mvtec_root: Path, tmp_path: Path) -> None:
     callback = AdversarialCallback(weight=0.5)
     fit(reverse_distillation(), mvtec_root, tmp_path, callback)
     found = []
@@ -113,7 +113,7 @@ def test_each_training_has_discriminators_of_its_own(mvtec_root: Path, tmp_path:
     assert all(torch.equal(one, two) for one, two in zip(*(levels.parameters() for levels in found), strict=True))
 
 
-def test_it_changes_the_training_and_weight_zero_does_not(mvtec_root: Path, tmp_path: Path) -> None:
+def test_only_a_positive_weight_changes_the_training(mvtec_root: Path, tmp_path: Path) -> None:
     models = []
     for callback in (None, AdversarialCallback(weight=0.0), AdversarialCallback(weight=0.5)):
         model = stfpm()
@@ -124,7 +124,7 @@ def test_it_changes_the_training_and_weight_zero_does_not(mvtec_root: Path, tmp_
     assert not equal(models[0], models[2])
 
 
-def test_checkpoint_is_the_plain_model_s_and_the_callback_goes_on(mvtec_root: Path, tmp_path: Path) -> None:
+def test_checkpoint_works_without_the_callback_and_resumes_with_it(mvtec_root: Path, tmp_path: Path) -> None:
     callback, again = AdversarialCallback(weight=0.5), AdversarialCallback(weight=0.5, seed=1)
     path = fit(stfpm(), mvtec_root, tmp_path, callback).trainer.checkpoint_callback.best_model_path
     state = torch.load(path, weights_only=False)["state_dict"]
@@ -136,7 +136,7 @@ def test_checkpoint_is_the_plain_model_s_and_the_callback_goes_on(mvtec_root: Pa
         torch.testing.assert_close(one, two, rtol=0, atol=3e-4)  # a step of Adam, and not another seed's
 
 
-def test_models_without_a_pair(mvtec_root: Path, tmp_path: Path) -> None:
+def test_unsupported_models(mvtec_root: Path, tmp_path: Path) -> None:
     padim = Padim("resnet18", pre_trained=False, visualizer=False)
     with pytest.raises(TypeError, match="must have a module `loss`, got Padim"):
         fit(padim, mvtec_root, tmp_path, AdversarialCallback())

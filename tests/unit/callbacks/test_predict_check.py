@@ -54,7 +54,7 @@ def predict(model: AnomalibModule, tmp_path: Path, *, callbacks: Sequence[Callba
     return engine.predict(model, **arguments)
 
 
-def test_all_that_cannot_be_read_is_named(model: AnomalibModule, new: Path, tmp_path: Path) -> None:
+def test_all_unreadable_images_are_reported(model: AnomalibModule, new: Path, tmp_path: Path) -> None:
     content = (new / "1.jpg").read_bytes()
     (new / "1.jpg").write_bytes(content[: len(content) // 2])
     (new / "empty.png").touch()
@@ -75,7 +75,7 @@ def test_all_that_cannot_be_read_is_named(model: AnomalibModule, new: Path, tmp_
         assert part in str(error.value)
 
 
-def test_healthy_pictures_are_scored_and_what_is_left_out_is_said(
+def test_valid_images_are_scored_and_skipped_files_are_reported(
     new: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -101,7 +101,7 @@ def test_healthy_pictures_are_scored_and_what_is_left_out_is_said(
         (None, None, "3 images: no labels."),
     ],
 )
-def test_what_was_found_is_said(
+def test_summary_of_the_verdicts(
     new: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -129,7 +129,7 @@ def test_what_was_found_is_said(
     assert len(list(maps.rglob("*.jpg"))) == 3
 
 
-def test_heat_maps_that_are_lost_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_overwritten_heat_maps_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = [tmp_path / name for name in ("a/part/1.png", "b/part/1.png", "b/other/1.png", "b/part/2.png")]
     _warn_overwritten_maps(files[1:], tmp_path / "images")
     assert caplog.messages == []

@@ -35,7 +35,7 @@ def bolt(root: Path, **arguments) -> FewShot:
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_threshold_is_that_of_a_loop_over_fits_without_one_image(own: bool, mvtec_root: Path, tmp_path: Path) -> None:
+def test_threshold_equals_a_leave_one_out_loop(own: bool, mvtec_root: Path, tmp_path: Path) -> None:
     model = patchcore(post_processor=SupportPostProcessor() if own else True)
     data = bolt(mvtec_root)
     engine = fit(model, tmp_path, data)
@@ -59,7 +59,7 @@ def test_threshold_is_that_of_a_loop_over_fits_without_one_image(own: bool, mvte
 
 
 @pytest.mark.parametrize(("cls", "arguments"), [(Padim, {"n_features": 8}), (MHPatchcore, {})])
-def test_the_model_is_as_without_it(
+def test_model_is_not_changed(
     cls: type[AnomalibModule],
     arguments: dict[str, int],
     mvtec_root: Path,
@@ -78,7 +78,7 @@ def test_the_model_is_as_without_it(
     assert thresholds[0] != thresholds[1]
 
 
-def test_two_pictures_are_too_few(mvtec_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_two_images_are_too_few(mvtec_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A Gaussian of one picture is none: the threshold comes from a validation, as before."""
     model = Padim(**LAYERS, n_features=8)
     fit(model, tmp_path, bolt(mvtec_root, k_shot=2))
@@ -86,14 +86,14 @@ def test_two_pictures_are_too_few(mvtec_root: Path, tmp_path: Path, caplog: pyte
     assert "The thresholds of Padim cannot be calibrated on 2 support images" in caplog.text
 
 
-def test_no_threshold_is_said(mvtec_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_threshold_is_a_warning(mvtec_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = MVTecAD(mvtec_root, "bolt", num_workers=0, val_split_mode="none")
     fit(Padim(**LAYERS, n_features=8), tmp_path, FewShot(source, k_shot=2))
     assert "Padim has no threshold, so predicted labels are not meaningful" in caplog.text
     assert "fitted to the validation images" not in caplog.text
 
 
-def test_model_that_takes_its_training_images_says_that_alone(
+def test_model_calibrated_on_training_images_has_one_warning(
     mvtec_root: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -105,7 +105,7 @@ def test_model_that_takes_its_training_images_says_that_alone(
     assert "cannot be calibrated on" not in caplog.text
 
 
-def test_a_model_that_trains_is_validated_as_before(
+def test_trained_model_uses_validation_images(
     mvtec_root: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -120,7 +120,7 @@ def test_a_model_that_trains_is_validated_as_before(
 
 
 @pytest.mark.parametrize("validation", ["support", "source"])
-def test_models_of_this_package_take_the_support_unless_told_otherwise(
+def test_models_of_this_package_use_the_support_set_by_default(
     validation: str,
     mvtec_root: Path,
     tmp_path: Path,

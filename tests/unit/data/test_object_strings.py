@@ -66,7 +66,7 @@ def test_several_tables(mvtec_root: Path) -> None:
         datamodule.setup()
 
 
-def test_option_is_restored_after_an_error_and_no_warning_is_seen() -> None:
+def test_option_is_restored_after_an_error_without_a_warning() -> None:
     before = pd.DataFrame({"path": ["a"]}).path.dtype
     with warnings.catch_warnings():
         warnings.simplefilter("error")

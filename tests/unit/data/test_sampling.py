@@ -77,7 +77,7 @@ def test_names_match_the_ends_of_paths() -> None:
         ([""], "got '', which matches no image"),
     ],
 )
-def test_names_that_do_not_match(names: list[str], message: str) -> None:
+def test_unmatched_names(names: list[str], message: str) -> None:
     others = {"/data/test/hole/3.png": "an anomalous image of the test data"}
     with pytest.raises(ValueError, match=message):
         match_support(names, ["/data/a/0.png", "/data/b/0.png"], others)

@@ -24,7 +24,7 @@ def found(issues: list[DataIssue]) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("decode", [True, False])
 @pytest.mark.parametrize("case", CORPUS)
-def test_fault_of_a_new_picture(good: Path, tmp_path: Path, case: str, *, decode: bool) -> None:
+def test_new_image_has_one_issue(good: Path, tmp_path: Path, case: str, *, decode: bool) -> None:
     make, severity, message = CORPUS[case]
     (tmp_path / "new").mkdir()
     path = make(tmp_path / "new")
@@ -34,14 +34,14 @@ def test_fault_of_a_new_picture(good: Path, tmp_path: Path, case: str, *, decode
 
 
 @pytest.mark.parametrize("case", [name for name, (_, severity, _) in CORPUS.items() if severity == "error"])
-def test_fault_in_the_support_hinders_nothing_else(good: Path, case: str) -> None:
+def test_support_issue_does_not_affect_other_images(good: Path, case: str) -> None:
     path = CORPUS[case][0](good)
     assert found(check_images(good)) == [(path.name, "error")]
 
 
 @pytest.mark.parametrize("decode", [True, False])
 @pytest.mark.parametrize("case", HEALTHY)
-def test_healthy_pictures_have_no_issue_and_are_read_by_anomalib(
+def test_valid_images_have_no_issue_and_are_read_by_anomalib(
     good: Path,
     tmp_path: Path,
     case: str,
@@ -54,7 +54,7 @@ def test_healthy_pictures_have_no_issue_and_are_read_by_anomalib(
     assert read_image(path, as_tensor=True).shape[0] == 3
 
 
-def test_broken_files_are_those_that_anomalib_cannot_read(tmp_path: Path) -> None:
+def test_broken_files_cannot_be_read_by_anomalib(tmp_path: Path) -> None:
     """PIL is read as anomalib does, so that no fault is invented and none is passed over."""
     for make, _, message in CORPUS.values():
         if message.startswith(("is empty", "cannot be read")):
@@ -62,7 +62,7 @@ def test_broken_files_are_those_that_anomalib_cannot_read(tmp_path: Path) -> Non
                 read_image(make(tmp_path))
 
 
-def test_colour_among_grey_is_seen_only_by_decoding(tmp_path: Path) -> None:
+def test_color_among_gray_is_only_found_by_decoding(tmp_path: Path) -> None:
     """A file in colour may hold a grey picture, as those of many data sets do."""
     for name in ("good", "new"):
         (tmp_path / name).mkdir()
@@ -75,19 +75,19 @@ def test_colour_among_grey_is_seen_only_by_decoding(tmp_path: Path) -> None:
     assert check_images(tmp_path / "good", tmp_path / "new", decode=False) == []
 
 
-def test_most_of_the_support_decide_what_is_usual(good: Path) -> None:
+def test_majority_of_the_support_set_is_the_reference(good: Path) -> None:
     picture(7).convert("L").save(good / "grey.png")
     picture(8, (30, 20)).save(good / "small.png")
     assert found(check_images(good)) == [("small.png", "warning"), ("grey.png", "warning")]
 
 
 @pytest.mark.parametrize(("size", "number"), [((143, 64), 0), ((145, 64), 1), ((192, 128), 0), ((192, 129), 1)])
-def test_factors_of_aspect_and_area(good: Path, tmp_path: Path, size: tuple[int, int], number: int) -> None:
+def test_aspect_and_area_factors(good: Path, tmp_path: Path, size: tuple[int, int], number: int) -> None:
     picture(9, size).save(tmp_path / "new.png")
     assert len(check_images(good, [tmp_path / "new.png"])) == number
 
 
-def test_sizes_in_a_message_are_those_that_were_compared(good: Path, tmp_path: Path) -> None:
+def test_message_has_the_compared_sizes(good: Path, tmp_path: Path) -> None:
     """No image of the support need have the median area and the median aspect ratio."""
     for number, size in enumerate([(207, 208), (160, 320), (320, 160), (140, 140)]):
         picture(number, size).save(good / f"{number}.png")
@@ -125,7 +125,7 @@ def test_files_that_differ_by_their_suffix(good: Path, tmp_path: Path) -> None:
     assert issue.message.startswith("differs from 0.jpg only by its suffix")
 
 
-def test_files_that_are_no_pictures_are_counted(good: Path) -> None:
+def test_skipped_files_are_listed(good: Path) -> None:
     for name in ("a.HEIC", "b.heic", "c.gif", "d.txt", ".DS_Store", "Thumbs.db", "._x", "._0.png", "._1.jpg"):
         (good / name).write_bytes(b"x")
     (good / "sub.HEIC").mkdir()
@@ -138,7 +138,7 @@ def test_files_that_are_no_pictures_are_counted(good: Path) -> None:
     assert check_images([good / "0.png", good / "._0.png"])[0].message.startswith("has macOS metadata files")
 
 
-def test_folders_without_pictures(good: Path, tmp_path: Path) -> None:
+def test_folders_without_images(good: Path, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     issues = check_images([tmp_path / "none", tmp_path / "missing", good / "0.png"])
     assert found(issues) == [("none", "error"), ("missing", "error")]
@@ -157,14 +157,14 @@ def test_errors_come_first(good: Path) -> None:
     assert found(check_images(good)) == [("z.png", "error"), ("a.png", "warning")]
 
 
-def test_file_that_is_mended_is_read_again(good: Path) -> None:
+def test_repaired_file_is_read_again(good: Path) -> None:
     written("0.png", b"broken")(good)
     assert len(check_images(good)) == 1
     saved("0.png")(good)
     assert check_images(good) == []
 
 
-def test_headers_alone_are_read_of_new_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_headers_of_new_images_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a.png", "b.jpg", "c.bmp", "d.tif", "e.webp"):
         saved(name)(tmp_path)
     loaded = []
@@ -182,7 +182,7 @@ def test_headers_alone_are_read_of_new_pictures(tmp_path: Path, monkeypatch: pyt
     assert len(set(loaded)) == 5
 
 
-def test_some_pictures_with_alpha_are_decoded(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_some_images_with_alpha_are_decoded(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_check, "NUM_TRANSPARENT", 2)
     files = []
     for number in range(4):

@@ -40,7 +40,7 @@ MASKS: dict[str, tuple[Image.Image, str, str]] = {
 
 
 @pytest.mark.parametrize("case", MASKS)
-def test_mask_that_cannot_be_meant(good: Path, tmp_path: Path, case: str) -> None:
+def test_invalid_mask(good: Path, tmp_path: Path, case: str) -> None:
     mask, severity, message = MASKS[case]
     mask.save(tmp_path / "mask.png")
     (finding,) = check_images(good, masks={str(good / "0.png"): str(tmp_path / "mask.png")})
@@ -62,7 +62,7 @@ def test_mask_that_cannot_be_meant(good: Path, tmp_path: Path, case: str) -> Non
         Image.fromarray(np.asarray(square()).astype(np.uint16) * 257),
     ],
 )
-def test_healthy_masks(good: Path, tmp_path: Path, mask: Image.Image) -> None:
+def test_valid_masks(good: Path, tmp_path: Path, mask: Image.Image) -> None:
     mask.save(tmp_path / "mask.png")
     assert check_masks({good / "0.png": tmp_path / "mask.png"}) == []
     assert read_mask(tmp_path / "mask.png", as_tensor=True).sum() == 100
@@ -84,7 +84,7 @@ def test_mask_that_cannot_be_read(good: Path, tmp_path: Path, make: Maker, messa
     assert re.search(message, finding.message)
 
 
-def test_mask_of_a_turned_picture_is_not_blamed(tmp_path: Path) -> None:
+def test_mask_of_a_rotated_image_has_no_issue(tmp_path: Path) -> None:
     path = turned("new.jpg", 6)(tmp_path)
     square(size=(HEIGHT, WIDTH)).save(tmp_path / "mask.png")
     (finding,) = check_masks({path: tmp_path / "mask.png"})

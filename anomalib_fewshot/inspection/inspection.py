@@ -28,7 +28,7 @@ from rich.progress import (
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from anomalib_fewshot._cli.signals import continue_after_interrupt, is_ending, set_hint
-from anomalib_fewshot.data.validation.image_check import check_pictures, find_skipped_files
+from anomalib_fewshot.data.validation.image_check import SAME_STEM, check_images, find_skipped_files
 from anomalib_fewshot.data.validation.issue import ERROR, DataIssue, report, summarize
 from anomalib_fewshot.post_processing import VERDICTS
 
@@ -41,7 +41,6 @@ from .scoring import Scored, Scorer
 from .training import CHECKPOINT, SUPPORT, checkpoint_of, load, to_device, train
 
 MASK = "ignore.png"
-SAME_STEM = "by its suffix alone"
 MAX_NAME = 251  # bytes, to which a suffix is added
 NUM_SAID = 5  # errors in the terminal, where warnings are grouped; the page and a table have all
 WATCH_SECONDS = 1.0
@@ -233,7 +232,7 @@ class _Inspection:
     def good_pictures(self) -> list[Path]:
         """Return the good pictures that can be used, each once, and note what is wrong with the others."""
         parts = [part for part in self.settings["good"] if "model" not in self.settings or Path(part).exists()]
-        bad = self.add_issues(check_pictures(parts, upright=True))
+        bad = self.add_issues(check_images(parts, upright=True))
         files = list(dict.fromkeys(path for part in parts for path in _list(Path(part))))
         self.resolved = {os.path.realpath(path) for path in files}
         return [path for path in files if path not in bad]
@@ -245,7 +244,7 @@ class _Inspection:
 
     def add_issues(self, findings: Sequence[DataIssue]) -> set[Path]:
         """Say what is wrong, once each, and return the files that cannot be used."""
-        findings = [finding for finding in findings if SAME_STEM not in finding.message]  # here nothing can mix
+        findings = [finding for finding in findings if finding.kind != SAME_STEM]  # results have full file names here
         fresh = [finding for finding in findings if finding not in self.findings]
         if self.strict:
             report([finding for finding in fresh if finding.severity == ERROR])
@@ -293,7 +292,7 @@ class _Inspection:
             return []
         long = f"has a name of more than {MAX_NAME} bytes: its heat map would have none. Rename it."
         findings = [DataIssue(path, ERROR, long) for path in paths if len(os.fsencode(path.name)) > MAX_NAME]
-        bad = self.add_issues([*findings, *check_pictures(self.support, paths, decode=False, upright=True)])
+        bad = self.add_issues([*findings, *check_images(self.support, paths, decode=False, upright=True)])
         self.left_out |= {path: _state(path)[1] for path in paths if path in bad}
         return [path for path in paths if path not in bad]
 

@@ -87,7 +87,7 @@ class Scorer:
         try:
             photo = read_upright(path)
         except Exception as error:  # noqa: BLE001  PIL raises OSError, SyntaxError, ValueError and others
-            return Scored(path, fault=f"cannot be read ({error}). Replace it, or remove it."), torch.empty(0)
+            return Scored(path, fault=f"cannot be read ({error}). Replace or remove it."), torch.empty(0)
         image = self.resize(to_dtype(to_image(photo), torch.float32, scale=True))
         if self.ignored is not None:
             image = self.ignored.apply(image)

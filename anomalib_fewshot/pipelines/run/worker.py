@@ -224,7 +224,7 @@ def _add_category(
         ),
     )
     outcome.manifests.append(part.manifest)
-    outcome.findings += part.findings
+    outcome.findings += part.data_issues
     labels, scores = predictions.labels.tolist(), predictions.scores.tolist()
     outcome.scores |= {path: list(values) for path, *values in zip(predictions.paths, labels, scores, strict=True)}
     if save_examples:

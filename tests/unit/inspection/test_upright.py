@@ -17,8 +17,8 @@ from PIL import ExifTags, Image, ImageChops, ImageOps
 from weave import HEIGHT, WIDTH, draw
 
 from anomalib_fewshot import CoftAD, inspect
-from anomalib_fewshot.data.validation.image import TRANSPOSITIONS, read_picture, read_upright
-from anomalib_fewshot.data.validation.image_check import check_pictures
+from anomalib_fewshot.data.validation.image import TRANSPOSITIONS, read_image_info, read_upright
+from anomalib_fewshot.data.validation.image_check import check_images
 from anomalib_fewshot.errors import ArgumentError
 from anomalib_fewshot.upright import rotate_pixels
 
@@ -44,7 +44,7 @@ def test_read_upright_is_that_of_pil(tmp_path: Path, orientation: int, suffix: s
     with Image.open(path) as file:
         expected = ImageOps.exif_transpose(file).convert("RGB")
     image = read_upright(path)
-    assert image.size == (WIDTH, HEIGHT) == read_picture(path, decode=False).upright().size
+    assert image.size == (WIDTH, HEIGHT) == read_image_info(path, decode=False).upright().size
     assert ImageChops.difference(image, expected).getbbox() is None
     if suffix == "png":
         with Image.open(tmp_path / "upright.png") as upright:
@@ -95,10 +95,10 @@ def test_training_reads_good_images_upright(
 def test_shape_is_compared_upright(tmp_path: Path) -> None:
     draw(tmp_path / "good.png", 0)
     save_rotated(tmp_path / "good.png", tmp_path / "rotated.png", 6)
-    assert check_pictures([tmp_path / "good.png"], [tmp_path / "rotated.png"], upright=True) == []
+    assert check_images([tmp_path / "good.png"], [tmp_path / "rotated.png"], upright=True) == []
     with Image.open(tmp_path / "good.png") as image:
         image.rotate(90, expand=True).save(tmp_path / "portrait.png")
-    (finding,) = check_pictures([tmp_path / "good.png"], [tmp_path / "portrait.png"], upright=True)
+    (finding,) = check_images([tmp_path / "good.png"], [tmp_path / "portrait.png"], upright=True)
     assert f"{HEIGHT} x {WIDTH} pixels" in finding.message
 
 
@@ -109,7 +109,7 @@ def test_transparent_images_are_upright_too(tmp_path: Path) -> None:
     image = Image.new("RGBA", (HEIGHT, WIDTH), (200, 100, 50, 0))
     image.putpixel((0, 0), (0, 0, 0, 0))
     image.save(tmp_path / "new.png", exif=exif)
-    findings = check_pictures([tmp_path / "good.png"], [tmp_path / "new.png"], decode=False, upright=True)
+    findings = check_images([tmp_path / "good.png"], [tmp_path / "new.png"], decode=False, upright=True)
     assert [finding.severity for finding in findings] == ["warning"]
 
 
@@ -122,11 +122,11 @@ def test_command_in_the_message_converts_the_folder(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "upright.png", folder / "plain.png")
     (folder / "broken.png").write_bytes(b"no image")
     before = (folder / "plain.png").read_bytes()
-    message = next(str(finding) for finding in check_pictures(folder) if "orientation 6" in finding.message)
+    message = next(str(finding) for finding in check_images(folder) if "orientation 6" in finding.message)
     command = shlex.split(message[message.index("python ") :])
     assert command[0] == "python"
     subprocess.run([sys.executable, *command[1:]], check=True, capture_output=True)
-    assert [finding.path.name for finding in check_pictures(folder) if finding.severity == "error"] == ["broken.png"]
+    assert [finding.path.name for finding in check_images(folder) if finding.severity == "error"] == ["broken.png"]
     assert (folder / "plain.png").read_bytes() == before
     with Image.open(tmp_path / "upright.png") as upright:
         for orientation in range(1, 9):

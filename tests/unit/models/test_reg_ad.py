@@ -677,7 +677,7 @@ def test_data_that_cannot_be_fitted_to_is_refused_before_the_training(mvtec_root
     assert model.global_step == 0
     plain = MVTecAD(mvtec_root, "bolt", num_workers=0)
     plain.setup()
-    with pytest.raises(TypeError, match="must be an anomalib datamodule, got NoneType"):
+    with pytest.raises(TypeError, match="must be an anomalib data module, got NoneType"):
         engine(tmp_path).fit(model, train_dataloaders=plain.train_dataloader())
     assert model.global_step == 0
 

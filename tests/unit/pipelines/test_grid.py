@@ -290,5 +290,5 @@ def test_data_of_an_override_are_marked_and_are_no_part_of_the_key(datasets: dic
 
 def test_wrong_category(datasets: dict[str, Any]) -> None:
     datasets["parts"]["categories"] = ["bolt", "nut"]
-    with pytest.raises(ValueError, match=r"got 'nut'. There are \['bolt', 'cloth'\]"):
+    with pytest.raises(ValueError, match=r"got 'nut'. Available: \['bolt', 'cloth'\]"):
         make_jobs(METHODS, datasets, [1], 1)

@@ -11,7 +11,7 @@ from anomalib_fewshot.inspection.drift import (
     describe_drift,
     level_p_value,
     measure_drift,
-    num_needed,
+    min_new_images,
 )
 
 LEVELS = [0.125, 0.25, 0.375, 0.5]
@@ -29,7 +29,7 @@ def test_p_value_is_that_of_exchangeable_scores(num_good: int, num_new: int) -> 
 
 @pytest.mark.parametrize("num_good", [2, 3, 4, 5, 8, 16, 64])
 def test_limit_can_be_reached(num_good: int) -> None:
-    number = num_needed(num_good)
+    number = min_new_images(num_good)
     assert level_p_value(number, number, num_good) <= LEVEL_LIMIT
     assert number == 8 or level_p_value(number - 1, number - 1, num_good) > LEVEL_LIMIT
     assert level_p_value(0, number, num_good) == pytest.approx(1)
@@ -79,4 +79,4 @@ def test_too_few_pictures() -> None:
     assert measure_drift([0.1] * 7, LEVELS) is None
     assert measure_drift([0.1] * 50, LEVELS[:1]) is None
     assert not describe_drift([0.1] * 7, LEVELS)
-    assert "from 12 new pictures on" in describe_drift([0.9] * 10, LEVELS)  # all of them are above
+    assert "at least 12 new pictures" in describe_drift([0.9] * 10, LEVELS)  # all of them are above

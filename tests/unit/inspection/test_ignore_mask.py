@@ -40,14 +40,14 @@ def test_a_pixel_of_the_region_is_not_lost_in_a_smaller_picture(tmp_path: Path) 
     assert ignored.resized((HEIGHT, WIDTH)).sum() == 1
 
 
-@pytest.mark.parametrize(("value", "colour"), [(0, "black"), (255, "white")])
-def test_errors(tmp_path: Path, value: int, colour: str) -> None:
+@pytest.mark.parametrize(("value", "color"), [(0, "black"), (255, "white")])
+def test_errors(tmp_path: Path, value: int, color: str) -> None:
     path = tmp_path / "mask.png"
     Image.new("L", (8, 8), value).save(path)
-    with pytest.raises(ValueError, match=f"must mark a part of the picture, got .*, which is all {colour}"):
+    with pytest.raises(ValueError, match=f"`ignore` must .*, which is all {color}"):
         IgnoreMask(path)
     path.write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="`ignore` must be a mask"):
+    with pytest.raises(ValueError, match="`ignore` must be a readable mask"):
         IgnoreMask(path)
 
 
@@ -63,5 +63,5 @@ def test_what_is_ignored_changes_no_score(part: Path, tmp_path: Path) -> None:
     again = inspect(new=tmp_path / "new", model=tmp_path / "v0", out=tmp_path, progress=False)
     assert again.equals(table)  # the run has the mask
     shutil.rmtree(tmp_path / "v1")
-    with pytest.raises(ValueError, match="`ignore` must be given when the model is trained"):
+    with pytest.raises(ValueError, match="`ignore` must be omitted with `model`"):
         inspect(new=tmp_path / "new", model=tmp_path / "v0", ignore=mask(path), progress=False)

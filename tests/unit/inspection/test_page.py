@@ -129,13 +129,13 @@ def test_contrast_of_text(page: Page, scheme: str) -> None:
         [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim()) && !element.closest("svg"))
         .map(element => [element.innerText, getComputedStyle(element).color, behind(element)]);""")
     assert len(pairs) > 30
-    for text, *colours in pairs:
-        one, other = sorted(luminance(colour) for colour in colours)
-        assert (other + 0.05) / (one + 0.05) >= 4.5, (text, colours)
+    for text, *colors in pairs:
+        one, other = sorted(luminance(color) for color in colors)
+        assert (other + 0.05) / (one + 0.05) >= 4.5, (text, colors)
 
 
-def luminance(colour: str) -> float:
-    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+def luminance(color: str) -> float:
+    parts = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -180,12 +180,12 @@ def test_sort_and_filter(page: Page, trained: Path) -> None:
     assert page.text("#filters [data-filter=defect]") == f"defect {(table.verdict == 'defect').sum()}"
 
 
-def test_lines_are_dragged(page: Page) -> None:
+def test_thresholds_are_dragged(page: Page) -> None:
     from selenium.webdriver import ActionChains
 
     assert "At this threshold, at most 1 in 5 new good pictures is called a defect" in page.text("#guarantees")
     width = page.js("return document.querySelector('#histogram svg').getBoundingClientRect().width")
-    ActionChains(page.driver).click_and_hold(page.one(".line.defect circle")).move_by_offset(
+    ActionChains(page.driver).click_and_hold(page.one(".threshold.defect circle")).move_by_offset(
         int(width / 2) - 8,
         0,
     ).perform()
@@ -199,27 +199,28 @@ def test_lines_are_dragged(page: Page) -> None:
 
 
 def test_lines_by_keys(page: Page) -> None:
-    page.press(".line.review", "\ue011")  # Home
-    assert page.one(".line.review").get_attribute("aria-valuenow") == "0.000"
+    page.press(".threshold.review", "\ue011")  # Home
+    assert page.one(".threshold.review").get_attribute("aria-valuenow") == "0.000"
     assert set(page.verdicts()) <= {"review", "defect"}
     assert "4 of your 4 good pictures exceed it" in page.text("#guarantees")
-    page.press(".line.review", "\ue00f")  # page down
-    page.press(".line.review", "\ue014\ue014\ue014")  # three times right: the focus stays
-    assert page.one(".line.review").get_attribute("aria-valuenow") == "0.015"
-    page.press(".line.review", "\ue010")  # End: the line of defects is moved along
-    assert page.one(".line.defect").get_attribute("aria-valuenow") == "1.000"
+    page.press(".threshold.review", "\ue00f")  # page down
+    page.press(".threshold.review", "\ue014\ue014\ue014")  # three times right: the focus stays
+    assert page.one(".threshold.review").get_attribute("aria-valuenow") == "0.015"
+    page.press(".threshold.review", "\ue010")  # End: the line of defects is moved along
+    assert page.one(".threshold.defect").get_attribute("aria-valuenow") == "1.000"
     assert set(page.verdicts()) == {"good"}
 
 
 def test_lines_by_touch(page: Page) -> None:
     page.open(width=390)
     box = page.js(
-        "const b = document.querySelector('.line.defect circle').getBoundingClientRect(); return [b.x + 8, b.y + 8]",
+        "const b = document.querySelector('.threshold.defect circle').getBoundingClientRect();"
+        "return [b.x + 8, b.y + 8]",
     )
     for kind, x in (("touchStart", box[0]), ("touchMove", 380), ("touchEnd", None)):
         points = [] if x is None else [{"x": x, "y": box[1]}]
         page.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-    assert float(page.one(".line.defect").get_attribute("aria-valuenow")) > 0.9
+    assert float(page.one(".threshold.defect").get_attribute("aria-valuenow")) > 0.9
 
 
 def test_heat_maps(page: Page) -> None:
@@ -312,8 +313,8 @@ def test_inlined_page_is_one_file(driver: Any, run: Path, tmp_path: Path) -> Non
     ("share", "parts", "words"),
     [
         (1.01, {"photos", "thumbnails", "heat"}, ""),
-        (0.99, {"thumbnails", "heat"}, "with small pictures alone. Small ones are in it"),
-        (0.1, set(), "MB they stay beside it: send the folder"),
+        (0.99, {"thumbnails", "heat"}, "with thumbnails only. It contains thumbnails only"),
+        (0.1, set(), "no picture is embedded"),
     ],
 )
 def test_limit_of_an_inlined_page(
@@ -329,7 +330,7 @@ def test_limit_of_an_inlined_page(
     inspect(resume=run, inline=True)
     said = capsys.readouterr().out
     assert re.search(words, said)
-    assert ("The page would have" in said) is bool(words)
+    assert ("The page would take" in said) is bool(words)
     html = (run / "index.html").read_text(encoding="utf-8")
     inlined = json.loads(re.search(r'id="data">(.*?)</script>', html).group(1))["inlined"] or {}
     assert {part for uris in inlined.values() for part in uris} == parts
@@ -343,7 +344,7 @@ def test_names_cannot_end_the_script(driver: Any, trained: Path, tmp_path: Path)
     write_page(run, load(trained).post_processor, [(name, "error", "<b>no</b>")], "<i>")
     page = Page(driver, tmp_path / "index.html").open()
     assert page.paths() == [name]
-    assert "<b>no</b>" in page.text(".findings")
+    assert "<b>no</b>" in page.text(".issues")
     driver.get_log("browser")
 
 
@@ -352,7 +353,7 @@ def test_page_needs_no_network(trained: Path) -> None:
     assert "default-src 'none'" in html
     assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", html)
     data = json.loads(re.search(r'id="data">(.*?)</script>', html).group(1))
-    assert data["calibration_scores"] == pytest.approx([0.25, 0.25, 0.25, 0.5])  # the lowest are not told apart
+    assert data["calibration_scores"] == pytest.approx([0.25, 0.25, 0.25, 0.5])  # the lowest scores are tied
     assert (data["review"], data["defect"]) == pytest.approx((0.25, 0.5))
 
 

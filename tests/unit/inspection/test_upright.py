@@ -98,8 +98,8 @@ def test_shape_is_compared_upright(tmp_path: Path) -> None:
     assert check_pictures([tmp_path / "good.png"], [tmp_path / "rotated.png"], upright=True) == []
     with Image.open(tmp_path / "good.png") as image:
         image.rotate(90, expand=True).save(tmp_path / "portrait.png")
-    (finding,) = check_pictures([tmp_path / "good.png"], [tmp_path / "portrait.png"], upright=True)
-    assert f"{HEIGHT} x {WIDTH} pixels" in finding.message
+    (issue,) = check_pictures([tmp_path / "good.png"], [tmp_path / "portrait.png"], upright=True)
+    assert f"{HEIGHT} x {WIDTH} pixels" in issue.message
 
 
 def test_transparent_images_are_upright_too(tmp_path: Path) -> None:
@@ -109,8 +109,8 @@ def test_transparent_images_are_upright_too(tmp_path: Path) -> None:
     image = Image.new("RGBA", (HEIGHT, WIDTH), (200, 100, 50, 0))
     image.putpixel((0, 0), (0, 0, 0, 0))
     image.save(tmp_path / "new.png", exif=exif)
-    findings = check_pictures([tmp_path / "good.png"], [tmp_path / "new.png"], decode=False, upright=True)
-    assert [finding.severity for finding in findings] == ["warning"]
+    issues = check_pictures([tmp_path / "good.png"], [tmp_path / "new.png"], decode=False, upright=True)
+    assert [issue.severity for issue in issues] == ["warning"]
 
 
 def test_command_in_the_message_converts_the_folder(tmp_path: Path) -> None:
@@ -122,11 +122,11 @@ def test_command_in_the_message_converts_the_folder(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "upright.png", folder / "plain.png")
     (folder / "broken.png").write_bytes(b"no image")
     before = (folder / "plain.png").read_bytes()
-    message = next(str(finding) for finding in check_pictures(folder) if "orientation 6" in finding.message)
+    message = next(str(issue) for issue in check_pictures(folder) if "orientation 6" in issue.message)
     command = shlex.split(message[message.index("python ") :])
     assert command[0] == "python"
     subprocess.run([sys.executable, *command[1:]], check=True, capture_output=True)
-    assert [finding.path.name for finding in check_pictures(folder) if finding.severity == "error"] == ["broken.png"]
+    assert [issue.path.name for issue in check_pictures(folder) if issue.severity == "error"] == ["broken.png"]
     assert (folder / "plain.png").read_bytes() == before
     with Image.open(tmp_path / "upright.png") as upright:
         for orientation in range(1, 9):

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The example of a deployment says what `predict` says, without torch, anomalib and this package."""
+"""The deployment example returns the results of `predict` without torch, anomalib and this package."""
 
 import json
 import resource
@@ -24,7 +24,7 @@ from small_models import SMALL
 from anomalib_fewshot import CoftAD, FewShot, MVTecFolder
 
 DOCS = Path(__file__).parents[2] / "docs"
-EXAMPLE = DOCS / "examples" / "score_pictures.py"
+EXAMPLE = DOCS / "examples" / "score_images.py"
 EXAMPLE_AS_MAIN = f"import runpy; runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
 NEEDED = ("numpy*", "PIL", "pillow*", "onnxruntime*")
 
@@ -112,21 +112,21 @@ def test_heat_map_is_red_above_the_threshold() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rules", "score", "expected"),
+    ("settings", "score", "expected"),
     [
         ({}, 0.2, ("defect", None)),  # the model's label, of validation images
         ({"scheme": "self-views"}, 0.9, ("review", None)),
         ({"scheme": "training"}, 0.9, ("defect", None)),
-        ({"scheme": "jackknife+"}, 0.5, ("review", 2 / 3)),  # not above the line
+        ({"scheme": "jackknife+"}, 0.5, ("review", 2 / 3)),  # not above the threshold
         ({"scheme": "jackknife+"}, 0.9, ("defect", 1 / 3)),
         ({"scheme": "jackknife+"}, 0.1, ("good", 1.0)),
     ],
 )
-def test_verdict(rules: dict[str, Any], score: float, expected: tuple[str, float | None]) -> None:
-    levels = [{"score_up_to": 0.3, "p": 1.0}, {"score_up_to": 0.5, "p": 2 / 3}]
-    values = {"review_score": 0.3, "defect_score": 0.5, "num_normal": 2, "p_values": levels}
-    judge = runpy.run_path(str(EXAMPLE))["judge"]
-    assert judge(score, label=True, rules=values | rules if rules else {}) == expected
+def test_verdict(settings: dict[str, Any], score: float, expected: tuple[str, float | None]) -> None:
+    p_values = [{"score_up_to": 0.3, "p": 1.0}, {"score_up_to": 0.5, "p": 2 / 3}]
+    values = {"review_score": 0.3, "defect_score": 0.5, "num_normal": 2, "p_values": p_values}
+    verdict_and_p_value = runpy.run_path(str(EXAMPLE))["verdict_and_p_value"]
+    assert verdict_and_p_value(score, label=True, settings=values | settings if settings else {}) == expected
 
 
 @pytest.mark.parametrize("fitted", [4], indirect=True)
@@ -152,7 +152,7 @@ def test_example_reads_photographs_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     Image.new("RGB", (80, 48)).save(tmp_path / "photo.jpg", exif=exif)
-    assert runpy.run_path(str(EXAMPLE))["read"](tmp_path / "photo.jpg").shape == (1, 3, 80, 48)
+    assert runpy.run_path(str(EXAMPLE))["read_image"](tmp_path / "photo.jpg").shape == (1, 3, 80, 48)
 
 
 @pytest.mark.parametrize("fitted", [4], indirect=True)

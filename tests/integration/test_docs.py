@@ -25,7 +25,7 @@ DOCS = ROOT / "docs"
 
 def examples() -> list[object]:
     """Return the examples. One that fits a model takes longer."""
-    slow = {"plot_1_four_pictures": pytest.mark.slow}
+    slow = {"plot_1_four_images": pytest.mark.slow}
     paths = sorted((DOCS / "gallery").glob("plot_*.py"))
     return [pytest.param(path, id=path.stem, marks=slow.get(path.stem, ())) for path in paths]
 
@@ -92,7 +92,7 @@ def test_example_package_is_known_to_the_command_line_and_trains(tmp_path: Path)
         copy.write_bytes(path.read_bytes())
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(package)]
     subprocess.run(pip, check=True, cwd=tmp_path)
-    command = "train --model MeanPicture --data FewShot --data.source Stripes --data.k_shot 4 --model.visualizer false"
+    command = "train --model MeanImage --data FewShot --data.source Stripes --data.k_shot 4 --model.visualizer false"
     code = "import sys; from anomalib.cli.cli import main; sys.argv[0] = 'anomalib'; main()"
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, *command.split()],
@@ -104,7 +104,7 @@ def test_example_package_is_known_to_the_command_line_and_trains(tmp_path: Path)
     )
     assert result.returncode == 0, result.stderr
     assert re.findall(r"image_AUROC\W+([\d.]+)", result.stdout) == ["1.0"]
-    run = tmp_path / "results" / "MeanPicture" / "stripes" / "v0"
+    run = tmp_path / "results" / "MeanImage" / "stripes" / "v0"
     assert (run / "weights" / "lightning" / "model.ckpt").exists()
     assert (run / "support.json").exists()
 

@@ -136,7 +136,7 @@ def test_one_picture_gives_no_defect(capsys: pytest.CaptureFixture[str]) -> None
     assert set(table.verdict) <= {"good", "review"}
     assert table.verdict[table.path == NAMES[-1]].item() == "review"
     assert table.p_value.isna().all()
-    assert "nothing is called a defect" in capsys.readouterr().out.replace("\n", " ")
+    assert "no image is called a defect" in capsys.readouterr().out.replace("\n", " ")
     assert '"defect":null' in Path("results/inspect/v0/index.html").read_text(encoding="utf-8")
 
 

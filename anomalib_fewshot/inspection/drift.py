@@ -18,9 +18,9 @@ MIN_IMAGES = 8  # new pictures that both tests require
 class Drift:
     """Result of the level test and the trend test.
 
-    Without drift, the level test reports a change in at most 5 % of cases and the trend test in about 1 %. In 2000
-    simulations with normally distributed scores, the rate at which at least one test reported a change was 0.5 %
-    (k = 4, 8 new pictures) to 5 % (k = 8, 50 new pictures).
+    Without drift, the level test raises an alarm in at most 5 % of cases, and the trend test in about 1 %. In 2000
+    simulations with normally distributed scores, at least one test raised an alarm in 0.5 % (k = 4, 8 new pictures) to
+    5 % (k = 8, 50 new pictures) of cases.
 
     Args:
         num_above (int): Number of new pictures above the median score of the held-out good pictures.
@@ -42,8 +42,8 @@ class Drift:
         return level_p_value(self.num_above, self.num_new, self.num_good)
 
     @property
-    def has_changed_level(self) -> bool:
-        """Whether the level test rejects "no change"."""
+    def has_level_shift(self) -> bool:
+        """Whether the level test finds more high scores than chance explains."""
         return self.p_value <= LEVEL_LIMIT
 
     @property
@@ -72,7 +72,7 @@ def level_p_value(num_above: int, num_new: int, num_good: int) -> float:
 
 
 def min_new_images(num_good: int) -> int:
-    """Return the smallest number of new pictures for which the level test can report a change.
+    """Return the smallest number of new pictures for which the level test can detect drift.
 
     Example:
         >>> min_new_images(4), min_new_images(2)
@@ -114,7 +114,7 @@ def describe_drift(scores: Sequence[float], calibration_scores: Sequence[float])
         return ""
     count = f"{drift.num_above} of {drift.num_new} new pictures score above the median good picture"
     needed = min_new_images(drift.num_good)
-    if drift.has_changed_level:
+    if drift.has_level_shift:
         text = (
             f"Drift detected: {count}. Without drift, this happens in {_percent(drift.p_value)} of cases. Either "
             "lighting, camera or tooling has changed, or many pictures show defects. Add recent good pictures."

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_fewshot.data.validation.image import read_upright
+from anomalib_fewshot.errors import DataValidationError
 
 GRAY = 0.5  # a constant, so the fill value does not depend on the pictures
 
@@ -23,7 +24,7 @@ class IgnoreMask:
         path (Path): Mask image, white in the region to ignore. It is resized to each picture.
 
     Raises:
-        ValueError: If the file cannot be read, or if the mask is entirely black or white.
+        DataValidationError: If the file cannot be read, or if the mask is entirely black or white.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,14 +32,14 @@ class IgnoreMask:
             mask = np.asarray(read_upright(path, "L")) > 127
         except (OSError, SyntaxError) as error:
             msg = f"`ignore` must be a readable mask image, got {path} ({error}). Provide a PNG file."
-            raise ValueError(msg) from error
+            raise DataValidationError(msg) from error
         if mask.all() or not mask.any():
             color = "white" if mask.all() else "black"
             msg = (
                 f"`ignore` must contain black and white regions, got {path}, which is all {color}. Paint the region "
                 "to ignore white and the rest black."
             )
-            raise ValueError(msg)
+            raise DataValidationError(msg)
         self.mask = torch.from_numpy(mask)  # (H, W)
 
     def resized(self, size: tuple[int, int]) -> torch.Tensor:

@@ -31,6 +31,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from anomalib_fewshot._signals import continue_after_interrupt, is_ending, set_hint
 from anomalib_fewshot.data.validation.image_check import check_pictures, find_skipped_files
 from anomalib_fewshot.data.validation.issue import ERROR, DataIssue, report, summarize
+from anomalib_fewshot.errors import ArgumentError, MissingDataError
 from anomalib_fewshot.post_processing import VERDICTS
 
 from .drift import describe_drift
@@ -87,9 +88,9 @@ def inspect(
         pd.DataFrame: Columns path, verdict, score and p_value, sorted from the highest to the lowest score.
 
     Raises:
-        FileNotFoundError: If a folder does not exist.
-        ValueError: If arguments exclude each other, if there is no usable good picture, or if ``strict`` is set and a
-            picture cannot be used.
+        MissingDataError: If a folder or file does not exist.
+        ArgumentError: If arguments exclude each other, or if there is no usable picture.
+        DataValidationError: If ``strict`` is set and a picture cannot be used.
 
     Example:
         >>> from anomalib_fewshot import inspect
@@ -99,24 +100,24 @@ def inspect(
     if resume is not None:
         if any(value is not None for value in (good, new, model, ignore)):
             msg = f"`resume` must be the only input, got {resume} and others. The run has stored its inputs."
-            raise ValueError(msg)
+            raise ArgumentError(msg)
         run = RunFolder(Path(resume))
         settings = run.settings
         if not (run.path / CHECKPOINT).is_file():
             msg = f"`resume` must be a run with a trained model, got {resume}. Start a new run."
-            raise ValueError(msg)
+            raise ArgumentError(msg)
         if not Path(settings["new"]).exists():
             msg = (
                 f"`resume` must be a run whose new pictures exist, got {settings['new']}. Resume from the working "
                 "directory in which the run was started."
             )
-            raise FileNotFoundError(msg)
+            raise MissingDataError(msg)
         inspection = _Inspection(console, run, settings, strict, inline)
         inspection.support, inspection.model = inspection.good_images(), load(run.path)
     else:
         if new is None or (good is None) == (model is None):
             msg = "`new` and one of `good` and `model` must be given. For example: --good good/ --new new/."
-            raise ValueError(msg)
+            raise ArgumentError(msg)
         settings = {
             "good": [],
             "new": str(new),
@@ -131,7 +132,7 @@ def inspect(
                 settings["good"] = earlier.settings["good"]
             if ignore is not None:
                 msg = f"`ignore` must be omitted with `model`, got {ignore}. The mask of the earlier run is used."
-                raise ValueError(msg)
+                raise ArgumentError(msg)
             ignore = earlier.path / MASK if (earlier.path / MASK).is_file() else None
         _check_paths_exist([str(new)] if model is not None else [str(new), *settings["good"]])
         if ignore is not None:
@@ -148,7 +149,7 @@ def _check_paths_exist(paths: Sequence[str]) -> None:
     for path in paths:
         if not Path(path).exists():
             msg = f"Folders and files must exist, got {path}. Check the path."
-            raise FileNotFoundError(msg)
+            raise MissingDataError(msg)
 
 
 @dataclass
@@ -186,14 +187,14 @@ class _Inspection:
             complete (bool): Require at least one new picture.
 
         Raises:
-            ValueError: If there is no good picture, if a required new picture is missing, or if ``strict`` is set and a
-                picture cannot be used.
+            ArgumentError: If there is no usable good picture, or if a required new picture is missing.
+            DataValidationError: If ``strict`` is set and a picture cannot be used.
         """
         self.support = self.good_images()
         if not self.support and "model" not in self.settings:
             details = "".join(f"\n  {issue}" for issue in list(self.issues)[:MAX_PRINTED_ERRORS])
             msg = f"`good` must contain usable pictures, got none in {', '.join(self.settings['good'])}.{details}"
-            raise ValueError(msg)
+            raise ArgumentError(msg)
         if self.new.is_dir():
             self.add_issues(find_skipped_files([self.new, *(path for path in self.new.rglob("*") if path.is_dir())]))
         listed = _list_images(self.new)
@@ -204,7 +205,7 @@ class _Inspection:
         if complete and not pending:
             suffixes = ", ".join(IMG_EXTENSIONS)
             msg = f"`new` must contain usable pictures, got none in {self.new}. Supported formats: {suffixes}."
-            raise ValueError(msg)
+            raise ArgumentError(msg)
 
     def begin(self, out: Path, model: str | Path | None, ignore: str | Path | None) -> None:
         """Create the output folder, and train a model or load the given one."""

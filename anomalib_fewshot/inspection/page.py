@@ -94,12 +94,13 @@ def _guarantee(scheme: CalibrationScheme | None, rank: int, count: int, what: st
 
     Example:
         >>> _guarantee(CalibrationScheme.JACKKNIFE_PLUS, 1, 4, "called a defect")
-        'At this threshold, at most 1 in 5 new good pictures is called a defect, on average over support sets.'
+        'At this threshold, at most 1 in 5 new good pictures is called a defect, on average over sets of good pictures.'
     """
     rate = None if scheme is None else scheme.guaranteed_fpr(rank, count)
     if rate is None or rate >= 1:
         return f"At this threshold, about {rank} in {count + 1} new good pictures are {what} (not guaranteed)."
     number = rate * (count + 1)
-    share = f"{number:.0f} in {count + 1}" if abs(number - round(number)) < 1e-6 else f"{rate:.2g}"
-    verb = "is" if share.startswith("1 ") else "are"
-    return f"At this threshold, at most {share} new good pictures {verb} {what}, on average over support sets."
+    is_whole = abs(number - round(number)) < 1e-6
+    share = f"{number:.0f} in {count + 1}" if is_whole else f"{100 * rate:.2g} % of"
+    verb = "is" if share.startswith("1 in ") else "are"
+    return f"At this threshold, at most {share} new good pictures {verb} {what}, on average over sets of good pictures."

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from anomalib_fewshot.atomic import write_atomically
+from anomalib_fewshot.errors import ArgumentError
 
 SETTINGS, JOURNAL, TABLE, ISSUES = "run.json", "scored.jsonl", "scores.csv", "findings.csv"
 COLUMNS = ("path", "verdict", "score", "p_value")
@@ -81,13 +82,13 @@ class RunFolder:
         """Settings of the run.
 
         Raises:
-            ValueError: If the folder does not belong to a run.
+            ArgumentError: If the folder does not belong to a run.
         """
         try:
             return json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError) as error:
             msg = f"The folder must contain an earlier run, got {self.path} without {SETTINGS}. Check the path."
-            raise ValueError(msg) from error
+            raise ArgumentError(msg) from error
 
     def write_settings(self, **settings: Any) -> None:  # noqa: ANN401
         """Write the settings of the run."""

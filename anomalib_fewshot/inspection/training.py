@@ -24,6 +24,7 @@ from anomalib_fewshot._signals import interruptible
 from anomalib_fewshot.atomic import complete_file
 from anomalib_fewshot.data import FewShot
 from anomalib_fewshot.data.validation.image import read_upright
+from anomalib_fewshot.errors import CheckpointMismatchError, MissingDataError
 from anomalib_fewshot.models import CoftAD
 from anomalib_fewshot.models.components import StepReport
 
@@ -135,14 +136,14 @@ def load(model: Path) -> CoftAD:
         model (Path): Folder of the run, or a checkpoint.
 
     Raises:
-        FileNotFoundError: If there is no checkpoint.
-        ValueError: If the checkpoint contains pickled objects, which could execute code, or if its thresholds were not
-            calibrated on good pictures.
+        MissingDataError: If there is no checkpoint.
+        CheckpointMismatchError: If the checkpoint contains pickled objects, which could execute code, or
+            if its thresholds were not calibrated on good pictures.
     """
     path = checkpoint_of(model)
     if not path.is_file():
         msg = f"`model` must be the folder of an earlier run, got {model} without {CHECKPOINT}. Check the path."
-        raise FileNotFoundError(msg)
+        raise MissingDataError(msg)
     with quiet():
         try:
             loaded = CoftAD.load_from_checkpoint(path, map_location="cpu")
@@ -151,13 +152,13 @@ def load(model: Path) -> CoftAD:
                 "`model` must be a checkpoint that contains only weights, got other objects, which could execute code. "
                 f"Do not load it with other tools; train again. Checkpoint: {path}"
             )
-            raise ValueError(msg) from error
+            raise CheckpointMismatchError(msg) from error
     if not loaded.is_fitted or loaded.post_processor.scheme is None:  # type: ignore[union-attr]
         msg = (
             "`model` must have thresholds calibrated on good pictures, got a checkpoint without them. Fit the model "
             f"with `FewShot` and without its argument `validation`. Checkpoint: {path}"
         )
-        raise ValueError(msg)
+        raise CheckpointMismatchError(msg)
     return loaded
 
 

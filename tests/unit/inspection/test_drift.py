@@ -44,7 +44,7 @@ def test_false_alarm_rate(num_good: int, num_new: int) -> None:
         scores = generator.normal(size=num_good + num_new).tolist()
         drift = measure_drift(scores[num_good:], sorted(scores[:num_good]))
         assert drift is not None
-        alarms += drift.has_changed_level or drift.has_trend
+        alarms += drift.has_level_shift or drift.has_trend
     print(f"k = {num_good}, {num_new} new: {alarms / 2000:.3f}")
     assert alarms / 2000 < 0.06 + 0.016  # three standard deviations
 
@@ -54,7 +54,7 @@ def test_all_new_pictures_above_the_median_are_a_change() -> None:
     drift = measure_drift([0.3] * 30, LEVELS)
     assert drift is not None
     assert (drift.num_above, drift.num_new, drift.num_good) == (30, 30, 4)
-    assert drift.has_changed_level
+    assert drift.has_level_shift
     assert not drift.has_trend  # all scores are equal
     assert "30 of 30" in describe_drift([0.3] * 30, LEVELS)
 
@@ -62,7 +62,7 @@ def test_all_new_pictures_above_the_median_are_a_change() -> None:
 def test_usual_pictures_are_no_change() -> None:
     drift = measure_drift(np.random.default_rng(0).random(40).tolist(), LEVELS)
     assert drift is not None
-    assert not drift.has_changed_level
+    assert not drift.has_level_shift
     assert not drift.has_trend
 
 

@@ -368,7 +368,7 @@ def test_page_needs_no_network(trained: Path) -> None:
             2,
             "about 2 in 3 new good pictures are called a defect (not guaranteed)",
         ),
-        (CalibrationScheme.CV_PLUS, 1, 200, "at most 0.28 new good"),
+        (CalibrationScheme.CV_PLUS, 1, 200, "at most 28 % of new good pictures are"),
         (
             CalibrationScheme.LEAVE_ONE_OUT,
             1,

@@ -126,7 +126,8 @@ class Imports:
     def packages(self) -> set[str]:
         """Return the packages whose `__init__.py` is not among the modules."""
         parents = {module.rpartition(".")[0] for module in self.modules}
-        return {name for name in parents if name in PLACES and name not in self.modules}
+        packages = {name for name in parents if name in PLACES or name in self.exports}
+        return packages - self.modules
 
 
 def source(module: str) -> Path | None:

@@ -11,7 +11,7 @@ MODELS = sorted(
 )
 BACKBONE = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64}
 SMALL: dict[str, dict[str, Any]] = {
-    "CoftAD": BACKBONE | {"num_steps": 2, "num_views": 2, "num_anomalies": 1},
+    "CoftAD": BACKBONE | {"num_steps": 2},
     "ImageStatistic": {"image_size": 64},
     "RegAD": BACKBONE | {"max_epochs": 2, "augment_support": False},
     "UniAD": BACKBONE

@@ -75,10 +75,11 @@ def _thresholds(post_processor: SupportPostProcessor) -> dict[str, Any]:
             "defect": None,
             "guarantees": {"review": text},
         }
-    review = rank if scheme is None else scheme.review_rank(rank, count)
+    num_folds = post_processor.num_folds
+    review = rank if scheme is None else scheme.review_rank(rank, count, num_folds)
     guarantees = {
-        "defect": _guarantee(scheme, rank, count, "called a defect"),
-        "review": _guarantee(scheme, review, count, "marked for review or called a defect"),
+        "defect": _guarantee(scheme, rank, count, "called a defect", num_folds),
+        "review": _guarantee(scheme, review, count, "marked for review or called a defect", num_folds),
     }
     calibration_scores = [level["score_up_to"] for level in metadata.get("p_values", [])]
     return {
@@ -89,14 +90,20 @@ def _thresholds(post_processor: SupportPostProcessor) -> dict[str, Any]:
     }
 
 
-def _guarantee(scheme: CalibrationScheme | None, rank: int, count: int, what: str) -> str:
+def _guarantee(
+    scheme: CalibrationScheme | None,
+    rank: int,
+    count: int,
+    what: str,
+    num_folds: int | None = None,
+) -> str:
     """Return the guarantee of a threshold as text.
 
     Example:
         >>> _guarantee(CalibrationScheme.JACKKNIFE_PLUS, 1, 4, "called a defect")
         'At this threshold, at most 1 in 5 new good pictures is called a defect, on average over sets of good pictures.'
     """
-    rate = None if scheme is None else scheme.guaranteed_fpr(rank, count)
+    rate = None if scheme is None else scheme.guaranteed_fpr(rank, count, num_folds)
     if rate is None or rate >= 1:
         return f"At this threshold, about {rank} in {count + 1} new good pictures are {what} (not guaranteed)."
     number = rate * (count + 1)

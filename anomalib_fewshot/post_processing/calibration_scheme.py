@@ -14,6 +14,8 @@ from math import ceil, floor
 import numpy as np
 from scipy.stats import beta
 
+from anomalib_fewshot.errors import ArgumentError
+
 REVIEW_RANKS = 2  # the threshold of "review" has this many times the rank of the threshold of "defect"
 
 
@@ -43,12 +45,16 @@ class CalibrationScheme(str, Enum):
     TRAINING = "training"
     """The normal images were used in training: no guarantee. Many new normal images score higher."""
 
-    def guaranteed_fpr(self, rank: int, count: int) -> float | None:
+    def guaranteed_fpr(self, rank: int, count: int, num_folds: int | None = None) -> float | None:
         """Return the highest mean false-alarm rate, or ``None`` if there is no guarantee.
 
         Args:
             rank (int): Rank m: a defect ranks above all but m - 1 normal images.
             count (int): Number k of normal images.
+            num_folds (int | None): Number of folds, which ``CV_PLUS`` needs. Defaults to ``None``.
+
+        Raises:
+            ArgumentError: If ``CV_PLUS`` gets no number of folds.
 
         Example:
             >>> [CalibrationScheme.JACKKNIFE_PLUS.guaranteed_fpr(rank, 4) for rank in (1, 2)]
@@ -61,8 +67,11 @@ class CalibrationScheme(str, Enum):
         if self is CalibrationScheme.JACKKNIFE_PLUS:
             return min(1.0, (2 * rank - 1) / (count + 1))
         if self is CalibrationScheme.CV_PLUS:  # Vovk's bound for K folds, see arXiv 2503.01495
-            rate, folds = rank / (count + 1), 32
-            return min(1.0, 2 * rate + 2 * (1 - rate) * (folds - 1) / (count + folds))
+            if num_folds is None:
+                msg = "`num_folds` must be the number of folds, got None. Give that of the calibration."
+                raise ArgumentError(msg)
+            rate = rank / (count + 1)
+            return min(1.0, 2 * rate + 2 * (1 - rate) * (num_folds - 1) / (count + num_folds))
         return None
 
     def rank(self, rate: float | None, count: int) -> int:
@@ -92,19 +101,20 @@ class CalibrationScheme(str, Enum):
         allowed = rate * (count + 1) + 1e-9
         return max(1, floor(allowed if self is CalibrationScheme.SPLIT else (allowed + 1) / 2))
 
-    def review_rank(self, rank: int, count: int) -> int:
+    def review_rank(self, rank: int, count: int, num_folds: int | None = None) -> int:
         """Return the rank for "review": twice that of "defect", or the highest below it with a guarantee under 1.
 
         Args:
             rank (int): Rank m for "defect".
             count (int): Number k of normal images.
+            num_folds (int | None): Number of folds, which ``CV_PLUS`` needs. Defaults to ``None``.
 
         Example:
             >>> [CalibrationScheme.JACKKNIFE_PLUS.review_rank(1, count) for count in (4, 2)]
             [2, 1]
         """
         ranks = range(REVIEW_RANKS * rank, rank, -1)
-        return next((m for m in ranks if (self.guaranteed_fpr(m, count) or 0) < 1), rank)
+        return next((m for m in ranks if (self.guaranteed_fpr(m, count, num_folds) or 0) < 1), rank)
 
 
 def needed(rate: float) -> int:

@@ -35,10 +35,13 @@ class CalibrationScores:
         scheme (CalibrationScheme): How the images were scored, which decides the guarantee.
         batches (Iterable[InferenceBatch]): One score for each image, which a new image must exceed to rank above it,
             shape ``(B,)``; and anomaly maps, shape ``(B, 1, H, W)``, if there are any.
+        num_folds (int | None): Number of folds, each scored by a fit without it. The guarantee of ``CV_PLUS`` depends
+            on it. Defaults to ``None``: there are no folds.
     """
 
     scheme: CalibrationScheme
     batches: Iterable[InferenceBatch]
+    num_folds: int | None = None
 
 
 class SupportPostProcessor(OpenPostProcessor):
@@ -63,6 +66,7 @@ class SupportPostProcessor(OpenPostProcessor):
 
     Attributes:
         scheme (CalibrationScheme | None): How the threshold was calibrated. ``None`` for anomalib's own threshold.
+        num_folds (int | None): Number of folds of the calibration. ``None`` without folds.
         calibration_scores (torch.Tensor): Raw score that an image must exceed to rank above each normal image,
             ascending, shape ``(k,)``.
 
@@ -70,7 +74,7 @@ class SupportPostProcessor(OpenPostProcessor):
         ValueError: If the rate is not between 0 and 1.
     """
 
-    checkpoint_keys = ("false_alarm_rate", "scheme")
+    checkpoint_keys = ("false_alarm_rate", "scheme", "num_folds")
 
     def __init__(
         self,
@@ -83,6 +87,7 @@ class SupportPostProcessor(OpenPostProcessor):
             raise ValueError(msg)
         self.false_alarm_rate = false_alarm_rate
         self.scheme: CalibrationScheme | None = None
+        self.num_folds: int | None = None
         self.register_buffer("calibration_scores", torch.zeros(0))
         self.register_buffer("_review_threshold", torch.tensor(float("nan")))
         self.calibration_scores: torch.Tensor
@@ -122,14 +127,13 @@ class SupportPostProcessor(OpenPostProcessor):
             if batch.anomaly_map is not None:
                 maps = batch.anomaly_map.flatten(1).float()
                 limits.append(torch.stack([maps.amin(1), maps.amax(1)]))
-        self.scheme = normal.scheme
+        self.scheme, self.num_folds = normal.scheme, normal.num_folds
         self.calibration_scores = torch.cat(scores).sort().values.to(self.calibration_scores.device)
         rank = self.rank
         if self.scheme is CalibrationScheme.SELF_VIEWS:
             self.calibration_scores = self.calibration_scores[-1:]  # all views belong to one image
-        self._review_threshold.copy_(
-            self._at_rank(self.calibration_scores, self.scheme.review_rank(rank, len(self.calibration_scores))),
-        )
+        review_rank = self.scheme.review_rank(rank, len(self.calibration_scores), self.num_folds)
+        self._review_threshold.copy_(self._at_rank(self.calibration_scores, review_rank))
         self._set("image", self.calibration_scores, rank)
         if limits:
             lowest, highest = torch.cat(limits, dim=1)
@@ -148,15 +152,16 @@ class SupportPostProcessor(OpenPostProcessor):
             return 1
         return self.scheme.rank(self.false_alarm_rate, len(self.calibration_scores))
 
-    def num_distinct_ranks(self, scheme: CalibrationScheme, count: int) -> int:
+    def num_distinct_ranks(self, scheme: CalibrationScheme, count: int, num_folds: int | None = None) -> int:
         """Return how many of the highest ranks decide a verdict: those down to the threshold of "review".
 
         Args:
             scheme (CalibrationScheme): How a new image is compared with normal ones.
             count (int): Number k of normal images.
+            num_folds (int | None): Number of folds, which ``CV_PLUS`` needs. Defaults to ``None``.
         """
         possible = self.false_alarm_rate is None or needed(self.false_alarm_rate) <= count
-        return scheme.review_rank(scheme.rank(self.false_alarm_rate if possible else None, count), count)
+        return scheme.review_rank(scheme.rank(self.false_alarm_rate if possible else None, count), count, num_folds)
 
     @staticmethod
     def _at_rank(ascending: torch.Tensor, rank: int) -> torch.Tensor:
@@ -207,7 +212,9 @@ class SupportPostProcessor(OpenPostProcessor):
     @property
     def guaranteed_fpr(self) -> float | None:
         """Highest mean share of normal images that are called a defect. ``None`` without a guarantee."""
-        return None if self.scheme is None else self.scheme.guaranteed_fpr(self.rank, len(self.calibration_scores))
+        if self.scheme is None:
+            return None
+        return self.scheme.guaranteed_fpr(self.rank, len(self.calibration_scores), self.num_folds)
 
     def p_value(self, scores: torch.Tensor) -> torch.Tensor:
         """Return the rank p-value of each score.
@@ -303,7 +310,7 @@ class SupportPostProcessor(OpenPostProcessor):
             return
         batches, self._validation = self._validation, []
         super().on_validation_epoch_end(trainer, pl_module)
-        self.scheme = None
+        self.scheme = self.num_folds = None
         anomalous = sum(int(labels.sum()) for _, labels in batches)
         if batches and anomalous == 0:
             self.fit_normal(CalibrationScores(CalibrationScheme.SPLIT, [batch for batch, _ in batches]))
@@ -329,7 +336,7 @@ class SupportPostProcessor(OpenPostProcessor):
         rate = self.guaranteed_fpr
         words = {
             CalibrationScheme.JACKKNIFE_PLUS: f"{count} good images (jackknife+)",
-            CalibrationScheme.CV_PLUS: f"{count} good images (CV+ with 32 folds)",
+            CalibrationScheme.CV_PLUS: f"{count} good images (CV+ with {self.num_folds} folds)",
             CalibrationScheme.SPLIT: f"{count} good validation images (split calibration)",
             CalibrationScheme.LEAVE_ONE_OUT: f"{count} good images (leave-one-out)",
             CalibrationScheme.SELF_VIEWS: "augmented views of a single good image",

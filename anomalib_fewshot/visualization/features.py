@@ -46,10 +46,10 @@ def patch_features(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 def _(model: CoftADModel, images: torch.Tensor) -> torch.Tensor:
     """Return the whitened features of the first group, or the image embedding if the model scores embeddings."""
     features = model.features(images)
-    if model.image_score == "embedding":
+    if model.published:
         return features.embeddings[:, None]
-    density = model.density.groups[0]
-    return ((features.patches[0] - density.mean) @ density.metric).flatten(1, 2)
+    density = model.densities[0]
+    return ((features.patches[0] - density.mean[0]) @ density.metric[0]).flatten(1, 2)
 
 
 @patch_features.register

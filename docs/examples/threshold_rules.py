@@ -14,6 +14,7 @@ over support sets) / recall.
 
 import argparse
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,8 @@ from scipy.stats import betaprime
 from sklearn.metrics import precision_recall_curve
 
 from anomalib_fewshot import CoftAD
-from anomalib_fewshot.models.coft_ad.adaptation import AdaptationSettings
-from anomalib_fewshot.models.coft_ad.held_out import Features, Fold, describe
-from anomalib_fewshot.models.coft_ad.lightning_model import NUM_ANGLES
+from anomalib_fewshot.models.coft_ad.features import Features
+from anomalib_fewshot.models.coft_ad.folds import FoldFeatures, extract_fold_features
 from anomalib_fewshot.models.components import seeded_generator
 
 NUM_NEW = 20  # normal images, and defects, to score for each support set
@@ -41,39 +41,17 @@ class Category:
             return model.pre_processor.transform(read_image(path, as_tensor=True)[None])
 
         self.name = root.name
-        self.good: list[Fold] = []
+        self.good: list[FoldFeatures] = []
         self.anomalies: list[Features] = []
         paths = sorted(path for part in ("train", "test") for path in (root / part / "good").iterdir())
         for number, path in enumerate(paths):
             image = read(path)
-            (fold,) = describe(
-                model.model.features,
-                [image],
-                model.views(),
-                num_views=model.num_views,
-                seed=number,
-                synthesize=model.synthesize if model.num_steps > 0 else None,
-                quarter_turns=model.turns != "none",
-                num_angles=NUM_ANGLES if model.turns in {"any", "auto"} else 0,
-            )
-            patches = [part[:, :2] for part in fold.patches]  # the image and one view, as in a fit to several images
-            self.good.append(fold._replace(patches=patches, raw=fold.raw[:, :2]))
+            settings = replace(model.fold_settings(), seed=number, single_image_views=1)  # as one of several images
+            self.good += extract_fold_features(model.model.features, [image], settings)
             anomalies, _ = model.synthesize(image[0], seeded_generator(1, number))
             self.anomalies.append(model.model.features(anomalies[:: len(anomalies) // NUM_ANOMALIES]))
         defects = sorted(path for path in (root / "test").glob("*/*") if path.parent.name != "good")
         self.defects = [model.model.features(read(path)) for path in defects]
-
-
-def concatenate(features: Sequence[Features]) -> Features:
-    """Concatenate features along the batch axis."""
-    embeddings, patches, raw = zip(*features, strict=True)
-    return Features(torch.cat(embeddings), [torch.cat(parts) for parts in zip(*patches, strict=True)], torch.cat(raw))
-
-
-def _with_images(fold: Fold, images: Features) -> Fold:
-    """Return a copy of a fold with other images."""
-    embeddings, patches, raw = images
-    return fold._replace(embeddings=embeddings[:, None], patches=[part[:, None] for part in patches], raw=raw[:, None])
 
 
 def best_f1(normal: np.ndarray, anomalous: np.ndarray) -> float:
@@ -96,16 +74,13 @@ def compare(category: Category, model: CoftAD, k_shot: int, rng: np.random.Gener
     support, new = order[:k_shot], order[k_shot:][:NUM_NEW]
     defects = rng.permutation(len(category.defects))[:NUM_NEW]
     folds = [category.good[index] for index in support]
-    settings = AdaptationSettings(model.num_steps, model.learning_rate, model.weight_decay, model.seed)
-    list(network.fit(folds, model.adaptation_loss, settings))
+    network.fit(folds, model.adaptation, on_step=lambda _: None)
     tested = [category.good[index].images for index in new] + [category.defects[index] for index in defects]
     is_defect = np.repeat([False, True], [len(new), len(defects)])
-    by_fold = network.score(concatenate(tested))[0].numpy()
-    held_out, anomalies = (
-        torch.cat([scores for scores, _ in network.score_held_out(parts)]).numpy()
-        for parts in (folds, [_with_images(category.good[index], category.anomalies[index]) for index in support])
-    )
-    training = network.score(concatenate([fold.images for fold in folds]))[0][0].numpy()
+    by_fold = network.score(Features.cat(tested))[0].numpy()
+    defective = [replace(category.good[index], views=category.anomalies[index], num_views=1) for index in support]
+    held_out, anomalies = (network.score_out_of_fold(parts).scores.numpy() for parts in (folds, defective))
+    training = network.score(Features.cat([fold.images for fold in folds]))[0][0].numpy()
     scores = by_fold[0]
     half = np.arange(len(scores)) % 2 == 0  # for the rule that fits the threshold to half of the test images
     low, high = np.quantile(held_out, [0.25, 0.75])

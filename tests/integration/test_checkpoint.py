@@ -30,10 +30,8 @@ COMPONENTS = {
 OTHER_BACKBONE = {"backbone": "resnet18", "layers": [1], "weights": "weights.pt", "image_size": 96, "seed": 1}
 OTHER = {
     "CoftAD": OTHER_BACKBONE
-    | {"fine_tuning": "backbone", "num_steps": 1, "learning_rate": 0.1, "weight_decay": 0.5, "positive_weight": 0.5}
-    | {"negative_weight": 0.5, "anchor_weight": 0.0, "augmentation": "strong", "num_views": 1, "num_anomalies": 2}
-    | {"turns": "none"}
-    | {"anomaly_kinds": ["stain"], "image_score": "embedding"},
+    | {"published": True, "num_steps": 1, "learning_rate": 0.1, "positive_weight": 0.5, "negative_weight": 0.5}
+    | {"rotations": "none"},
     "ImageStatistic": {"statistic": "std", "image_size": 96},
     "RegAD": OTHER_BACKBONE
     | {"stn_mode": "affine", "num_supports": 1, "max_epochs": 0, "learning_rate": 0.1, "momentum": 0.0}
@@ -57,7 +55,7 @@ OTHER = {
 # Where weights come from: no other ones can be had here, and RegAD's own test. Of an evaluator that a checkpoint lacks,
 # anomalib 2.7 cannot log the metrics.
 ELSEWHERE = {"pre_trained", "network", "evaluator"}
-DECIDING = {"backbone", "layers", "image_size", "image_score", "stn_mode", "neighbor_size", "num_heads"} | {
+DECIDING = {"backbone", "layers", "image_size", "published", "stn_mode", "neighbor_size", "num_heads"} | {
     "norm_power",
     "statistic",
 }

@@ -95,7 +95,7 @@ def test_example_says_what_predict_says(
         verdict, *p_value = item.explanation.split(", p = ")
         assert line["verdict"] == verdict
         assert line["p_value"] == (pytest.approx(float(p_value[0]), abs=5e-3) if p_value else None)
-    wanted = {"good", "review"} | ({"defect"} if len(fitted.model.held_out) > 0 else set())
+    wanted = {"good", "review"} | ({"defect"} if len(fitted.model.ranked_score.out_of_fold_scores) > 0 else set())
     assert {line["verdict"] for line in found.values()} <= wanted
 
 

@@ -23,7 +23,7 @@ if __name__ == "__main__":
     source = MVTecAD(root, "bolt", num_workers=0, train_batch_size=4)
     datamodule = FewShot(source, k_shot=4)
     if name == "CoftAD":
-        model = CoftAD(**settings, fine_tuning="backbone", num_steps=steps, num_views=2, num_anomalies=1)
+        model = CoftAD(**settings, published=True, learning_rate=1e-3, num_steps=steps)
     elif name == "UniAD":
         model = UniAD(**settings, num_steps=steps, dim=32, neighbor_size=3, adversarial_weight=0.1)
         datamodule = MultiCategory(source, k_shot=2)
@@ -45,7 +45,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("name", "learnt"),
     [
-        ("CoftAD", "model.prediction_head.0.weight"),
+        ("CoftAD", "model.heads.prediction.0.weight"),
         ("RegAD", "model.predictor.0.weight"),
         ("UniAD", "model.transformer.input_proj.weight"),
     ],

@@ -52,7 +52,7 @@ def failing(_fitted: Fitted) -> tuple[Infer, Path]:
 def test_differences_of_known_size(data: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     runtimes = {REFERENCE: parity.RUNTIMES[REFERENCE], "shifted": shifted, "absent": absent, "failing": failing}
     monkeypatch.setattr(parity, "RUNTIMES", runtimes)
-    small = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "num_steps": 0, "num_views": 1}
+    small = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "num_steps": 0}
     methods = {"plain": PLAIN, "CoftAD": {"class_path": "CoftAD", "init_args": small}}
     table = measure_parity(methods, data, k_shot=3, rounds=2, threads=1, accelerator="cpu")
     assert table.index.tolist() == [(method, runtime) for method in methods for runtime in runtimes]

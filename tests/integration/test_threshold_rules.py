@@ -43,8 +43,8 @@ def test_table_is_of_means_over_categories(rules: ModuleType) -> None:
 
 
 def test_every_rule_has_its_false_alarms_and_recall(rules: ModuleType, mvtec_root: Path) -> None:
-    arguments = {"backbone": "test_efficientnet", "pre_trained": False, "image_size": 64, "num_views": 2}
-    model = CoftAD(**arguments, num_steps=1, num_anomalies=1).eval()
+    arguments = {"backbone": "test_efficientnet", "pre_trained": False, "image_size": 64}
+    model = CoftAD(**arguments, num_steps=1).eval()
     with torch.no_grad():
         category = rules.Category(mvtec_root / "bolt", model)
         assert [len(category.good), len(category.defects)] == [14, 4]

@@ -1,96 +1,136 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Fine-tuning of the metric of Gaussians, on features that are computed once."""
+"""Contrastive fine-tuning of the metric of Gaussians, on features that are computed once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional as F  # noqa: N812
 
 from anomalib_fewshot.models.components import seeded_generator
 
-from .density import FeatureGaussian, apply_metric
-from .held_out import HeldOut
-from .loss import AdaptationLoss, mean_log_energy
+from .density import apply_metric
+from .folds import OutOfFold
 
-PATCHES = 1024  # normal and anomalous patches of each group in a step
+OnStep = Callable[[float], object]
+MIN_ENERGY = 1e-3
 
 
 @dataclass(frozen=True)
 class AdaptationSettings:
-    """How long and how fast a metric is fine-tuned.
+    """Settings of the fine-tuning of a metric by AdamW.
 
     Args:
-        num_steps (int): Number of steps of AdamW.
-        learning_rate (float): Its learning rate.
-        weight_decay (float): Its weight decay.
-        seed (int): Seed of the patches that a step draws.
+        num_steps (int): Number of optimizer steps.
+        learning_rate (float): Learning rate.
+        positive_weight (float): Weight w_P of the cross-instance positive pairs.
+        negative_weight (float): Weight w_N of the synthesized negative pairs.
+        seed (int): Seed of the patches that each step draws.
+        anchor_weight (float): Weight w_A of the distance of the metric from the identity.
+        batch_size (int): Normal patches, and anomalous patches, of each feature group in a step.
     """
 
     num_steps: int
     learning_rate: float
-    weight_decay: float
-    seed: int
+    positive_weight: float = 1.0
+    negative_weight: float = 1.0
+    seed: int = 0
+    anchor_weight: float = 20.0
+    batch_size: int = 1024
+
+
+@dataclass(frozen=True)
+class _GroupTraining:
+    patches: OutOfFold
+    metric_delta: torch.Tensor  # (D, D)
+    threshold: torch.Tensor  # scalar
+
+    def loss(self, settings: AdaptationSettings, rng: torch.Generator) -> torch.Tensor:
+        normal = sample_energies(self.patches.normal.flatten(0, -2), self.metric_delta, settings.batch_size, rng)
+        anomalous = sample_energies(self.patches.anomalous, self.metric_delta, settings.batch_size, rng)
+        return adaptation_loss(normal, anomalous, self.threshold, self.metric_delta, settings)
 
 
 @torch.inference_mode(mode=False)
 @torch.enable_grad()
-def adapt(
-    densities: Sequence[FeatureGaussian],
-    held_out: HeldOut,
-    loss: AdaptationLoss,
-    settings: AdaptationSettings,
-) -> Iterator[float]:
-    """Fine-tune the metric of each Gaussian by AdamW, from the identity.
+def adapt_metrics(groups: Sequence[OutOfFold], settings: AdaptationSettings, on_step: OnStep) -> list[torch.Tensor]:
+    """Fine-tune the metric A of each feature group, starting from the identity.
 
-    A group of features without anomalous patches keeps the identity. So do all if there is a single image, which has no
-    cross-instance pairs.
+    A normal patch and the Gaussian of the other folds are a cross-instance positive pair. A normal and an anomalous
+    patch are a negative pair. A group without anomalous patches keeps the identity.
 
     Args:
-        densities (Sequence[FeatureGaussian]): Gaussians, whose ``metric_delta`` is set when the last step is done.
-        held_out (HeldOut): Whitened features of held-out images and of synthesised anomalies.
-        loss (AdaptationLoss): Loss of a group.
-        settings (AdaptationSettings): Length, rate and seed.
+        groups (Sequence[OutOfFold]): Whitened patches of each group.
+        settings (AdaptationSettings): Length, weights and seed.
+        on_step (OnStep): Called with the loss of each step, summed over the groups.
 
-    Yields:
-        float: Loss of each step, summed over the groups.
+    Returns:
+        list[torch.Tensor]: The A - I of each group, shape ``(D, D)``.
     """
-    for density in densities:
-        density.metric_delta.zero_()
-    groups = [
-        (density, torch.zeros_like(density.metric_delta, requires_grad=True), _threshold(*pair), *pair)
-        for density, *pair in zip(densities, held_out.normal, held_out.anomalous, strict=True)
-        if not held_out.is_single_image and all(len(patches) > 0 for patches in pair)
-    ]
-    if not groups:
-        return
-    trained = [parameter for _, delta, threshold, *_ in groups for parameter in (delta, threshold)]
-    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    for step in range(settings.num_steps):
-        rng = seeded_generator(settings.seed, 0, step)
-        losses = []
-        for _, delta, threshold, *pair in groups:
-            near, far = (drawn_energies(patches.flatten(0, -2), delta, rng) for patches in pair)
-            losses.append(loss(near, far, threshold, delta))
-        total = torch.stack(losses).sum()
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-        yield total.item()
-    for density, delta, *_ in groups:
-        density.metric_delta.copy_(delta.detach())
+    deltas, trained, parameters = [], [], []
+    for patches in groups:
+        dim = patches.normal.shape[-1]
+        delta = torch.zeros(dim, dim, device=patches.normal.device, requires_grad=True)
+        deltas.append(delta)
+        if len(patches.anomalous) > 0:
+            means = [mean_log_energy(own).mean() for own in (patches.normal, patches.anomalous)]
+            threshold = torch.stack(means).mean().clone().requires_grad_()
+            trained.append(_GroupTraining(patches, delta, threshold))
+            parameters += [delta, threshold]
+    if trained:
+        optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0)
+        for step in range(settings.num_steps):
+            rng = seeded_generator(settings.seed, 0, step)
+            loss = torch.stack([group.loss(settings, rng) for group in trained]).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            on_step(loss.item())
+    return [delta.detach() for delta in deltas]
 
 
-def drawn_energies(whitened: torch.Tensor, metric_delta: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    """Return the energies of whitened rows that are drawn at random, with repetition: ``(N, D)`` -> ``(PATCHES,)``."""
-    drawn = torch.randint(len(whitened), (PATCHES,), generator=rng).to(whitened.device)
-    if len(whitened) <= PATCHES:  # none is computed twice
-        return mean_log_energy(apply_metric(whitened, metric_delta))[drawn]
-    return mean_log_energy(apply_metric(whitened[drawn], metric_delta))
+def sample_energies(whitened: torch.Tensor, delta: torch.Tensor, count: int, rng: torch.Generator) -> torch.Tensor:
+    """Return the energies of random rows, drawn with replacement: ``(N, D)`` and A - I -> ``(count,)``."""
+    drawn = torch.randint(len(whitened), (count,), generator=rng).to(whitened.device)
+    if len(whitened) <= count:  # compute no row twice
+        return mean_log_energy(apply_metric(whitened, delta))[drawn]
+    return mean_log_energy(apply_metric(whitened[drawn], delta))
 
 
-def _threshold(normal: torch.Tensor, anomalous: torch.Tensor) -> torch.Tensor:
-    """Return the first threshold of the loss: the middle between the energies of normal and anomalous patches."""
-    energies = torch.stack([mean_log_energy(patches).mean() for patches in (normal, anomalous)])
-    return energies.mean().detach().clone().requires_grad_()
+def mean_log_energy(embeddings: torch.Tensor) -> torch.Tensor:
+    """Return the logarithm of the mean square, about 0 for a normal patch: ``(..., D)`` -> ``(...)``."""
+    return (embeddings.square().mean(-1) + MIN_ENERGY).log()
+
+
+def adaptation_loss(
+    normal: torch.Tensor,
+    anomalous: torch.Tensor,
+    threshold: torch.Tensor,
+    metric_delta: torch.Tensor,
+    settings: AdaptationSettings,
+    sharpness: float = 2.0,
+) -> torch.Tensor:
+    r"""Return the loss of one group: it brings normal patches near the Gaussian and pushes anomalous ones away.
+
+    With e the logarithm of a patch's mean square after whitening and the metric A, and b a trained threshold,
+
+    .. math:: L = w_P \log(1 + \exp(s (e_{normal} - b))) + w_N \log(1 + \exp(s (b - e_{anomalous})))
+        + w_A |A - I|^2 / D
+
+    Args:
+        normal (torch.Tensor): The e of normal patches, shape ``(M,)``.
+        anomalous (torch.Tensor): The e of anomalous patches, shape ``(N,)``.
+        threshold (torch.Tensor): The b above, a scalar.
+        metric_delta (torch.Tensor): A - I, shape ``(D, D)``.
+        settings (AdaptationSettings): The weights.
+        sharpness (float): The s above. Defaults to ``2.0``.
+
+    Returns:
+        torch.Tensor: Scalar.
+    """
+    near = F.softplus(sharpness * (normal - threshold)).mean()
+    far = F.softplus(sharpness * (threshold - anomalous)).mean()
+    anchor = metric_delta.square().sum() / len(metric_delta)
+    return settings.positive_weight * near + settings.negative_weight * far + settings.anchor_weight * anchor

@@ -1,114 +1,19 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The Gaussian that all patches share, and the metric by which it is fine-tuned."""
+"""Gaussians of patches: one fitted to the whole support set, and one fitted without each fold."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
-from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from anomalib.models.components.base import DynamicBufferMixin
 
-from anomalib_fewshot.models.components import Moments, divide_by_length
-
-from .gaussian import symmetric_whitening
+from anomalib_fewshot.models.components import lower_triangle
 
 MIN_STD = 1e-6
-
-
-class FeatureGroup(NamedTuple):
-    """Features that share a Gaussian.
-
-    Args:
-        deep (bool): Whether they are of the backbone's last map, on its own grid, or of the layers of the anomaly map.
-        norm_power (float): A layer's feature is divided by its length to this power, see :func:`divide_by_length`.
-        regularization (float): Variance added in every direction of the standardized features.
-        weight (float): Weight in the anomaly map.
-    """
-
-    deep: bool
-    norm_power: float
-    regularization: float
-    weight: float
-
-    def patches(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the features of each patch.
-
-        Args:
-            maps (Sequence[torch.Tensor]): Feature maps of the group's layers on one grid, each ``(B, C, h, w)``.
-
-        Returns:
-            torch.Tensor: Features, shape ``(B, h, w, D)``.
-        """
-        scaled = divide_by_length(maps, self.norm_power)
-        return torch.cat(scaled, dim=1).movedim(1, -1)  # (B, D, h, w) -> (B, h, w, D)
-
-
-# This package's: what was best on five sets of industrial images, see docs/research/coft_ad.md.
-FEATURE_GROUPS = (
-    FeatureGroup(deep=False, norm_power=1.0, regularization=0.3, weight=1.0),
-    FeatureGroup(deep=False, norm_power=0.5, regularization=0.1, weight=1.0),
-    FeatureGroup(deep=True, norm_power=1.0, regularization=0.1, weight=0.5),
-)
-
-
-class FeatureGaussian(nn.Module):
-    """Gaussian of the features of all patches, with a metric that can be fine-tuned.
-
-    The distance of a feature x is the length of (x - m) W A, with mean m and whitening W. With A the identity it is the
-    Mahalanobis distance; fine-tuning changes A before the fit. For the sum over groups, distances are standardized by
-    those of images that were held out of the Gaussian.
-
-    Args:
-        group (FeatureGroup): Features of the Gaussian.
-        dim (int): Their number of channels D.
-    """
-
-    def __init__(self, group: FeatureGroup, dim: int) -> None:
-        super().__init__()
-        self.group = group
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("metric", torch.zeros(dim, dim))  # W A
-        self.register_buffer("metric_delta", torch.zeros(dim, dim))  # A - I
-        self.register_buffer("distance_mean", torch.zeros(()))  # of held-out images
-        self.register_buffer("distance_std", torch.ones(()))
-        self.mean: torch.Tensor
-        self.metric: torch.Tensor
-        self.metric_delta: torch.Tensor
-        self.distance_mean: torch.Tensor
-        self.distance_std: torch.Tensor
-
-    @torch.no_grad()
-    def fit(self, moments: Moments) -> None:
-        """Fit mean and metric to moments of features of length D."""
-        mean, whitening = symmetric_whitening(moments, self.group.regularization)
-        self.mean.copy_(mean)
-        self.metric.copy_(apply_metric(whitening.to(self.metric), self.metric_delta))
-
-    @torch.no_grad()
-    def fit_scale(self, distances: torch.Tensor) -> None:
-        """Fit the scale to the distances of held-out normal patches, of any shape."""
-        distances = distances.double()
-        self.distance_mean.copy_(distances.mean())
-        self.distance_std.copy_(distances.std(correction=0).clamp_min(MIN_STD))
-
-    def whitened_distance(self, whitened: torch.Tensor) -> torch.Tensor:
-        """Return the distance, shape ``(...)``, of whitened features of shape ``(..., D)``."""
-        return torch.linalg.vector_norm(apply_metric(whitened, self.metric_delta), dim=-1)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the distance, shape ``(...)``, of features of shape ``(..., D)``."""
-        return torch.linalg.vector_norm((features - self.mean) @ self.metric, dim=-1)
-
-
-def standardize(distances: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    """Return distances relative to held-out ones, of the same shape; above the mean their logarithm.
-
-    So no group of features drowns the others where a patch is far from normal by it alone.
-    """
-    z = (distances - mean) / std
-    return torch.where(z > 0, z.clamp_min(0).log1p(), z)
+NUM_BLOCKS = 4  # of columns of a triangular metric
 
 
 def apply_metric(whitened: torch.Tensor, metric_delta: torch.Tensor) -> torch.Tensor:
@@ -116,7 +21,76 @@ def apply_metric(whitened: torch.Tensor, metric_delta: torch.Tensor) -> torch.Te
     return whitened + whitened @ metric_delta
 
 
-def on_one_grid(maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Return maps of shape ``(B, C, h, w)``, whose grids differ, on the grid of the first."""
-    grid = maps[0].shape[-2:]
-    return [m if m.shape[-2:] == grid else F.interpolate(m, grid, mode="bilinear", align_corners=False) for m in maps]
+def standardize(distances: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """Return distances relative to out-of-fold ones. Above the mean their logarithm is taken.
+
+    Without the logarithm, a patch that is far from normal in one group would hide the other groups.
+    """
+    z = (distances - mean) / std
+    return torch.where(z > 0, z.clamp_min(0).log1p(), z)
+
+
+@dataclass(frozen=True)
+class FittedGaussian:
+    """One Gaussian of a :class:`DensityEnsemble`.
+
+    Args:
+        mean (torch.Tensor): Mean m, shape ``(D,)``.
+        metric (torch.Tensor): Matrix M, shape ``(D, D)``. The distance of x is the norm of (x - m) M.
+        out_of_fold (torch.Tensor): Distances of out-of-fold normal patches, of any shape, which set the scale.
+    """
+
+    mean: torch.Tensor
+    metric: torch.Tensor
+    out_of_fold: torch.Tensor
+
+
+class DensityEnsemble(DynamicBufferMixin):
+    """Distances of features from N Gaussians: that of the whole support set, and those without each fold.
+
+    Each metric is stored as a lower triangle: with M^T = Q R, the norm of (x - m) M equals that of (x - m) R^T.
+
+    Args:
+        dim (int): Number of channels D.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1, dim))
+        self.register_buffer("metric", torch.zeros(1, dim, dim))
+        self.register_buffer("scale_mean", torch.zeros(1))  # of out-of-fold distances
+        self.register_buffer("scale_std", torch.ones(1))
+        self.mean: torch.Tensor
+        self.metric: torch.Tensor
+        self.scale_mean: torch.Tensor
+        self.scale_std: torch.Tensor
+
+    def fit(self, gaussians: Sequence[FittedGaussian]) -> None:
+        """Store fitted Gaussians."""
+        scales = [gaussian.out_of_fold.double() for gaussian in gaussians]
+        self.mean = torch.stack([gaussian.mean for gaussian in gaussians]).to(self.mean)
+        self.metric = torch.stack([lower_triangle(gaussian.metric) for gaussian in gaussians]).to(self.mean)
+        self.scale_mean = torch.stack([own.mean() for own in scales]).to(self.mean)
+        self.scale_std = torch.stack([own.std(correction=0) for own in scales]).clamp_min(MIN_STD).to(self.mean)
+
+    def forward(self, patches: torch.Tensor, members: slice = slice(None)) -> torch.Tensor:
+        """Return standardized maps by some of the Gaussians: patches, ``(B, h, w, D)`` -> ``(B, N, h, w)``."""
+        scale_mean, scale_std = self.scale_mean[members], self.scale_std[members]
+        maps = self.distances(patches, members).movedim(-1, 1)
+        return standardize(maps, scale_mean[:, None, None], scale_std[:, None, None])
+
+    def distances(self, features: torch.Tensor, members: slice = slice(None)) -> torch.Tensor:
+        """Return the distances from some of the Gaussians: features, ``(..., D)`` -> ``(..., N)``."""
+        mean, metric = self.mean[members], self.metric[members]
+        count, dim = mean.shape
+        center = mean[0]  # similar to all means: the rows below are small, and their products exact
+        shift = ((center - mean)[:, None] @ metric)[:, 0]  # (N, D)
+        rows = (features - center).flatten(0, -2)  # (R, D)
+        squares = []
+        edges = [round(block * dim / NUM_BLOCKS) for block in range(NUM_BLOCKS + 1)]
+        for start, stop in pairwise(edges):
+            # Above the diagonal there are zeros: a block of columns from `start` on needs the features from there on.
+            block = metric[:, start:, start:stop].movedim(0, 1).flatten(1)  # (D - start, N (stop - start))
+            products = torch.addmm(shift[:, start:stop].flatten(), rows[:, start:], block)
+            squares.append(products.unflatten(-1, (count, -1)).square().sum(-1))  # (R, N)
+        return torch.stack(squares).sum(0).sqrt().unflatten(0, features.shape[:-1])

@@ -3,7 +3,8 @@
 
 """Progress in optimiser steps: of a training by Lightning, and of a fit."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -43,24 +44,25 @@ class StepReport(ProgressBar):
         """Do nothing: there is nothing to hide."""
 
 
-def show_steps(losses: Iterable[float], total: int, title: str, bar: ProgressBar | None) -> float:
-    """Run an optimisation that yields the loss of each step, and show both.
+@contextmanager
+def step_progress(total: int, title: str, bar: ProgressBar | None) -> Generator[Callable[[float], None]]:
+    """Show the steps of an optimization and their losses.
 
     Args:
-        losses (Iterable[float]): Loss of each step.
         total (int): Number of steps.
-        title (str): What is optimised.
-        bar (ProgressBar | None): Progress bar of the trainer. ``None`` if nothing is to be shown.
+        title (str): Name of the optimization.
+        bar (ProgressBar | None): Progress bar of the trainer. ``None``: nothing is shown.
 
-    Returns:
-        float: The last loss. NaN without a step.
+    Yields:
+        Callable[[float], None]: To be called with the loss after each step.
     """
-    loss = float("nan")
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TextColumn("loss: {task.fields[loss]:.3f}"))
     with Progress(*columns, disable=bar is None or isinstance(bar, StepReport) or not total) as progress:
-        task = progress.add_task(title, total=total, loss=loss)
-        for step, loss in enumerate(losses, 1):
-            progress.update(task, completed=step, loss=loss)
+        task = progress.add_task(title, total=total, loss=float("nan"))
+
+        def on_step(loss: float) -> None:
+            progress.update(task, advance=1, loss=loss)
             if isinstance(bar, StepReport):
-                bar.tell(step, total)
-    return loss
+                bar.tell(int(progress.tasks[0].completed), total)
+
+        yield on_step

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Views of support images, fixed or random, and pasted anomalies, reproducible by an explicit generator."""
+"""Views of support images, fixed or random, and pasted anomalies, reproducible with an explicit generator."""
 
 from collections.abc import Iterator, Sequence
 
@@ -17,50 +17,25 @@ from .seeding import seeded
 NUM_FIXED_VIEWS = 22
 
 
-def _mild() -> list[nn.Module]:
-    """Return the changes that a fixture and a lamp make to a good part: no view looks like a defect."""
-    return [
-        K.RandomAffine(degrees=5, translate=(0.03, 0.03), scale=(0.95, 1.05), padding_mode="reflection", p=1),
-        K.ColorJiggle(brightness=0.05, contrast=0.05, p=1),
-    ]
-
-
-def _strong() -> list[nn.Module]:
-    """Return the changes that contrastive learning on many images uses."""
-    return [
-        K.RandomAffine(degrees=30, translate=(0.2, 0.2), scale=(1.0, 2.0), padding_mode="reflection", p=1),
-        K.RandomHorizontalFlip(p=0.5),
-        K.ColorJiggle(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, p=0.8),
-        K.RandomGrayscale(p=0.2),
-        K.RandomGaussianBlur((9, 9), (0.1, 2.0), p=0.5),
-    ]
-
-
-_STRENGTHS = {"none": list, "mild": _mild, "strong": _strong}
-
-
 class SupportAugmentation(nn.Module):
-    """Draw a random view of each image, every image by itself.
+    """Draw a random view of each image, with the changes that a fixture and a lamp make to a good part.
+
+    Views are rotated by up to 5 degrees, shifted by 3 %, scaled by 5 %, and changed by 5 % in brightness and contrast.
 
     Args:
-        strength (str): ``"none"``, ``"mild"`` or ``"strong"``.
         mean (Sequence[float]): Mean of the images' normalization, per channel.
         std (Sequence[float]): Standard deviation of the images' normalization, per channel.
-
-    Raises:
-        ValueError: If there is no such strength.
     """
 
-    def __init__(self, strength: str, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        if strength not in _STRENGTHS:
-            msg = f"`augmentation` must be one of {sorted(_STRENGTHS)}, got {strength!r}."
-            raise ValueError(msg)
-        steps = _STRENGTHS[strength]()
-        if steps:  # colors are changed in [0, 1]
-            mean, std = torch.tensor(mean), torch.tensor(std)
-            steps = [K.Denormalize(mean, std), *steps, K.Normalize(mean, std)]
-        self.steps = nn.Sequential(*steps)
+        channel_mean, channel_std = torch.tensor(mean), torch.tensor(std)
+        self.steps = nn.Sequential(
+            K.Denormalize(channel_mean, channel_std),  # colors are changed in [0, 1]
+            K.RandomAffine(degrees=5, translate=(0.03, 0.03), scale=(0.95, 1.05), padding_mode="reflection", p=1),
+            K.ColorJiggle(brightness=0.05, contrast=0.05, p=1),
+            K.Normalize(channel_mean, channel_std),
+        )
 
     def forward(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Return a view of each image.
@@ -127,8 +102,8 @@ def symmetry(images: torch.Tensor, number: int) -> torch.Tensor:
     return view
 
 
-def turned_views(images: torch.Tensor, count: int) -> Iterator[torch.Tensor]:
-    """Yield images turned by so many angles in equal steps, 0 degrees first. Borders are reflected.
+def rotated_views(images: torch.Tensor, count: int) -> Iterator[torch.Tensor]:
+    """Yield images rotated by ``count`` angles in equal steps, 0 degrees first. Borders are reflected.
 
     Args:
         images (torch.Tensor): Images, shape ``(B, C, H, W)``.

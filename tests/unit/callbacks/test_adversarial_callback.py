@@ -15,7 +15,7 @@ from anomalib.pre_processing import PreProcessor
 from torch import nn
 from torchvision.transforms.v2 import Resize
 
-from anomalib_fewshot import AdversarialCallback, CoftAD, FewShot
+from anomalib_fewshot import AdversarialCallback, CoftAD, FewShot, UniAD
 
 LITE0 = {"backbone": "tf_efficientnet_lite0_packaged", "layers": ["blocks.1", "blocks.2"]}
 
@@ -137,11 +137,14 @@ def test_models_without_a_pair(mvtec_root: Path, tmp_path: Path) -> None:
     padim = Padim("resnet18", pre_trained=False, visualizer=False)
     with pytest.raises(TypeError, match="must have a model with a module `loss`, got Padim, which has none"):
         fit(padim, mvtec_root, tmp_path, AdversarialCallback())
-    small = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "num_steps": 1, "num_anomalies": 1}
-    with pytest.raises(TypeError, match="must have a model that calls its `loss`, got CoftAD, which did not"):
+    small = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "num_steps": 1}
+    with pytest.raises(TypeError, match="must have a model with a module `loss`, got CoftAD, which has none"):
         fit(CoftAD(**small, visualizer=False), mvtec_root, tmp_path, AdversarialCallback())
+    untrained = UniAD(**small | {"num_steps": 0}, neighbor_size=3, visualizer=False)
+    with pytest.raises(TypeError, match="must have a model that calls its `loss`, got UniAD, which did not"):
+        fit(untrained, mvtec_root, tmp_path, AdversarialCallback())
     with pytest.raises(TypeError, match=r"two equal sets of features, .*, got CoftAD, whose `loss` is called with"):
-        fit(CoftAD(**small, fine_tuning="backbone", visualizer=False), mvtec_root, tmp_path, AdversarialCallback())
+        fit(CoftAD(**small, published=True, visualizer=False), mvtec_root, tmp_path, AdversarialCallback())
 
 
 def test_wrong_weight() -> None:

@@ -25,4 +25,4 @@ def draw(path: Path, seed: int, *, hole: bool = False) -> None:
 
 
 def small_model() -> CoftAD:
-    return CoftAD(image_size=64, num_steps=1, num_views=2, num_anomalies=1, evaluator=False, visualizer=False)
+    return CoftAD(image_size=64, num_steps=1, evaluator=False, visualizer=False)

@@ -11,30 +11,30 @@ from anomalib_fewshot.models.components import RankedScore
 
 def fitted(count: int, folds: int | None = None, ranks: int | None = None) -> tuple[RankedScore, torch.Tensor]:
     rng = torch.Generator().manual_seed(count)
-    ranked, held_out = RankedScore(), 2 + torch.rand(count, generator=rng)
-    ranked.fit(held_out, torch.arange(count) % (folds or count), ranks or count)
-    return ranked, held_out
+    ranked, out_of_fold = RankedScore(), 2 + torch.rand(count, generator=rng)
+    ranked.fit(out_of_fold, torch.arange(count) % (folds or count), ranks or count)
+    return ranked, out_of_fold
 
 
 @pytest.mark.parametrize(("count", "folds"), [(2, None), (4, None), (8, None), (40, 32)])
-def test_rank_is_the_number_of_held_out_images_that_are_beaten(count: int, folds: int | None) -> None:
-    ranked, held_out = fitted(count, folds)
+def test_rank_is_the_number_of_out_of_fold_images_that_are_exceeded(count: int, folds: int | None) -> None:
+    ranked, out_of_fold = fitted(count, folds)
     rng = torch.Generator().manual_seed(0)
     scores, by_fold = 4 * torch.rand(50, generator=rng), 4 * torch.rand(folds or count, 50, generator=rng)
     by_fold[:, 0], by_fold[:, 1] = 0, 9
     result = ranked(scores, by_fold)
     for image in range(50):
-        beaten = sum(bool(by_fold[i % (folds or count), image] > held_out[i]) for i in range(count))
-        assert (ranked.calibration_scores < result[image]).sum() == beaten
-        assert (result[image] > count) == (beaten == count)
-    assert 0 < result[0] < 1  # beats none
-    assert result[1] > count  # beats all
+        exceeded = sum(bool(by_fold[i % (folds or count), image] > out_of_fold[i]) for i in range(count))
+        assert (ranked.calibration_scores < result[image]).sum() == exceeded
+        assert (result[image] > count) == (exceeded == count)
+    assert 0 < result[0] < 1  # exceeds none
+    assert result[1] > count  # exceeds all
     assert ranked.calibration_scores.tolist() == list(range(1, count + 1))
 
 
 @pytest.mark.parametrize(("count", "ranks"), [(4, 1), (4, 2), (8, 3), (2, 9)])
 def test_the_lowest_ranks_are_one(count: int, ranks: int) -> None:
-    """With R ranks of k, those that beat k - R images or fewer are ordered by the score alone."""
+    """With R ranks of k, those that exceed k - R images or fewer are ordered by the score alone."""
     (all_ranks, _), (ranked, _) = fitted(count), fitted(count, ranks=ranks)
     rng = torch.Generator().manual_seed(0)
     scores, by_fold = 4 * torch.rand(50, generator=rng), 4 * torch.rand(count, 50, generator=rng)
@@ -48,22 +48,22 @@ def test_the_lowest_ranks_are_one(count: int, ranks: int) -> None:
 
 
 def test_among_equal_ranks_the_score_decides() -> None:
-    ranked, held_out = fitted(4)
-    scores = torch.tensor([-1e4, 0.0, float(held_out.mean()), 30.0, 1e4])
+    ranked, out_of_fold = fitted(4)
+    scores = torch.tensor([-1e4, 0.0, float(out_of_fold.mean()), 30.0, 1e4])
     for by_fold, middle in ((0.0, 0.5), (9.0, 5.0)):
         result = ranked(scores, torch.full((4, 5), by_fold))
         assert (result.diff() > 0).all()
-        torch.testing.assert_close(float(result[2]), middle)  # the mean of the held-out scores is in the middle
+        torch.testing.assert_close(float(result[2]), middle)  # the mean of the out-of-fold scores is in the middle
 
 
-def test_without_held_out_images_the_score_stays() -> None:
+def test_without_out_of_fold_images_the_score_stays() -> None:
     scores = torch.tensor([-1.0, 3.0])
     torch.testing.assert_close(RankedScore()(scores, torch.zeros(0, 2)), scores)
 
 
-def test_a_tie_does_not_beat() -> None:
-    ranked, held_out = fitted(3)
-    result = ranked(torch.ones(1), held_out[:, None])
+def test_a_tie_does_not_exceed() -> None:
+    ranked, out_of_fold = fitted(3)
+    result = ranked(torch.ones(1), out_of_fold[:, None])
     assert result < 1
 
 

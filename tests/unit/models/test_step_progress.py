@@ -3,7 +3,6 @@
 
 """The progress bar that counts steps."""
 
-import math
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
 from anomalib_fewshot import CoftAD, FewShot
-from anomalib_fewshot.models.components import StepProgress, StepReport, show_steps
+from anomalib_fewshot.models.components import StepProgress, StepReport, step_progress
 
 
 class Recorder(Callback):
@@ -34,8 +33,8 @@ def test_bar_counts_steps_over_all_epochs(mvtec_root: Path, tmp_path: Path, trai
     recorder = Recorder()
     engine = Engine(default_root_dir=tmp_path, callbacks=[RichProgressBar(leave=True), recorder])
     source = MVTecAD(mvtec_root, "bolt", train_batch_size=train_batch_size, num_workers=0)
-    settings = {"pre_trained": False, "image_size": 64, "num_steps": 3, "num_views": 1, "visualizer": False}
-    model = CoftAD("resnet10t", fine_tuning="backbone", **settings)
+    settings = {"pre_trained": False, "image_size": 64, "num_steps": 3, "visualizer": False}
+    model = CoftAD("resnet10t", published=True, **settings)
     engine.fit(model, datamodule=FewShot(source, k_shot=2))
     assert recorder.shown == [("Step", step, 3) for step in (1, 2, 3)]
 
@@ -48,17 +47,22 @@ def test_training_by_epochs_keeps_its_bar(mvtec_root: Path, tmp_path: Path) -> N
 
 
 def test_steps_of_a_fit_are_shown_with_their_loss(capsys: pytest.CaptureFixture[str]) -> None:
-    assert show_steps(iter([3.0, 2.5]), 2, "Adapting", RichProgressBar()) == pytest.approx(2.5)
+    with step_progress(2, "Adapting", RichProgressBar()) as on_step:
+        on_step(3.0)
+        on_step(2.5)
     shown = capsys.readouterr().out
     assert "Adapting" in shown
     assert "2/2" in shown
     assert "loss: 2.500" in shown
-    assert math.isnan(show_steps([], 0, "Adapting", None))
+    with step_progress(0, "Adapting", None):
+        pass
     assert not capsys.readouterr().out
 
 
-def test_steps_of_a_fit_are_told_to_another_bar(capsys: pytest.CaptureFixture[str]) -> None:
-    told = []
-    show_steps(iter([3.0, 2.5]), 2, "Adapting", StepReport(lambda *steps: told.append(steps)))
-    assert told == [(1, 2), (2, 2)]
+def test_steps_of_a_fit_are_reported_to_another_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    reported = []
+    with step_progress(2, "Adapting", StepReport(lambda *steps: reported.append(steps))) as on_step:
+        on_step(3.0)
+        on_step(2.5)
+    assert reported == [(1, 2), (2, 2)]
     assert not capsys.readouterr().out

@@ -19,7 +19,7 @@ from anomalib_fewshot.pipelines.cli import FewShotFeatures
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 SMALL = {"backbone": "resnet10t", "pre_trained": False}
-COFT_AD = SMALL | {"image_size": 64, "num_views": 2, "num_anomalies": 1}
+COFT_AD = SMALL | {"image_size": 64}
 METHODS = {
     "CoftAD, no fine-tuning": {"class_path": "CoftAD", "init_args": COFT_AD | {"num_steps": 0}},
     "CoftAD": {"class_path": "CoftAD", "init_args": COFT_AD | {"num_steps": 2}},

@@ -175,17 +175,17 @@ def test_training_key_changes_with_all_that_a_training_depends_on() -> None:
 
 def test_override_of_a_grid_is_of_all_its_methods(datasets: dict[str, Any]) -> None:
     methods = {"A": {"class_path": "CoftAD", "init_args": {"num_steps": {"grid": [1, 2]}}}}
-    overrides = {"A": {"k_shot": [2], "model": {"num_views": 3}}, "A num_steps=2": {"seeds": [5]}}
+    overrides = {"A": {"k_shot": [2], "model": {"positive_weight": 3}}, "A num_steps=2": {"seeds": [5]}}
     jobs = make_jobs(methods, datasets, [1], 1, overrides=overrides)
-    found = {(job.method, job.k_shot, job.seed, job.model["init_args"]["num_views"]) for job in jobs}
+    found = {(job.method, job.k_shot, job.seed, job.model["init_args"]["positive_weight"]) for job in jobs}
     assert found == {("A num_steps=1", 2, 0, 3), ("A num_steps=2", 2, 5, 3)}
 
 
 def test_controls_have_the_overrides_of_their_method(datasets: dict[str, Any]) -> None:
-    own = {"k_shot": [2], "trainer": {"max_epochs": 3}, "data": {"num_workers": 0}, "model": {"num_views": 3}}
-    overrides = {"A": own, "A, random weights": {"model": {"num_views": 4}}}
+    own = {"k_shot": [2], "trainer": {"max_epochs": 3}, "data": {"num_workers": 0}, "model": {"positive_weight": 3}}
+    overrides = {"A": own, "A, random weights": {"model": {"positive_weight": 4}}}
     jobs = make_jobs({"A": METHODS["A"]}, datasets, [1], [0], controls="A", overrides=overrides)
-    found = {job.method: (job.k_shot, job.trainer, job.model["init_args"].get("num_views")) for job in jobs}
+    found = {job.method: (job.k_shot, job.trainer, job.model["init_args"].get("positive_weight")) for job in jobs}
     assert found["A"] == found["A, no fine-tuning"] == (2, {"max_epochs": 3}, 3)
     assert found["A, random weights"] == (2, {"max_epochs": 3}, 4)
     assert found["mean brightness"] == (2, {}, None)

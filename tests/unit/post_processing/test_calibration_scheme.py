@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anomalib_fewshot.errors import ArgumentError
 from anomalib_fewshot.post_processing.calibration_scheme import CalibrationScheme, needed, p_values, rate_bound
 
 
@@ -81,7 +82,17 @@ def test_rules_without_a_guarantee() -> None:
         scheme.guaranteed_fpr(1, 4)
         for scheme in (CalibrationScheme.LEAVE_ONE_OUT, CalibrationScheme.SELF_VIEWS, CalibrationScheme.TRAINING)
     ] == [None] * 3
-    assert 1 / 65 < CalibrationScheme.CV_PLUS.guaranteed_fpr(1, 64) < 1  # weaker than one by one
+    assert 1 / 65 < CalibrationScheme.CV_PLUS.guaranteed_fpr(1, 64, 32) < 1  # weaker than one by one
+
+
+@pytest.mark.parametrize(("count", "num_folds"), [(40, 32), (64, 8)])
+def test_guarantee_of_folds_in_closed_form(count: int, num_folds: int) -> None:
+    """2 a + 2 (1 - a) (1 - 1 / K) / (k / K + 1) with a = 1 / (k + 1)."""
+    rate = 1 / (count + 1)
+    expected = 2 * rate + 2 * (1 - rate) * (1 - 1 / num_folds) / (count / num_folds + 1)
+    assert CalibrationScheme.CV_PLUS.guaranteed_fpr(1, count, num_folds) == pytest.approx(min(1, expected))
+    with pytest.raises(ArgumentError, match="`num_folds` must be"):
+        CalibrationScheme.CV_PLUS.guaranteed_fpr(1, count)
 
 
 def test_bound_of_images_kept_apart_is_that_of_a_simulation() -> None:

@@ -26,10 +26,11 @@ RANKED = [InferenceBatch(pred_score=torch.arange(1.0, 5.0))]  # of four held-out
 def fitted(
     scheme: CalibrationScheme = CalibrationScheme.LEAVE_ONE_OUT,
     batches: list = BATCHES,
+    num_folds: int | None = None,
     **arguments,
 ) -> SupportPostProcessor:
     post_processor = SupportPostProcessor(**arguments)
-    post_processor.fit_normal(CalibrationScores(scheme, iter(batches)))
+    post_processor.fit_normal(CalibrationScores(scheme, iter(batches), num_folds))
     return post_processor
 
 
@@ -101,7 +102,7 @@ def test_verdicts_and_p_values_of_ranked_scores() -> None:
     ],
 )
 def test_the_ranks_that_decide_a_verdict(rate: float | None, scheme: CalibrationScheme, count: int, ranks: int) -> None:
-    assert SupportPostProcessor(false_alarm_rate=rate).num_distinct_ranks(scheme, count) == ranks
+    assert SupportPostProcessor(false_alarm_rate=rate).num_distinct_ranks(scheme, count, num_folds=32) == ranks
 
 
 @pytest.mark.parametrize("normalized", [True, False])
@@ -243,7 +244,7 @@ def test_settings_survive_a_checkpoint() -> None:
             CalibrationScheme.JACKKNIFE_PLUS,
             "at most 25 % of good parts are flagged as defects. For 5 %, provide at least 19",
         ),
-        (CalibrationScheme.CV_PLUS, "CV+ with 32 folds"),
+        (CalibrationScheme.CV_PLUS, "CV+ with 5 folds"),
         (CalibrationScheme.SPLIT, "For this support set: at most 63 % (95 % confidence)"),
         (CalibrationScheme.LEAVE_ONE_OUT, "About 1 in 4 good images of the same kind exceed it"),
         (CalibrationScheme.SELF_VIEWS, "no image is called a defect"),
@@ -251,7 +252,17 @@ def test_settings_survive_a_checkpoint() -> None:
     ],
 )
 def test_words(scheme: CalibrationScheme, words: str) -> None:
-    assert words in fitted(scheme).describe()
+    assert words in fitted(scheme, num_folds=5).describe()
+
+
+def test_the_guarantee_follows_from_the_number_of_folds_also_in_a_checkpoint() -> None:
+    scheme, batches = CalibrationScheme.CV_PLUS, [InferenceBatch(pred_score=torch.arange(200.0))]
+    post_processor = fitted(scheme, batches, num_folds=8)
+    loaded = SupportPostProcessor()
+    loaded.load_checkpoint_config(post_processor.checkpoint_config())
+    loaded.load_state_dict(post_processor.state_dict())
+    assert loaded.guaranteed_fpr == post_processor.guaranteed_fpr == scheme.guaranteed_fpr(1, 200, 8)
+    assert loaded.guaranteed_fpr < scheme.guaranteed_fpr(1, 200, 32)
 
 
 def test_side_file_is_json() -> None:

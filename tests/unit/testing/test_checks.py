@@ -29,7 +29,7 @@ from anomalib_fewshot.testing import CHECKS, EXPORTS, Trial, check_fewshot_model
 
 SMALL = {"image_size": 64, "backbone": "resnet10t", "pre_trained": False}
 OURS = {
-    CoftAD: {"num_steps": 2, "num_views": 2, "num_anomalies": 1},
+    CoftAD: {"num_steps": 2},
     RegAD: {"max_epochs": 2},
     UniAD: {"num_steps": 2, "batch_size": 2, "dim": 32, "num_layers": 1, "neighbor_size": 3},
 }

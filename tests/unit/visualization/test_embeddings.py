@@ -16,7 +16,7 @@ from anomalib_fewshot.visualization import embed, has_features, patch_features
 SMALL = {"backbone": "resnet10t", "pre_trained": False}
 MODELS = [
     (CoftAD, SMALL | {"image_size": 64}),
-    (CoftAD, SMALL | {"image_size": 64, "image_score": "embedding"}),
+    (CoftAD, SMALL | {"image_size": 64, "published": True}),
     (RegAD, SMALL | {"image_size": 64}),
     (UniAD, SMALL | {"image_size": 64, "dim": 32, "num_layers": 1, "neighbor_size": 3}),
     (Patchcore, SMALL | {"layers": ["layer1", "layer2"]}),

@@ -27,7 +27,7 @@ OTHERS = {"grey with a red defect", "PNG of half its rows"}
 def test_odd_files_are_read_right_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All kinds in one run, each in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-    arguments = {"image_size": 64, "num_steps": 1, "num_views": 2, "num_anomalies": 1}
+    arguments = {"image_size": 64, "num_steps": 1}
     monkeypatch.setattr(training, "new_model", lambda: CoftAD(**arguments, evaluator=False, visualizer=False))
     (tmp_path / "good").mkdir()
     for seed in range(4):

@@ -1,14 +1,14 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Small defects of six kinds, synthesised from normal images, with masks, reproducible by an explicit generator.
+"""Small defects of six kinds, synthesized from normal images, with masks, reproducible with an explicit generator.
 
 anomalib's Perlin generator takes its textures from a data set and draws from the global generator. Here the source is
-the image itself. The kinds and their ranges are this package's: small and faint enough that some are hard to see.
+the image itself. Kinds and ranges are ours: small and faint enough that some are hard to see.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -24,46 +24,32 @@ def synthesize_anomalies(
     images: torch.Tensor,
     generator: torch.Generator,
     per_kind: int = 1,
-    kinds: Sequence[str] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Make anomalous images, each with one small defect.
 
-    The kinds are ``"cut_paste"``, a piece of the image pasted elsewhere; ``"scar"``, a thin piece of it; ``"patches"``
-    of it in the shape of noise; ``"stain"``, a bright or dark spot; ``"blur"``, a blurred spot; and ``"crack"``.
+    The six kinds are: a piece of the image pasted elsewhere, a thin piece, a piece in the shape of noise, a bright or
+    dark spot, a blurred spot, and a crack.
 
     Args:
         images (torch.Tensor): Images in [0, 1], shape ``(B, C, H, W)``.
         generator (torch.Generator): Generator on the CPU that decides everything.
-        per_kind (int): Anomalous images of each kind that are made of each image. Defaults to ``1``.
-        kinds (Sequence[str] | None): Kinds to make. Defaults to ``None``: all six.
+        per_kind (int): Anomalous images of each kind for each image. Defaults to ``1``.
 
     Returns:
-        tuple[torch.Tensor, torch.Tensor]: Anomalous images, shape ``(B * kinds * per_kind, C, H, W)``, and masks of
-        the changed pixels, shape ``(B * kinds * per_kind, H, W)``, boolean.
-
-    Raises:
-        ValueError: If there is no such kind, or none at all.
+        tuple[torch.Tensor, torch.Tensor]: Anomalous images, shape ``(B * 6 * per_kind, C, H, W)``, and masks of the
+        changed pixels, shape ``(B * 6 * per_kind, H, W)``, boolean.
 
     Reference:
         Li et al., CutPaste, https://arxiv.org/abs/2104.04015; Zavrtanik et al., DRAEM, https://arxiv.org/abs/2108.07610.
     """
-    makers = [_KINDS[kind] for kind in checked_kinds(kinds)]
-    made = [_visible(image, maker, generator) for image in images for maker in makers for _ in range(per_kind)]
-    anomalous, masks = zip(*made, strict=True)
+    anomalous, masks = [], []
+    for image in images:
+        for make in _KINDS:
+            for _ in range(per_kind):
+                made, mask = _visible(image, make, generator)
+                anomalous.append(made)
+                masks.append(mask)
     return torch.stack(anomalous), torch.stack(masks)
-
-
-def checked_kinds(kinds: Sequence[str] | None) -> Sequence[str]:
-    """Return the kinds of anomalies, all for ``None``.
-
-    Raises:
-        ValueError: If there is no such kind, or none at all.
-    """
-    kinds = list(_KINDS) if kinds is None else kinds
-    if not kinds or not set(kinds) <= set(_KINDS):
-        msg = f"The kinds of anomalies must be some of {tuple(_KINDS)}, got {kinds}."
-        raise ValueError(msg)
-    return kinds
 
 
 def _visible(
@@ -82,20 +68,20 @@ def _visible(
 
 def _cut_paste(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     share, aspect = _uniform(generator, 0.003, 0.04), math.exp(_uniform(generator, -1.2, 1.2))
-    return _blend(image, _elsewhere(image, generator), _rectangle(image, generator, share, aspect, angle=0))
+    return _blend(image, _shifted_copy(image, generator), _rectangle(image, generator, share, aspect, angle=0))
 
 
 def _scar(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     share, aspect = _uniform(generator, 0.0008, 0.006), _uniform(generator, 4, 20)
     mask = _rectangle(image, generator, share, aspect, angle=_uniform(generator, 0, 180))
-    return _blend(image, (_elsewhere(image, generator) + _signed(generator, 0, 0.2)).clamp(0, 1), mask)
+    return _blend(image, (_shifted_copy(image, generator) + _signed(generator, 0, 0.2)).clamp(0, 1), mask)
 
 
 def _noise_patches(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     noise = _noise(image, generator, 2 ** _integer(generator, 3, 5))
     edge = noise.quantile(_uniform(generator, 0.955, 0.995))
     mask = ((noise - edge) * 6).clamp(0, 1) * _uniform(generator, 0.4, 1)
-    return _blend(image, _elsewhere(image, generator), mask)
+    return _blend(image, _shifted_copy(image, generator), mask)
 
 
 def _stain(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -111,13 +97,13 @@ def _blur(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _crack(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Draw a line that winds at random, a pixel a step."""
+    """Draw a line that bends at random, one pixel a step."""
     height, width = image.shape[-2:]
     side = min(height, width)
     length = max(4, int(_uniform(generator, 0.08, 0.45) * side))
     start = [_uniform(generator, 0.15, 0.85) * width, _uniform(generator, 0.15, 0.85) * height]
-    turns = (torch.rand(length, generator=generator) - 0.5) * 0.7
-    angles = _uniform(generator, 0, 2 * math.pi) + turns.cumsum(0)
+    bends = (torch.rand(length, generator=generator) - 0.5) * 0.7
+    angles = _uniform(generator, 0, 2 * math.pi) + bends.cumsum(0)
     points = np.array(start) + torch.stack([angles.cos(), angles.sin()], dim=-1).cumsum(0).numpy()
     mask = np.zeros((height, width), dtype=np.uint8)
     line = [points.round().astype(np.int32)]
@@ -125,22 +111,15 @@ def _crack(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return image + torch.from_numpy(mask).to(image) / 255 * _signed(generator, 0.1, 0.4)
 
 
-_KINDS = {
-    "cut_paste": _cut_paste,
-    "scar": _scar,
-    "patches": _noise_patches,
-    "stain": _stain,
-    "blur": _blur,
-    "crack": _crack,
-}
+_KINDS = (_cut_paste, _scar, _noise_patches, _stain, _blur, _crack)
 
 
 def _blend(image: torch.Tensor, other: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return image * (1 - mask) + other * mask
 
 
-def _elsewhere(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return the image moved round, turned and with other contrast and brightness: what is pasted from."""
+def _shifted_copy(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return the image rolled, rotated by 180 degrees or mirrored, and with another contrast and brightness."""
     moved = image.roll([_integer(generator, side // 8, 7 * side // 8) for side in image.shape[-2:]], (-2, -1))
     moved = moved.rot90(2 * _integer(generator, 0, 1), (-2, -1))
     if _uniform(generator, 0, 1) < 0.5:
@@ -157,7 +136,7 @@ def _rectangle(
     aspect: float,
     angle: float,
 ) -> torch.Tensor:
-    """Return the mask of a rectangle that covers a share of the image, turned by an angle in degrees."""
+    """Return the mask of a rectangle that covers a share of the image, rotated by an angle in degrees."""
     height, width = image.shape[-2:]
     centre = (_uniform(generator, 0.1, 0.9) * width, _uniform(generator, 0.1, 0.9) * height)
     area = share * height * width
@@ -181,7 +160,7 @@ def _spot(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _noise(image: torch.Tensor, generator: torch.Generator, cells: int) -> torch.Tensor:
-    """Return smooth noise of about unit variance, shape ``(H, W)``, with so many cells a side."""
+    """Return smooth noise of about unit variance, shape ``(H, W)``, with ``cells`` cells a side."""
     noise = torch.randn(1, 1, cells, cells, generator=generator)
     return F.interpolate(noise, image.shape[-2:], mode="bicubic", align_corners=False)[0, 0].to(image)
 

@@ -1,14 +1,13 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The density, against scikit-learn and against values in closed form."""
+"""Covariances and whitenings, against scikit-learn and against values in closed form."""
 
 import pytest
 import torch
 from sklearn.covariance import empirical_covariance, oas
 
-from anomalib_fewshot.models.coft_ad.gaussian import Gaussian, oas_covariance, symmetric_whitening
-from anomalib_fewshot.models.components import Moments
+from anomalib_fewshot.models.components import Moments, lower_triangle, oas_covariance, symmetric_whitening
 
 
 def embeddings(count: int, dim: int) -> torch.Tensor:
@@ -31,52 +30,10 @@ def test_moments_add_up() -> None:
         torch.testing.assert_close(mine, theirs)
 
 
-def test_distance_is_the_mahalanobis_distance() -> None:
-    rows = embeddings(500, 3)
-    gaussian = Gaussian(3, regularization=1e-9)
-    gaussian.fit(Moments.of(rows))
-    covariance = oas_covariance(Moments.of(rows))
-    queries = embeddings(6, 3).float().reshape(2, 3, 3)
-    delta = queries.double() - rows.mean(0)
-    expected = torch.einsum("...i,ij,...j->...", delta, torch.linalg.inv(covariance), delta).sqrt()
-    torch.testing.assert_close(gaussian(queries), expected.float(), rtol=1e-4, atol=1e-4)
-
-
-def test_regularization_is_a_fraction_of_the_mean_variance() -> None:
-    """Variance 4 along one of two axes: a regularization of 0.5 adds 0.5 * (4 + 0) / 2 to each."""
-    rows = torch.tensor([[2.0, 0.0], [-2.0, 0.0]]).repeat(5000, 1)
-    gaussian = Gaussian(2, regularization=0.5)
-    gaussian.fit(Moments.of(rows))
-    torch.testing.assert_close(gaussian(torch.eye(2)), torch.tensor([5.0, 1.0]).rsqrt(), rtol=1e-3, atol=1e-3)
-
-
-def test_distance_does_not_depend_on_scale_and_offset() -> None:
-    rows = embeddings(50, 4)
-    first, second = Gaussian(4, 0.01), Gaussian(4, 0.01)
-    first.fit(Moments.of(rows))
-    second.fit(Moments.of(10 * rows + 5))
-    torch.testing.assert_close(first(rows.float()), second(10 * rows.float() + 5), rtol=1e-4, atol=1e-4)
-
-
-def test_single_embedding_is_finite_and_at_distance_zero() -> None:
-    row = torch.ones(1, 4) / 2
-    gaussian = Gaussian(4, 0.01)
-    gaussian.fit(Moments.of(row))
-    distances = gaussian(torch.stack([row[0], -row[0]]))
-    assert distances[0] == 0
-    assert torch.isfinite(distances).all()
-    assert distances[1] > 0
-
-
 def test_shrinkage_vanishes_with_many_embeddings() -> None:
     rows = embeddings(20000, 3)
     expected = torch.from_numpy(empirical_covariance(rows.numpy()))
     torch.testing.assert_close(oas_covariance(Moments.of(rows)), expected, rtol=1e-2, atol=1e-2)
-
-
-def test_regularization_must_be_positive() -> None:
-    with pytest.raises(ValueError, match="`regularization` must be above 0, got 0"):
-        Gaussian(4, 0)
 
 
 def mixed_rows(count: int = 500, dim: int = 4) -> torch.Tensor:
@@ -113,3 +70,10 @@ def test_moments_without_a_part_are_those_of_the_rest() -> None:
     left = Moments.of(rows) - Moments.of(rows[:100])
     for mine, theirs in zip(vars(left).values(), vars(Moments.of(rows[100:])).values(), strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+def test_triangle_keeps_the_norm_of_every_row() -> None:
+    metric, rows = torch.randn(7, 7), torch.randn(20, 7)
+    triangle = lower_triangle(metric)
+    assert not triangle.triu(1).any()
+    torch.testing.assert_close((rows @ triangle).norm(dim=-1), (rows @ metric).norm(dim=-1))

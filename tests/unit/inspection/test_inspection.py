@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Runs: what they leave, how they end, and how they are resumed."""
+"""Runs: their outputs, their end after Ctrl-C, and how they are resumed."""
 
 import json
 import logging
@@ -29,14 +29,14 @@ NAMES = ["a/0.png", "b/0.jpg", "b/0.png", "hole ä#1 'x'.png"]
 
 @pytest.fixture
 def parts(part: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder with copies of good and new pictures, in which commands are given."""
+    """Return the working directory, with copies of the good and new images."""
     for name in ("good", "new"):
         shutil.copytree(part / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_what_a_run_leaves(trained: Path) -> None:
+def test_outputs_of_a_run(trained: Path) -> None:
     table = pd.read_csv(trained / "scores.csv")
     assert list(table.columns) == ["path", "verdict", "score", "p_value"]
     assert sorted(table.path) == NAMES
@@ -44,20 +44,20 @@ def test_what_a_run_leaves(trained: Path) -> None:
     assert (table.path[0], table.verdict[0], table.p_value[0]) == (NAMES[-1], "defect", 0.2)  # of k = 4
     for name in NAMES:
         with Image.open(trained / "overlays" / f"{name}.jpg") as overlay:
-            assert overlay.size == (WIDTH, HEIGHT)  # the photo's own
+            assert overlay.size == (WIDTH, HEIGHT)
         for folder, suffix in (("thumbnails", "jpg"), ("photos", "jpg"), ("heat", "png")):
             assert (trained / "page" / folder / f"{name}.{suffix}").is_file()
     assert len(json.loads((trained / "support.json").read_text(encoding="utf-8"))["images"]) == 4
     assert not list(trained.rglob("*.part"))
 
 
-def test_scores_are_those_of_predict(
+def test_scores_equal_predict(
     trained: Path,
     part: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """And of the command that `anomalib predict` ends with, which takes a checkpoint."""
+    """This includes the command that `anomalib predict` suggests, which loads a checkpoint."""
     for number, name in enumerate(NAMES):  # anomalib refuses the names and the folder of the run
         (tmp_path / "new").mkdir(exist_ok=True)
         shutil.copy(part / "new" / name, tmp_path / "new" / f"{number}{Path(name).suffix}")
@@ -78,7 +78,7 @@ def test_scores_are_those_of_predict(
             assert words.startswith(table.verdict[Path(path).name])
 
 
-def test_next_runs_have_folders_of_their_own(trained: Path, parts: Path) -> None:
+def test_each_run_has_its_own_folder(trained: Path, parts: Path) -> None:
     draw(parts / "more" / "c.png", 30)
     before = (trained / "scores.csv").read_bytes()
     for number in range(2):
@@ -86,11 +86,15 @@ def test_next_runs_have_folders_of_their_own(trained: Path, parts: Path) -> None
         assert list(table.path) == ["c.png"]
         assert (parts / "results" / "inspect" / f"v{number}" / "index.html").is_file()
     assert (trained / "scores.csv").read_bytes() == before
-    again = inspect(new="more/c.png", model="results/inspect/v1", progress=False)  # a model of a model, one picture
+    again = inspect(
+        new="more/c.png",
+        model="results/inspect/v1",
+        progress=False,
+    )  # the model of a run without training; one image
     pd.testing.assert_frame_equal(again, table)
 
 
-def test_broken_files_are_named_and_left_out(
+def test_broken_files_are_reported_and_skipped(
     trained: Path,
     parts: Path,
     capsys: pytest.CaptureFixture[str],
@@ -114,7 +118,7 @@ def test_broken_files_are_named_and_left_out(
 
 
 @pytest.mark.usefixtures("small", "parts")
-def test_broken_good_pictures_are_left_out(parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_good_images_are_skipped(parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (parts / "good" / "1.png").write_bytes(b"")
     inspect("good", "new")
     assert re.search(r"Training on 3 good pictures .* 100%", capsys.readouterr().out)  # the steps of the fit
@@ -131,7 +135,7 @@ def test_broken_good_pictures_are_left_out(parts: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.usefixtures("small", "parts")
-def test_one_picture_gives_no_defect(capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_good_image_gives_no_defect(capsys: pytest.CaptureFixture[str]) -> None:
     table = inspect("good/0.png", "new")
     assert set(table.verdict) <= {"good", "review"}
     assert table.verdict[table.path == NAMES[-1]].item() == "review"
@@ -141,11 +145,11 @@ def test_one_picture_gives_no_defect(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.usefixtures("small", "parts")
-def test_pictures_of_the_support_are_not_scored() -> None:
+def test_support_images_are_not_scored() -> None:
     table = inspect(["good", "new/a/0.png"], "new", progress=False)
     assert sorted(table.path) == [name for name in NAMES if name != "a/0.png"]
     assert len(json.loads(Path("results/inspect/v0/support.json").read_text(encoding="utf-8"))["images"]) == 5
-    table = inspect(new=".", model="results/inspect/v0", progress=False)  # finds no pictures of runs
+    table = inspect(new=".", model="results/inspect/v0", progress=False)  # ignores the outputs of runs
     assert sorted(table.path) == [f"new/{name}" for name in NAMES if name != "a/0.png"]
     with pytest.raises(ValueError, match="`new` must contain usable pictures, got none in good"):
         inspect("good", "good", progress=False)
@@ -177,13 +181,13 @@ def test_resumes(trained: Path, parts: Path, monkeypatch: pytest.MonkeyPatch, ki
     assert sorted(table.path) == NAMES
     whole = pd.read_csv(trained / "scores.csv")
     pd.testing.assert_frame_equal(table, whole, check_exact=False, atol=1e-6)
-    draw(parts / "new" / "a" / "0.png", 50, hole=True)  # changed since: scored again
+    draw(parts / "new" / "a" / "0.png", 50, hole=True)  # changed after scoring, so it is scored again
     table = inspect(resume=run, progress=False)
     assert scored == [*NAMES[2:], "a/0.png"]
     assert table.verdict[table.path == "a/0.png"].item() == "defect"
 
 
-def test_watch_takes_what_comes(trained: Path, parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watch_scores_new_files(trained: Path, parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(parts / "new")
     (parts / "new").mkdir()
     seen = []
@@ -204,13 +208,13 @@ def test_watch_takes_what_comes(trained: Path, parts: Path, monkeypatch: pytest.
     table = inspect(new="new", model=trained, watch=True, progress=False)
     assert list(table.path) == ["1.png", "0.png"]
     assert seen[0] == 0
-    assert seen[3] == 1  # one whole picture, and one that was cut
+    assert seen[3] == 1  # one complete image and one incomplete file
     assert "cannot be read" not in Path("results/inspect/v0/index.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("parts")
 class _Attack:
-    """Runs code when it is unpickled."""
+    """Run code when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -219,7 +223,7 @@ class _Attack:
         return Path.touch, (self.marker,)
 
 
-def test_model_of_another_runs_no_code(trained: Path, tmp_path: Path) -> None:
+def test_loading_a_model_runs_no_code(trained: Path, tmp_path: Path) -> None:
     folder, marker = shutil.copytree(trained, tmp_path / "run"), tmp_path / "code_has_run"
     checkpoint = torch.load(folder / "model.ckpt", weights_only=False)
     torch.save(checkpoint | {"attack": _Attack(marker)}, folder / "model.ckpt")
@@ -228,7 +232,7 @@ def test_model_of_another_runs_no_code(trained: Path, tmp_path: Path) -> None:
     assert not marker.exists()
 
 
-def test_model_whose_thresholds_are_not_from_good_pictures(trained: Path, parts: Path) -> None:
+def test_model_without_calibrated_thresholds(trained: Path, parts: Path) -> None:
     checkpoint = torch.load(trained / "model.ckpt", weights_only=False)
     checkpoint["state_dict"]["is_fitted"].fill_(value=False)
     torch.save(checkpoint, parts / "other.ckpt")
@@ -237,7 +241,7 @@ def test_model_whose_thresholds_are_not_from_good_pictures(trained: Path, parts:
     assert not Path("results").exists()
 
 
-def test_ended_training_leaves_no_folder(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_training_leaves_no_folder(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -248,7 +252,7 @@ def test_ended_training_leaves_no_folder(parts: Path, monkeypatch: pytest.Monkey
 
 
 def test_memory_is_bounded(trained: Path, tmp_path: Path) -> None:
-    """No more than three batches of photos are read before the first one is used."""
+    """At most three batches are read before the first score."""
     paths = [tmp_path / f"{number}.png" for number in range(40)]
     for number, path in enumerate(paths):
         draw(path, number)
@@ -267,8 +271,12 @@ def test_memory_is_bounded(trained: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read as Linux tells it")
-def test_memory_does_not_grow_with_the_number(trained: Path, parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_memory_does_not_grow_with_the_number_of_images(
+    trained: Path,
+    parts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     draw(parts / "many" / "0000.png", 60)
     for number in range(1, 2000):
         (parts / "many" / f"{number:04}.png").hardlink_to(parts / "many" / "0000.png")
@@ -282,7 +290,11 @@ def test_memory_does_not_grow_with_the_number(trained: Path, parts: Path, monkey
     assert max(used[1500:]) - max(used[400:500]) < 4 * 256  # 4 MB for more than 1000 pictures
 
 
-def test_resumes_where_it_was_started(trained: Path, parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_requires_the_same_working_directory(
+    trained: Path,
+    parts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     inspect(new="new", model=trained, progress=False)
     monkeypatch.chdir(parts / "good")
     with pytest.raises(FileNotFoundError, match="`resume` must .*, got new"):

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Photographs with an EXIF orientation: `inspect` reads them upright, anomalib's own commands refuse them."""
+"""Images with an EXIF orientation: `inspect` applies it, and anomalib's commands refuse them."""
 
 import json
 import shlex
@@ -26,7 +26,7 @@ INVERSE = {2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}  # the orientation that und
 
 
 def save_rotated(upright: Path, path: Path, orientation: int, **options: int) -> None:
-    """Save an image as a camera with an EXIF orientation does: the pixels lie, the tag says how."""
+    """Save rotated pixels with the EXIF orientation that restores the image."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def save_rotated(upright: Path, path: Path, orientation: int, **options: int) ->
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_read_upright_is_that_of_pil(tmp_path: Path, orientation: int, suffix: str) -> None:
+def test_read_upright_agrees_with_pil(tmp_path: Path, orientation: int, suffix: str) -> None:
     draw(tmp_path / "upright.png", 0, hole=True)
     path = tmp_path / f"rotated.{suffix}"
     save_rotated(tmp_path / "upright.png", path, orientation)
@@ -70,9 +70,9 @@ def test_new_images_are_scored_upright(
         assert table.score[f"{orientation}.png"] == table.score["upright.png"]
         assert table.score[f"{orientation}.jpg"] == pytest.approx(table.score["upright.png"], abs=0.03)
         for path in (f"overlays/{orientation}.jpg.jpg", f"page/thumbnails/{orientation}.png.jpg"):
-            with Image.open(run / path) as picture:
-                assert picture.size == (WIDTH, HEIGHT)
-                assert picture.getexif().get(ExifTags.Base.Orientation, 1) == 1
+            with Image.open(run / path) as image:
+                assert image.size == (WIDTH, HEIGHT)
+                assert image.getexif().get(ExifTags.Base.Orientation, 1) == 1
     entries = [json.loads(line) for line in (run / "scored.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {(entry["width"], entry["height"]) for entry in entries} == {(WIDTH, HEIGHT)}
 

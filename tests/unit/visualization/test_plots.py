@@ -35,7 +35,7 @@ def test_small_plot_of_one_model() -> None:
         assert (image.format, image.size) == ("JPEG", (360, 400))
 
 
-def test_separation_by_a_slow_reference() -> None:
+def test_separation_agrees_with_a_loop() -> None:
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(9, 4, generator=generator)
     kinds = ["support"] * 2 + ["good"] * 3 + ["defect"] * 4
@@ -57,13 +57,13 @@ def test_separation_does_not_depend_on_the_scale() -> None:
     assert two == pytest.approx(one | {"std": 1000 * one["std"]}, rel=1e-4)
 
 
-def test_separation_needs_images_of_each_kind() -> None:
+def test_separation_requires_each_kind() -> None:
     with pytest.raises(ValueError, match=r"got none of \['defect'\]"):
         separation(ImageEmbeddings(torch.rand(2, 3), ["support", "good"], ["", ""]))
 
 
 @pytest.mark.parametrize("projection", ["tsne", "pca"])
-def test_projection_is_repeated_and_keeps_groups_apart(projection: str) -> None:
+def test_projection_is_reproducible_and_separates_groups(projection: str) -> None:
     points = project(BLOBS, projection)
     assert points.shape == (12, 2)
     np.testing.assert_array_equal(points, project(BLOBS, projection))
@@ -91,7 +91,7 @@ def test_wrong_projection() -> None:
         project(BLOBS[:3])
 
 
-def test_names_cannot_end_the_script(tmp_path: Path) -> None:
+def test_names_cannot_close_the_script(tmp_path: Path) -> None:
     path = tmp_path / "a&b.png"
     Image.new("RGB", (8, 8)).save(path)
     embedded = {"</script><b>": ImageEmbeddings(BLOBS[:4], ["support", "good", "defect", "good"], [str(path)] * 4)}

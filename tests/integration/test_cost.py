@@ -14,7 +14,7 @@ from anomalib.cli import AnomalibCLI
 
 from anomalib_fewshot.pipelines import cost
 from anomalib_fewshot.pipelines.cli import FewShotCost
-from anomalib_fewshot.pipelines.cost import BARE, measure_cost
+from anomalib_fewshot.pipelines.cost import BACKBONE_ONLY, measure_cost
 from anomalib_fewshot.pipelines.plan.spec import read_spec
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -30,10 +30,10 @@ def test_a_row_for_each_method_and_the_backbone(data: dict[str, Any]) -> None:
     coft_ad = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "num_steps": 1, "num_anomalies": 1}
     methods = {"CoftAD": {"class_path": "CoftAD", "init_args": coft_ad}, "plain": PLAIN}
     table = measure_cost(methods, data, k_shot=2, backbone="resnet10t", repeats=1, rounds=5, threads=1)
-    assert table.index.tolist() == ["CoftAD", "plain", BARE]
+    assert table.index.tolist() == ["CoftAD", "plain", BACKBONE_ONLY]
     assert (table.loc[["CoftAD", "plain"], ["fit_seconds", "latency_p50_ms", "times_backbone"]] > 0).all(axis=None)
     assert (table.latency_p95_ms >= table.latency_p50_ms).all()
-    assert table.loc[BARE, "times_backbone"] == 1
+    assert table.loc[BACKBONE_ONLY, "times_backbone"] == 1
     assert table.loc["plain", "times_backbone"] < table.loc["CoftAD", "times_backbone"]
 
 
@@ -48,9 +48,9 @@ def test_several_k_in_torch_and_onnx(data: dict[str, Any]) -> None:
         threads=1,
         onnx=True,
     )
-    assert table.index.tolist() == ["plain, k = 1", "plain, k = 3", BARE]
+    assert table.index.tolist() == ["plain, k = 1", "plain, k = 3", BACKBONE_ONLY]
     assert (table.filter(like="latency") > 0).all(axis=None)
-    assert table.loc[BARE, ["times_backbone", "onnx_times_backbone"]].tolist() == [1, 1]
+    assert table.loc[BACKBONE_ONLY, ["times_backbone", "onnx_times_backbone"]].tolist() == [1, 1]
     assert (table.onnx_times_backbone[:2] < 1).all()
 
 
@@ -58,7 +58,7 @@ def test_size_of_the_backbones_image(data: dict[str, Any], monkeypatch: pytest.M
     shapes = []
 
     def run(models: dict[str, tuple[torch.nn.Module, torch.Tensor]], rounds: int) -> dict[str, np.ndarray]:
-        shapes.append(models[BARE][1].shape)
+        shapes.append(models[BACKBONE_ONLY][1].shape)
         return dict.fromkeys(models, np.ones(rounds))
 
     monkeypatch.setattr(cost, "latencies", run)
@@ -88,7 +88,7 @@ def test_file() -> None:
         ({"k_shot": [4, 0]}, "`k_shot` must be at least 1, got 0"),
         ({"repeats": 0}, "`repeats` must be at least 1, got 0"),
         ({"backbone_size": 0}, "`backbone_size` must be at least 1, got 0"),
-        ({"methods": {"A": {"class_path": "Patchcor"}}}, "Close to it are .'Patchcore'"),
+        ({"methods": {"A": {"class_path": "Patchcor"}}}, "Similar names: .'Patchcore'"),
         ({"data": {"class_path": "Patchcore"}}, "must name an AnomalibDataModule"),
     ],
 )

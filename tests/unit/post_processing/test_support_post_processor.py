@@ -182,7 +182,7 @@ def test_validation_by_normal_images_is_of_images_kept_apart(caplog: pytest.LogC
     assert post_processor.image_threshold == 3  # the second highest: 2 of 5
     assert 2 * post_processor.pixel_threshold == 3
     assert "4 good validation images (split calibration)" in caplog.text
-    assert "0.4 or less a defect, on average" in caplog.text
+    assert "at most 40 % of good parts are flagged as defects" in caplog.text
     assert "at 95 % confidence, 0.75 or less" in caplog.text  # beta.ppf(0.95, 2, 3)
 
 

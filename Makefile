@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-all coverage lint docs dist upstream clean
+.PHONY: quickstart test test-all test-nightly coverage lint docs dist upstream clean
 
 # The environment stands for the files it was made from: it is made again when they change.
 $(VENV)/.installed: pyproject.toml $(wildcard anomalib_fewshot/startup/*)
@@ -29,7 +29,10 @@ test: $(VENV)/.installed ## the whole suite
 	$(BIN)/python -m pytest -m "not slow and not nightly" -n auto --dist worksteal --durations=25
 
 test-all: $(VENV)/.installed ## and the heavier checks
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not nightly"
+
+test-nightly: $(VENV)/.installed ## one member of each timm family as a backbone
+	$(BIN)/python -m pytest -m nightly tests/integration/test_timm_families.py
 
 coverage: $(VENV)/.installed ## the suite, and the lines that it does not reach
 	$(BIN)/python -m pytest -m "not slow and not nightly" -n auto --dist worksteal --cov --cov-report=term-missing:skip-covered

@@ -42,7 +42,7 @@ class _PluginFinder:
 
 def _quiet_own_commands():
     """Suppress messages about the set-up of anomalib in its command line, if the command uses this package."""
-    from anomalib_fewshot._own_command import names_in_command, suppress_import_messages
+    from anomalib_fewshot._cli.own_command import names_in_command, suppress_import_messages
 
     names = names_in_command()
     if names:
@@ -68,8 +68,8 @@ def _act_after(loader, name):
 
 def _act(name):
     if name == _CLI:
-        from anomalib_fewshot._cli_errors import install_hook
-        from anomalib_fewshot._signals import raise_on_signals
+        from anomalib_fewshot._cli.errors import install_hook
+        from anomalib_fewshot._cli.signals import raise_on_signals
 
         install_hook()
         if _names_package(sys.argv[1:]):
@@ -92,12 +92,13 @@ def install() -> None:
 
 def _prepare_command_line():
     """End the imports of anomalib's command line with one line on Ctrl-C, if its arguments name this package."""
-    if "anomalib" not in os.path.basename(sys.argv[0]):  # noqa: PTH119  nothing more in other programs
-        return
-    from anomalib_fewshot._signals import exit_on_signals, is_command_line
+    program = os.path.basename(sys.argv[0])  # noqa: PTH119  pathlib is slow
+    if program.removesuffix(".exe") == "anomalib" and _names_package(sys.argv[1:]):
+        from anomalib_fewshot._cli.signals import exit_on_signals
 
-    if is_command_line() and _names_package(sys.argv[1:]):
         exit_on_signals()
+        if sys.argv[1] == "inspect":  # threads of torch that wait in a loop make a fit on busy cores many times longer
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _names_package(arguments):

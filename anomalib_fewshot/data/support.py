@@ -19,9 +19,9 @@ from anomalib.data.utils import LabelName
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from anomalib_fewshot._console import print_messages_once
+from anomalib_fewshot._cli.console import print_messages_once
+from anomalib_fewshot._cli.signals import raise_on_signals
 from anomalib_fewshot._host import add_callbacks, is_memory_bank
-from anomalib_fewshot._signals import raise_on_signals
 
 from .manifest import SupportManifest
 

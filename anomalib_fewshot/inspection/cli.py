@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from anomalib_fewshot._command import Command
+from anomalib_fewshot._cli.command import Command
 
 
 class Inspect(Command):

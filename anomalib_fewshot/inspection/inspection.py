@@ -27,7 +27,7 @@ from rich.progress import (
 )
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from anomalib_fewshot._signals import continue_after_interrupt, is_ending, set_hint
+from anomalib_fewshot._cli.signals import continue_after_interrupt, is_ending, set_hint
 from anomalib_fewshot.data.validation.image_check import check_pictures, find_skipped_files
 from anomalib_fewshot.data.validation.issue import ERROR, DataIssue, report, summarize
 from anomalib_fewshot.post_processing import VERDICTS
@@ -66,6 +66,11 @@ def inspect(
 
     Every run has a folder of its own, ``out/v0``, ``out/v1`` and so on, with ``index.html``, ``scores.csv``,
     ``overlays``, ``model.ckpt`` and ``support.json``.
+
+    Ctrl-C and SIGTERM end the command within five seconds, with exit status 130 or 143. During the training nothing is
+    kept, and the folder is removed. After it, the model and the scored pictures are kept, the table and the page show
+    them, and the last line gives the command that scores the others. With ``watch``, Ctrl-C is the usual end, with exit
+    status 0.
 
     Args:
         good (Pictures | None): Good pictures: a folder, a file or several of both. Not used with ``model``.

@@ -19,8 +19,8 @@ from anomalib.data.utils import LabelName, Split
 from anomalib.engine import Engine
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
+from anomalib_fewshot._cli.signals import interruptible
 from anomalib_fewshot._host import update_augmentations
-from anomalib_fewshot._signals import interruptible
 from anomalib_fewshot.atomic import complete_file
 from anomalib_fewshot.data import FewShot
 from anomalib_fewshot.data.validation.image import read_upright

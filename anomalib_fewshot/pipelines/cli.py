@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 
-from anomalib_fewshot._command import Command
+from anomalib_fewshot._cli.command import Command
 
 WIDTH_OF_FILE = 160  # of a table in characters, where there is no terminal
 

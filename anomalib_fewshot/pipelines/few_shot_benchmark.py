@@ -14,7 +14,7 @@ import torch
 from jsonargparse.typing import Path_fr
 from rich.console import Console
 
-from anomalib_fewshot._signals import set_hint
+from anomalib_fewshot._cli.signals import set_hint
 from anomalib_fewshot.models.components.checks import check_at_least
 
 from .plan.dry_run import show_plan
@@ -52,6 +52,9 @@ def benchmark(
 
     Each run is stored when it is finished. A benchmark that was ended continues when it is started again, and runs
     that failed are tried again. Runs of another configuration in the folder are left alone and left out.
+
+    Ctrl-C and SIGTERM end the command within five seconds, with exit status 130 or 143. The runs in progress are lost,
+    ``results.csv`` has the finished ones, and the report shows them if five seconds are enough to draw it.
 
     Args:
         methods (dict): Models by their name in the tables: ``class_path`` and ``init_args``, or a YAML file

@@ -580,7 +580,8 @@ def test_ctrl_c_ends_with_a_line_and_the_report(
     finally:
         process.kill()
     assert process.returncode == 130
-    assert err.splitlines()[-1] == "anomalib fewshot: interrupted."
+    last = "anomalib fewshot: interrupted. Finished runs are kept. Run the same command to resume."
+    assert err.splitlines()[-1] == last
     assert "Traceback" not in out + err
     assert len([line for line in err.splitlines() if " - anomalib." not in line]) == 1  # but for lines of the start
     assert "runs are there, 0 of them failed. Report: " in out.replace("\n", " ")

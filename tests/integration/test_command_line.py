@@ -24,24 +24,26 @@ if "--without" not in sys.orig_argv:
     from anomalib_fewshot._autoload import install
     install()
 from anomalib.cli.cli import main
+from lightning import seed_everything
 for command in commands:
     sys.argv[1:] = command
+    seed_everything(0, verbose=False)  # the argument of this name has no effect in anomalib 2.7
     print("COMMAND", flush=True)
     main()
     sys.stdout.flush()
 """
 STATISTIC = ["--model", "ImageStatistic", "--model.image_size", "32"]
-TIMES = re.compile(r"\d\d:\d\d:\d\d(,\d+)?|\d+[.:]\d\d+(it/s)?|/(with|without)/")
+TIMES = re.compile(r"\[\d\d/\d\d/\d\d [\d:]+\]|\d\d:\d\d:\d\d(,\d+)?|\d+[.:]\d\d+(it/s)?|/(with|without)/")
 BAR = re.compile(r"%\||━")  # its lines depend on the speed of the machine
 CPU = ["--trainer.accelerator", "cpu"]
 
 
-def run(folder: Path, commands: list[list[str]], *, with_package: bool = True) -> list[list[str]]:
+def run(folder: Path, commands: list[list[str]], *, with_package: bool = True, columns: int = 80) -> list[list[str]]:
     """Return the lines that commands print, to both streams, in one process. The first item is the start-up."""
     program = folder / "anomalib"  # as the console script is named
     program.write_text(PROGRAM, encoding="utf-8")
     script = [sys.executable, str(program)] if with_package else [sys.executable, str(program), "--without"]
-    environment = os.environ | {"COLUMNS": "80", "ANOMALIB_FEWSHOT_AUTOLOAD": str(int(with_package))}
+    environment = os.environ | {"COLUMNS": str(columns), "ANOMALIB_FEWSHOT_AUTOLOAD": str(int(with_package))}
     finished = subprocess.run(
         script,
         input=json.dumps(commands),
@@ -133,13 +135,13 @@ def test_plain_run_is_as_without_this_package(mvtec_root: Path, tmp_path: Path) 
     data = ["--data", "MVTecAD", "--data.root", str(mvtec_root), "--data.category", "bolt", "--data.num_workers", "0"]
     model = ["--model", "Patchcore", "--model.backbone", "resnet18", "--model.layers", "[layer1]"]
     model += ["--model.pre_trained", "false", "--model.pre_processor", "false"]
-    command = ["train", *model, *CPU, *data, "--seed_everything", "0"]
+    command = ["train", *model, *CPU, *data]
     lines, files, states = [], [], []
     for name, with_package in (("with", True), ("without", False)):
         folder = tmp_path / name
         folder.mkdir()
-        parts = run(folder, [command], with_package=with_package)
-        lines.append([TIMES.sub("", line) for part in parts for line in part if not BAR.search(line)])
+        parts = run(folder, [command], with_package=with_package, columns=400)
+        lines.append([" ".join(TIMES.sub("", line).split()) for part in parts for line in part if not BAR.search(line)])
         files.append(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))
         (checkpoint,) = folder.rglob("model.ckpt")
         states.append(torch.load(checkpoint, weights_only=False))

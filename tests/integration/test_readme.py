@@ -6,14 +6,13 @@
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from anomalib.cli import AnomalibCLI
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule
+from small_models import SMALL
 
 from anomalib_fewshot import CoftAD, FewShot, MVTecFolder, RegAD
 
@@ -42,42 +41,64 @@ def commands() -> list[str]:
     return sorted({line for line in lines if re.match(r"anomalib (train|fit)", line) and "..." not in line})
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        "backbone='resnet10t', pre_trained=False, image_size=64, num_steps=2",
-        pytest.param("", marks=pytest.mark.slow),  # as it is there
-    ],
-)
-def test_python_of_getting_started(tmp_path: Path, arguments: str) -> None:
+def run(code: str, capsys: pytest.CaptureFixture[str], *, small: bool) -> str:
+    """Run code of a page in the current folder, as it is or with small models and few images. Return what it prints."""
+    if small:
+        for name in ("CoftAD", "RegAD"):
+            arguments = ", ".join(f"{key}={value!r}" for key, value in SMALL[name].items())
+            code = code.replace(f"{name}(", f"{name}({arguments}, ")
+        code = code.replace('ELPV(category="mono"', 'ELPV(category="mono", num_test=20')
+        code = code.replace('export_type="onnx"', 'export_type="torch"')  # test_contract.py has one to ONNX
+    capsys.readouterr()
+    exec(compile(code, "page", "exec"), {"__name__": "__main__"})  # noqa: S102
+    return capsys.readouterr().out
+
+
+SMALL_AND_AS_IT_IS = pytest.mark.parametrize("small", [True, pytest.param(False, marks=pytest.mark.slow)])
+
+
+@SMALL_AND_AS_IT_IS
+def test_python_of_getting_started(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    small: bool,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (code,) = blocks(ROOT / "docs" / "start.md", "python")
-    assert "CoftAD()" in code
-    code = code.replace("CoftAD()", f"CoftAD({arguments})")
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True)
-    assert list(tmp_path.rglob("model.onnx"))
+    run(code, capsys, small=small)
+    assert list(tmp_path.rglob("model.pt" if small else "model.onnx"))
     assert list(tmp_path.rglob("support.json"))
 
 
+@SMALL_AND_AS_IT_IS
 @pytest.mark.parametrize(("page", "model"), [("own_data", CoftAD), ("reg_ad", RegAD)])
-def test_python_of_the_docs(page: str, model: type[AnomalibModule], mvtec_root: Path, tmp_path: Path) -> None:
+def test_python_of_the_docs(
+    page: str,
+    model: type[AnomalibModule],
+    mvtec_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    small: bool,
+) -> None:
     """It finds the checkpoint, the data and the new pictures that it names."""
     mine = tmp_path / "datasets" / "mine"
     shutil.copytree(mvtec_root / "bolt", mine / "screw")
     shutil.copytree(mine / "screw" / "train" / "good", tmp_path / "good")
     shutil.copytree(mine / "screw" / "test" / "hole", tmp_path / "new_images")
     engine = Engine(default_root_dir=tmp_path / "trained", enable_progress_bar=False, max_epochs=1)
-    engine.fit(model(), datamodule=FewShot(MVTecFolder(mine, "screw", num_workers=0), k_shot=2))
+    arguments = SMALL[model.__name__] if small else {}
+    engine.fit(model(**arguments), datamodule=FewShot(MVTecFolder(mine, "screw", num_workers=0), k_shot=2))
     Path(engine.best_model_path).rename(tmp_path / "model.ckpt")
-    printed = [
-        subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True, text=True).stdout
-        for code in blocks(ROOT / "docs" / f"{page}.md", "python")
-    ]
+    monkeypatch.chdir(tmp_path)
+    printed = [run(code, capsys, small=small) for code in blocks(ROOT / "docs" / f"{page}.md", "python")]
     if page == "own_data":
         scores, issues = printed
         assert sum("new_images" in line for line in scores.splitlines()) == 4
         assert not issues
     else:
-        assert list(tmp_path.rglob("model.onnx"))
+        assert list(tmp_path.rglob("model.pt" if small else "model.onnx"))
 
 
 @pytest.fixture(scope="module")

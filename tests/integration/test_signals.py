@@ -30,10 +30,13 @@ WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 # The entry point of anomalib's console script, and the start-up hook where the package is not installed.
 PROGRAM = """
 from anomalib_fewshot._autoload import install
-install()
-print("started", flush=True)
-from anomalib.cli.cli import main
-main()
+
+if __name__ == "__main__":
+    install()
+    print("started", flush=True)
+    from anomalib.cli.cli import main
+
+    main()
 """
 
 # Models whose phases last until a signal comes. Each leaves a file when its phase begins.
@@ -176,7 +179,8 @@ def kill(pid: int) -> None:
 def few_shot(root: Path, model: str, *, workers: int = 0) -> list[str]:
     """Return the arguments of a model, on few images, that writes into the current folder."""
     statistic = ["--model.statistic", "std", "--model.image_size", "32"]
-    network = ["--model.backbone", "resnet10t", "--model.pre_trained", "false", "--model.image_size", "64"]
+    network = ["--model.backbone", "resnet10t", "--model.pre_trained", "false", "--model.image_size", "128"]
+    network += ["--model.num_steps", "4", "--model.warmup_steps", "1"]
     return [
         *("--model", f"slow_models.{model}", *(network if model == "SlowEpoch" else statistic)),
         *("--data", "FewShot", "--data.source", "MVTecFolder", "--data.source.root", str(root)),
@@ -263,7 +267,8 @@ def test_watch_ends_as_usual_with_an_interrupt(mvtec_root: Path, tmp_path: Path)
     assert first.process.wait(timeout=PATIENCE) == 0, first.output()
     for signum, status in ((signal.SIGINT, 0), (signal.SIGTERM, 143)):
         command = Command(tmp_path, "inspect", "--model", "runs/v0", *arguments[:-1], f"watch{status}", "--watch")
-        command.wait_for_file(f"watch{status}/v0/index.html")
+        lines = tmp_path / f"watch{status}/v0/scored.jsonl"
+        command.wait_for(lambda lines=lines: lines.is_file() and lines.read_bytes().count(b"\n") == 2)
         if status:
             command.end(signum)
         else:
@@ -312,7 +317,7 @@ def test_finished_fit_is_kept(signum: signal.Signals, mvtec_root: Path, tmp_path
     command.wait_for_file("test")
     command.end(signum)
     (checkpoint,) = (path for path in tmp_path.rglob("*.ckpt") if not path.parent.parent.is_symlink())
-    model = few_shot(mvtec_root, "SlowPredict")[:6]
+    model = few_shot(mvtec_root, "SlowScores")[:6]
     arguments = ["--data", str(mvtec_root / "bolt/test/good"), "--ckpt_path", str(checkpoint)]
     command = Command(tmp_path, "predict", *model, *arguments, "--trainer.logger", "false")
     command.wait_for_file("predict")

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from anomalib.cli.cli import AnomalibCLI
 
-from anomalib_fewshot import _cli_errors
-from anomalib_fewshot._cli_errors import explain
+from anomalib_fewshot._cli.errors import explain, install_hook
 from anomalib_fewshot.errors import ArgumentError, FewShotError, MissingDependencyError, NotFittedError
 
 MODEL = ["--model", "ImageStatistic", "--model.image_size", "32", "--trainer.accelerator", "cpu"]
@@ -143,7 +142,7 @@ def test_hook_acts_in_the_command_line_alone(
     passed = []
     monkeypatch.setattr(sys, "argv", [program])
     monkeypatch.setattr(sys, "excepthook", lambda *error: passed.append(error[0]))
-    _cli_errors.install_hook()
+    install_hook()
     for error in (ArgumentError("`seed` must be an integer."), ValueError("x")):
         sys.excepthook(type(error), error, None)
     assert passed == ([ValueError] if is_cli else [ArgumentError, ValueError])

@@ -31,7 +31,7 @@ builtins.__import__ = blocking_import
 from anomalib.cli.cli import AnomalibCLI
 
 import anomalib_fewshot.callbacks, anomalib_fewshot.testing
-from anomalib_fewshot._cli_errors import explain
+from anomalib_fewshot._cli.errors import explain
 
 for arguments in (["inspect", "--good", "x"], ["fewshot", "--help"], ["fewshot_features"]):
     try:

@@ -3,6 +3,7 @@
 
 """One test for each use of something that a host does not guarantee: the test that fails names what has changed."""
 
+import os
 import subprocess
 import sys
 import time
@@ -42,6 +43,7 @@ from anomalib_fewshot._host.progress import StepProgressBar, count_steps
 from anomalib_fewshot._host.timm_models import register_backbone
 
 PARTS = {"pre_processor": False, "post_processor": False, "evaluator": False, "visualizer": False}
+ROOT = Path(_host.__file__).parents[2]
 QUIET = {"accelerator": "cpu", "logger": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
 
 
@@ -175,6 +177,60 @@ def test_empty_and_missing_tables_of_subcommands() -> None:
     assert not registry.has_pipelines(lazy_host("pipelines", PIPELINE_REGISTRY=None))
     with pytest.raises(LookupError, match="new_pipelines"):
         registry.add_pipeline(lazy_host("new_pipelines"), "own", OwnPipeline)
+
+
+LAZY_ANOMALIB = {
+    "anomalib/__init__.py": "",
+    "anomalib/models/__init__.py": """
+from importlib import import_module
+_LAZY_IMPORTS = {"Padim": ".image"}
+__all__ = [*_LAZY_IMPORTS]
+def __getattr__(name):
+    if name not in _LAZY_IMPORTS:
+        raise AttributeError(name)
+    return getattr(import_module(_LAZY_IMPORTS[name], __name__), name)
+""",
+    "anomalib/models/image.py": "print('imported'); Padim = 'Padim'",
+    "anomalib/cli/__init__.py": "",
+    "anomalib/cli/pipelines.py": """
+_PIPELINE_DESCRIPTIONS = {"benchmark": "Run a benchmark."}
+_registry = None
+def __getattr__(name):
+    global _registry
+    if name != "PIPELINE_REGISTRY":
+        raise AttributeError(name)
+    if _registry is None:
+        _registry = {"benchmark": type("Benchmark", (), {})}
+    return _registry
+""",
+    "anomalib/cli/cli.py": """
+from anomalib.cli import pipelines
+def main():
+    print(pipelines._PIPELINE_DESCRIPTIONS, *pipelines.PIPELINE_REGISTRY)
+    import anomalib.models
+    print(*anomalib.models.__all__, anomalib.models.OwnModel.__module__)
+""",
+    "own_package.py": "class OwnModel: ...\nclass OwnPipeline:\n    'Run it.'",
+    "anomalib_fewshot-1.dist-info/METADATA": "Name: anomalib-fewshot\nVersion: 1\n",  # hides the installed one
+    "anomalib_fewshot-1.dist-info/entry_points.txt": (
+        "[anomalib.models]\nOwnModel = own_package:OwnModel\n[anomalib.pipelines]\nown = own_package:OwnPipeline\n"
+    ),
+}
+
+
+def test_hook_registers_with_an_anomalib_that_imports_lazily(tmp_path: Path) -> None:
+    for name, text in LAZY_ANOMALIB.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    code = "from anomalib_fewshot._autoload import install; install(); from anomalib.cli.cli import main; main()"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-c", code]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=tmp_path)
+    assert finished.stdout.splitlines() == [
+        "{'benchmark': 'Run a benchmark.', 'own': 'Run it.'} benchmark own",
+        "Padim OwnModel own_package",
+    ]
+    assert not finished.stderr
 
 
 # --- Lightning's trainer
@@ -459,7 +515,7 @@ def test_kill_processes() -> None:
 def test_light_modules_import_no_other_package() -> None:
     code = "import sys, anomalib_fewshot._host; print(*sys.modules)"
     command = [sys.executable, "-S", "-c", code]
-    environment = {"PYTHONPATH": str(Path(_host.__file__).parents[2])}
+    environment = {"PYTHONPATH": str(ROOT)}
     loaded = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()
     packages = {name.partition(".")[0] for name in loaded}
     assert packages - {"anomalib_fewshot", "__main__", "__mp_main__"} <= set(sys.stdlib_module_names)

@@ -3,13 +3,15 @@
 
 """Which commands the handlers of signals are for. What they do is in `tests/integration/test_signals.py`."""
 
+import os
 import signal
 import sys
 from pathlib import Path
 
 import pytest
 
-from anomalib_fewshot import _autoload, _signals
+from anomalib_fewshot import _autoload
+from anomalib_fewshot._cli import signals
 
 ENTRY_POINTS = Path(__file__).parents[2] / "pyproject.toml"
 
@@ -59,18 +61,40 @@ def test_commands_that_use_the_package(
 
 
 @pytest.mark.parametrize(
-    ("program", "is_cli"),
-    [("/bin/anomalib", True), ("anomalib.exe", True), ("train.py", False), ("-c", False), ("", False)],
+    ("arguments", "policy"),
+    [(["inspect"], "PASSIVE"), (["fit", "--model", "CoftAD"], None), (["train"], None), ([], None)],
 )
-def test_handlers_are_for_the_command_line_alone(
-    program: str,
-    *,
-    is_cli: bool,
+def test_threads_of_inspect_wait_without_a_loop(
+    arguments: list[str],
+    policy: str | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sys, "argv", [program])
-    assert _signals.is_command_line() is is_cli
+    monkeypatch.setattr(signals, "exit_on_signals", lambda: None)
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(sys, "argv", ["anomalib", *arguments])
+    _autoload._prepare_command_line()  # noqa: SLF001
+    assert os.environ.get("OMP_WAIT_POLICY") == policy
+    monkeypatch.setattr(os, "environ", {"OMP_WAIT_POLICY": "ACTIVE"})
+    _autoload._prepare_command_line()  # noqa: SLF001
+    assert os.environ == {"OMP_WAIT_POLICY": "ACTIVE"}
+
+
+@pytest.mark.parametrize("program", ["train.py", "-c", ""])
+def test_other_programs_keep_their_handlers(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [program, "inspect"])
     before = signal.getsignal(signal.SIGINT)
-    if not is_cli:
-        _signals.raise_on_signals()
-        assert signal.getsignal(signal.SIGINT) is before
+    signals.raise_on_signals()
+    _autoload._prepare_command_line()  # noqa: SLF001
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("program", ["/bin/anomalib", "anomalib.exe"])
+def test_command_line_replaces_the_handler_before_anomalib_is_imported(
+    program: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handlers = {}
+    monkeypatch.setattr(sys, "argv", [program, "inspect"])
+    monkeypatch.setattr(signal, "signal", handlers.setdefault)
+    _autoload._prepare_command_line()  # noqa: SLF001
+    assert signal.SIGINT in handlers

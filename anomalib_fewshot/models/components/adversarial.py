@@ -14,6 +14,8 @@ import torch
 from torch import distributed, nn
 from torch.nn import functional as F  # noqa: N812
 
+from anomalib_fewshot.errors import ArgumentError
+
 from .seeding import seeded
 
 ADVERSARIAL_RAMP = 0.1  # part of a training over which the loss comes in
@@ -99,7 +101,7 @@ class AdversarialStep(nn.Module):
         clip_norm (float | None): Highest norm of the discriminator's gradient. Defaults to ``None``: any, as with 0.
 
     Raises:
-        ValueError: If ``weight``, ``ramp_steps`` or ``clip_norm`` is below 0.
+        ArgumentError: If ``weight``, ``ramp_steps`` or ``clip_norm`` is below 0.
     """
 
     def __init__(
@@ -116,7 +118,7 @@ class AdversarialStep(nn.Module):
         for name, value in (("weight", weight), ("ramp_steps", ramp_steps), ("clip_norm", clip_norm)):
             if value is not None and value < 0:
                 msg = f"`{name}` must not be below 0, got {value}."
-                raise ValueError(msg)
+                raise ArgumentError(msg)
         self.weight = weight
         self.ramp_steps = ramp_steps
         self.clip_norm = clip_norm

@@ -51,9 +51,9 @@ class Backbone(nn.Module):
             dict with another value changes the network: it scores as the one that was saved.
 
     Raises:
-        ValueError: If there is no such model or layer, if it has no feature maps, if the size does not fit its patches,
+        ArgumentError: If there is no such model or layer, if it has no feature maps, if the size does not fit it,
             or if the file does not fit the model.
-        FileNotFoundError: If the weights are neither in a file, in a package nor to be had from the hub.
+        MissingDataError: If the weights are neither in a file, in a package nor to be had from the hub.
     """
 
     def __init__(
@@ -133,9 +133,9 @@ class Backbone(nn.Module):
         if is_folded:
             image = _probe_image(network, self.image_size, torch.Generator().manual_seed(0))
             _fold_pairs(network, _find_pairs(network, image))
-        network = network.to(self.is_folded.device, memory_format=torch.channels_last)
-        needs_grad = any(parameter.requires_grad for parameter in self.features.parameters())
-        self.features = network.requires_grad_(needs_grad)
+        parameters = list(self.features.parameters())
+        network = network.to(parameters[0].device, parameters[0].dtype, memory_format=torch.channels_last)
+        self.features = network.requires_grad_(any(parameter.requires_grad for parameter in parameters))
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Backbone":

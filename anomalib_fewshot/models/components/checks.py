@@ -5,6 +5,8 @@
 
 from collections.abc import Sequence
 
+from anomalib_fewshot.errors import ArgumentError
+
 
 def check_at_least(minimum: float, **values: float | None) -> None:
     """Raise if a number is below a minimum.
@@ -14,22 +16,22 @@ def check_at_least(minimum: float, **values: float | None) -> None:
         **values (float | None): Numbers by the names of their arguments. ``None`` is not checked.
 
     Raises:
-        ValueError: If one is below the minimum.
+        ArgumentError: If one is below the minimum.
     """
     for name, value in values.items():
         if value is not None and value < minimum:
             msg = f"`{name}` must be at least {minimum}, got {value}."
-            raise ValueError(msg)
+            raise ArgumentError(msg)
 
 
 def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
     """Return the height and width that an argument ``image_size`` means.
 
     Raises:
-        ValueError: If a side is below 32.
+        ArgumentError: If a side is below 32.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if min(height, width) < 32:
         msg = f"`image_size` must be at least 32, got {image_size}."
-        raise ValueError(msg)
+        raise ArgumentError(msg)
     return height, width

@@ -21,7 +21,7 @@ from lightning.pytorch import LightningModule
 
 from anomalib_fewshot._host import QuantizationHook
 from anomalib_fewshot.data.support import support_dataloader
-from anomalib_fewshot.errors import MissingDependencyError
+from anomalib_fewshot.errors import ArgumentError, MissingDependencyError
 from anomalib_fewshot.post_processing import SupportPostProcessor
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class DescribedExportMixin(QuantizationHook, LightningModule):
 
         if datamodule is None:
             msg = "`datamodule` must be given for `int8_ptq`, got None. Give the data of the support."
-            raise ValueError(msg)
+            raise ArgumentError(msg)
         datamodule.setup("fit")
         pictures = [item.image[None].numpy() for item in support_dataloader(datamodule).dataset]
         products = nncf.IgnoredScope(types=["MatMul"], validate=False)  # a model may have none

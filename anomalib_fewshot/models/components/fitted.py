@@ -16,9 +16,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 
-from anomalib_fewshot._console import print_messages_once
+from anomalib_fewshot._cli.console import print_messages_once
+from anomalib_fewshot._cli.signals import raise_on_signals
 from anomalib_fewshot._host import is_last_epoch, save_checkpoint
-from anomalib_fewshot._signals import raise_on_signals
 from anomalib_fewshot.data.support import support_dataloader, support_digest
 from anomalib_fewshot.errors import ArgumentError, CheckpointMismatchError, NotFittedError
 from anomalib_fewshot.metrics import CategoryEvaluator

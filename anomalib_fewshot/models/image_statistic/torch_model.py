@@ -7,6 +7,8 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
+from anomalib_fewshot.errors import ArgumentError
+
 
 def border(grey: torch.Tensor) -> torch.Tensor:
     """Return the mean of a strip along the border, 1/16 of the shorter side: ``(B, H, W)`` -> ``(B,)``.
@@ -43,14 +45,14 @@ class ImageStatisticModel(nn.Module):
         statistic (str): ``"border"``, ``"mean"`` or ``"std"``.
 
     Raises:
-        ValueError: If there is no such statistic.
+        ArgumentError: If there is no such statistic.
     """
 
     def __init__(self, statistic: str) -> None:
         super().__init__()
         if statistic not in STATISTICS:
             msg = f"`statistic` must be one of {tuple(STATISTICS)}, got {statistic!r}."
-            raise ValueError(msg)
+            raise ArgumentError(msg)
         self.statistic = STATISTICS[statistic]
         self.register_buffer("mean", torch.tensor(0.0))
         self.mean: torch.Tensor

@@ -9,7 +9,7 @@ from itertools import chain
 import torch
 from anomalib.models.components.base import DynamicBufferMixin
 
-from anomalib_fewshot.errors import ArgumentError
+from anomalib_fewshot.errors import ArgumentError, NotFittedError
 from anomalib_fewshot.models.components import in_double_precision
 
 
@@ -28,14 +28,14 @@ class PositionGaussian(DynamicBufferMixin):
         regularization (float): The r above.
 
     Raises:
-        ValueError: If ``regularization`` is not above 0.
+        ArgumentError: If ``regularization`` is not above 0.
     """
 
     def __init__(self, regularization: float) -> None:
         super().__init__()
         if regularization <= 0:
             msg = f"`regularization` must be above 0, got {regularization}."
-            raise ValueError(msg)
+            raise ArgumentError(msg)
         self.regularization = regularization
         self.register_buffer("mean", torch.zeros(0, 0))  # (P, C)
         self.register_buffer("basis", torch.zeros(0, 0, 0))  # (P, N, C)
@@ -127,16 +127,16 @@ class PositionGaussian(DynamicBufferMixin):
             torch.Tensor: Distances, shape ``(B, h, w)``.
 
         Raises:
-            RuntimeError: If nothing was fitted.
-            ValueError: If the grid is another.
+            NotFittedError: If nothing was fitted.
+            ArgumentError: If the grid is another.
         """
         if not self.is_fitted:
             msg = "The density must be fitted before it scores. Train the model, or give a checkpoint: `ckpt_path`."
-            raise RuntimeError(msg)
+            raise NotFittedError(msg)
         height, width = maps.shape[-2:]
         if height * width != len(self.mean):
             msg = f"`maps` must have {len(self.mean)} positions, as fitted, got {height} x {width}. Keep `image_size`."
-            raise ValueError(msg)
+            raise ArgumentError(msg)
         with torch.autocast(maps.device.type, enabled=False):  # a difference of near numbers
             delta = maps.float().flatten(2).permute(2, 1, 0) - self.mean[..., None]  # (B, C, h, w) -> (P, C, B)
             explained = torch.linalg.vector_norm(self.basis @ delta, dim=1)  # (P, N, B) -> (P, B)

@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
 
 from anomalib_fewshot.data.support import SupportDataModule, support_dataloader, support_digest
+from anomalib_fewshot.errors import ArgumentError, CheckpointMismatchError, SupportError
 from anomalib_fewshot.models.components import (
     ADVERSARIAL_RAMP,
     AdversarialStep,
@@ -96,8 +97,8 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
         visualizer (Visualizer | bool): Defaults to ``True``.
 
     Raises:
-        FileNotFoundError: If there is no file ``network``, or no weights.
-        ValueError: If an argument is out of its range or another than that of the ``network``, or as
+        MissingDataError: If there is no file ``network``, or no weights.
+        ArgumentError: If an argument is out of its range or another than that of the ``network``, or as
             :func:`read_network`, :class:`RegADModel` and :class:`AdversarialStep` do.
 
     Example:
@@ -357,18 +358,18 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
     def _check_network(self, arguments: dict[str, Any]) -> None:
         for name in self._different_arguments(arguments):
             msg = f"`{name}` must be that of `network`, {arguments[name]!r}, got {self.hparams[name]!r}. Give the same."
-            raise ValueError(msg)
+            raise CheckpointMismatchError(msg)
 
     def _check_category(self, datamodule: AnomalibDataModule) -> None:
         if isinstance(datamodule, SupportDataModule) and datamodule.manifest is None:
             msg = "RegAD must have one category to score, got several. Name it: `--data.target`."
-            raise ValueError(msg)
+            raise ArgumentError(msg)
         if datamodule.category in self.seen_categories and not self.allow_seen:
             msg = (
                 f"The category must not have been seen in training, got {datamodule.category}, one of "
                 f"{self.seen_categories}. Train without it, or say that you know: `--model.allow_seen true`."
             )
-            raise RuntimeError(msg)
+            raise SupportError(msg)
 
     def _check_support(self) -> None:
         """Raise if the data at hand, if there are any, are of a seen category or have another support."""
@@ -383,12 +384,12 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
                 "does not fit. Fit the network to this support: `RegAD(network=CKPT)` and a fit, or `anomalib train "
                 "--model RegAD --model.network CKPT --data FewShot ...`."
             )
-            raise RuntimeError(msg)
+            raise CheckpointMismatchError(msg)
 
     def _check_loss(self, feature_std: float) -> None:
         if not isfinite(feature_std):
             msg = f"`learning_rate` must be one at which the training stays finite, got {self.learning_rate}. Lower it."
-            raise RuntimeError(msg)
+            raise ArgumentError(msg)
         if feature_std < MIN_FEATURE_STD and not self._warned:
             self._warned = True
             logger.warning(

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from anomalib_fewshot.errors import ArgumentError
+
 
 def negative_cosine_similarity(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Return the negative cosine similarity over the channels, averaged over images and positions.
@@ -19,7 +21,7 @@ def negative_cosine_similarity(prediction: torch.Tensor, target: torch.Tensor) -
         torch.Tensor: Scalar in ``[-1, 1]``, lower is better.
 
     Raises:
-        ValueError: If the shapes differ.
+        ArgumentError: If the shapes differ.
 
     Example:
         >>> maps = torch.tensor([[1.0, 0.0], [1.0, 2.0]]).view(1, 2, 1, 2)  # (1, 1) and (0, 2) at two positions
@@ -31,7 +33,7 @@ def negative_cosine_similarity(prediction: torch.Tensor, target: torch.Tensor) -
     """
     if prediction.shape != target.shape:
         msg = f"`prediction` and `target` must have one shape, got {tuple(prediction.shape)} and {tuple(target.shape)}."
-        raise ValueError(msg)
+        raise ArgumentError(msg)
     return -F.cosine_similarity(prediction.float(), target.float(), dim=1).mean()  # (B, C, h, w) -> scalar
 
 

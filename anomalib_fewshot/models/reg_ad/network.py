@@ -11,6 +11,7 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.utils.serialization import anomalib_safe_globals
 
 from anomalib_fewshot._host import pre_processor_settings
+from anomalib_fewshot.errors import ArgumentError, CheckpointMismatchError, MissingDataError
 from anomalib_fewshot.models.components.weights import READ_ERRORS
 from anomalib_fewshot.pre_processing import ExportablePreProcessor
 
@@ -40,28 +41,29 @@ def read_network(path: str | Path) -> Network:
         path (str | Path): Path of the checkpoint. Nothing but tensors and plain data is read from it.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no checkpoint, one of another model, or has no network.
+        MissingDataError: If there is no such file.
+        ArgumentError: If it is not a checkpoint.
+        CheckpointMismatchError: If it is a checkpoint of another model, or has no network.
     """
     rule = "`network` must be a checkpoint of a trained RegAD"
     if not Path(path).is_file():
         msg = f"{rule}, got {str(path)!r}, which is not a file."
-        raise FileNotFoundError(msg)
+        raise MissingDataError(msg)
     try:
         with anomalib_safe_globals():
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except READ_ERRORS as error:
         msg = f"{rule}, got {path}, which cannot be read ({error})."
-        raise ValueError(msg) from error
+        raise ArgumentError(msg) from error
     state = checkpoint.get("state_dict", {}) if isinstance(checkpoint, dict) else {}
     model = checkpoint.get("model_class", "another model") if state else "RegAD"
     if model != "RegAD":
         msg = f"{rule}, got {path}, which is one of {model}."
-        raise ValueError(msg)
+        raise CheckpointMismatchError(msg)
     states = {part: _state_of(f"model.{part}.", state) for part in PARTS}
     if not all(states.values()):
         msg = f"{rule}, got {path}, which has no network. A file of a backbone's weights is given as `weights`."
-        raise ValueError(msg)
+        raise CheckpointMismatchError(msg)
     return Network(
         states,
         checkpoint["hyper_parameters"],

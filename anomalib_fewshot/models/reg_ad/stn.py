@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from anomalib_fewshot.errors import ArgumentError
+
 _PARAMETERS = {"affine": 6, "translation": 2, "rotation": 1, "scale": 2, "shear": 2}
 MODES = (
     *_PARAMETERS,
@@ -114,7 +116,7 @@ class SpatialTransformer(nn.Module):
         grid (int): Side that the map is pooled to before the linear layers, so that any size fits. Defaults to ``4``.
 
     Raises:
-        ValueError: If there is no such mode.
+        ArgumentError: If there is no such mode.
 
     Reference:
         Jaderberg et al., https://arxiv.org/abs/1506.02025, in the form of RegAD, https://arxiv.org/abs/2207.07361.
@@ -124,7 +126,7 @@ class SpatialTransformer(nn.Module):
         super().__init__()
         if mode not in MODES:
             msg = f"`stn_mode` must be one of {MODES}, got {mode!r}."
-            raise ValueError(msg)
+            raise ArgumentError(msg)
         self.mode = mode
         head = nn.Linear(1024, sum(_PARAMETERS[part] for part in mode.split("_")))
         nn.init.zeros_(head.weight)

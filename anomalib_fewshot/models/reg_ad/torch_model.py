@@ -13,6 +13,7 @@ from anomalib.data import InferenceBatch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from anomalib_fewshot.errors import ArgumentError
 from anomalib_fewshot.models.components import SmoothUpsampling, backbone_stages
 
 from .density import PositionGaussian
@@ -108,7 +109,7 @@ class RegADModel(nn.Module):
         freeze_batch_norm (bool): See :class:`Trunk`.
 
     Raises:
-        ValueError: If the images are too small, or as :func:`backbone_stages`, :class:`SpatialTransformer` and
+        ArgumentError: If the images are too small, or as :func:`backbone_stages`, :class:`SpatialTransformer` and
             :class:`PositionGaussian` do.
     """
 
@@ -128,7 +129,7 @@ class RegADModel(nn.Module):
         minimum = 4 * self.trunk.strides[-1]  # of less a transformer makes one position, without batch statistics
         if min(image_size) < minimum:
             msg = f"`image_size` must be at least {minimum}, 4 times the last stride, got {tuple(image_size)}."
-            raise ValueError(msg)
+            raise ArgumentError(msg)
         self.image_size = image_size
         dim = self.trunk.channels[-1]
         self.encoder = nn.Sequential(*_block(dim), *_block(dim), nn.Conv2d(dim, dim, 1))
@@ -204,7 +205,7 @@ def support_features(features: torch.Tensor, num_supports: int) -> torch.Tensor:
         torch.Tensor: Means, shape ``(B, C, h, w)``.
 
     Raises:
-        ValueError: If the batch is a single image.
+        ArgumentError: If the batch is a single image.
 
     Example:
         >>> support_features(torch.tensor([0.0, 1.0, 5.0]).view(3, 1, 1, 1), 2).flatten()
@@ -213,7 +214,7 @@ def support_features(features: torch.Tensor, num_supports: int) -> torch.Tensor:
     count = min(num_supports, len(features) - 1)
     if count < 1:
         msg = "`features` must be of two images or more, got one, which has no other to be registered with."
-        raise ValueError(msg)
+        raise ArgumentError(msg)
     return torch.stack([features.roll(-step, 0) for step in range(1, count + 1)]).mean(0)
 
 

@@ -26,6 +26,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from anomalib_fewshot.data.support import SupportDataModule, ordered_dataloader, support_dataloader
+from anomalib_fewshot.errors import ArgumentError
 from anomalib_fewshot.models.components import (
     ADVERSARIAL_RAMP,
     NUM_FIXED_VIEWS,
@@ -113,7 +114,7 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
         visualizer (Visualizer | bool): Defaults to ``True``.
 
     Raises:
-        ValueError: If an argument is out of its range, or as :class:`UniADModel` and :class:`AdversarialStep` do. In
+        ArgumentError: If an argument is out of its range, or as :class:`UniADModel` and :class:`AdversarialStep` do. In
             a training, if ``pre_processor`` makes images of another size.
 
     Example:
@@ -178,7 +179,7 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
         check_at_least(1, pool_size=pool_size, batch_size=batch_size)
         if not 0 <= norm_power <= 1:
             msg = f"`norm_power` must be between 0 and 1, got {norm_power}."
-            raise ValueError(msg)
+            raise ArgumentError(msg)
         pre_processor, size = self.match_pre_processor(pre_processor, image_size, backbone)
         super().__init__(
             pre_processor=pre_processor,
@@ -361,7 +362,7 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
         """Return the views of pre-processed images, a batch of each view."""
         if (size := (*images.shape[-2:],)) != self.model.image_size:
             msg = f"`image_size` must be the size of pre-processed images, {size}, got {self.model.image_size}."
-            raise ValueError(msg)
+            raise ArgumentError(msg)
         return fixed_views(images, *normalization_of(self.pre_processor)) if self.augment_support else iter([images])
 
     @torch.no_grad()
@@ -380,4 +381,4 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
                 f"The loss is not finite any more. Lower `learning_rate`, which is {self.learning_rate}, or "
                 f"`jitter_scale`, which is {self.jitter_scale}, or train in a higher precision."
             )
-            raise RuntimeError(msg)
+            raise ArgumentError(msg)

@@ -11,6 +11,7 @@ from anomalib.data import InferenceBatch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from anomalib_fewshot.errors import ArgumentError
 from anomalib_fewshot.models.components import Moments, backbone_stages, divide_by_length
 
 from .category_scale import CategoryScale
@@ -45,7 +46,7 @@ class UniADModel(nn.Module):
         grid (tuple[int, int]): Height h and width w of the grid of tokens, that of the last feature map.
 
     Raises:
-        ValueError: As :func:`backbone_stages` and :class:`ReconstructionTransformer` do.
+        ArgumentError: As :func:`backbone_stages` and :class:`ReconstructionTransformer` do.
     """
 
     def __init__(
@@ -180,9 +181,9 @@ def adversarial_channels(name: str, channels: int, dim: int, num_layers: int) ->
     """Return the number of channels of a pair.
 
     Raises:
-        ValueError: If there is no such pair.
+        ArgumentError: If there is no such pair.
     """
     if name not in ADVERSARIAL_PAIRS:
         msg = f"`adversarial_pair` must be one of {ADVERSARIAL_PAIRS}, got {name!r}."
-        raise ValueError(msg)
+        raise ArgumentError(msg)
     return {"decoder": dim, "layers": num_layers * dim, "reconstruction": channels}[name]

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from anomalib_fewshot.errors import ArgumentError
+
 
 def neighbor_mask(grid: tuple[int, int], neighbor_size: int) -> torch.Tensor:
     """Return the attention mask that hides from each query the keys in a square window around it.
@@ -20,7 +22,7 @@ def neighbor_mask(grid: tuple[int, int], neighbor_size: int) -> torch.Tensor:
         torch.Tensor: ``True`` where key j is hidden from query i, shape ``(h * w, h * w)``.
 
     Raises:
-        ValueError: If the size is even, or so large that it hides all keys.
+        ArgumentError: If the size is even, or so large that it hides all keys.
 
     Example:
         >>> neighbor_mask((1, 4), 3).int()
@@ -34,7 +36,7 @@ def neighbor_mask(grid: tuple[int, int], neighbor_size: int) -> torch.Tensor:
             f"`neighbor_size` must be odd and less than the longer side of the grid of {grid[0]} x {grid[1]} features, "
             f"got {neighbor_size}. Lower it or enlarge `image_size`."
         )
-        raise ValueError(msg)
+        raise ArgumentError(msg)
     positions = torch.cartesian_prod(torch.arange(grid[0]), torch.arange(grid[1]))  # (N, 2)
     distance = (positions[:, None] - positions).abs().amax(-1)  # (N, N)
     return distance <= neighbor_size // 2
@@ -191,7 +193,7 @@ class ReconstructionTransformer(nn.Module):
         dropout (float): Dropout everywhere.
 
     Raises:
-        ValueError: If the heads do not divide the embedding, or as :func:`neighbor_mask` does.
+        ArgumentError: If the heads do not divide the embedding, or as :func:`neighbor_mask` does.
     """
 
     def __init__(
@@ -208,7 +210,7 @@ class ReconstructionTransformer(nn.Module):
         super().__init__()
         if dim % (2 * num_heads) != 0:
             msg = f"`dim` must be a multiple of twice `num_heads`, {2 * num_heads}, got {dim}."
-            raise ValueError(msg)
+            raise ArgumentError(msg)
         self.register_buffer("mask", neighbor_mask(grid, neighbor_size), persistent=False)
         self.mask: torch.Tensor
         self.input_proj = nn.Linear(channels, dim)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from anomalib_fewshot._cli.signals import restore_handler
 from anomalib_fewshot._host import is_starting_process
 from anomalib_fewshot.errors import MissingDependencyError
 from anomalib_fewshot.pipelines.plan.job import Job
@@ -102,6 +103,7 @@ def run_ray(
         raise MissingDependencyError(msg) from error
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False)
+        restore_handler()
     cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     count, resources = ray_shares(workers, cpus, int(ray.cluster_resources().get("GPU", 0)))
     settings = _share_threads(settings, count, count * int(resources["num_cpus"]))

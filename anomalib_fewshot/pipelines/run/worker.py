@@ -18,7 +18,7 @@ from anomalib.models import AnomalibModule
 from lightning.pytorch import Callback, seed_everything
 from torchvision.transforms.v2 import Resize
 
-from anomalib_fewshot._signals import interruptible
+from anomalib_fewshot._cli.signals import interruptible
 from anomalib_fewshot.data import FewShot, MultiCategory
 from anomalib_fewshot.pipelines.plan.job import Job
 from anomalib_fewshot.pipelines.plan.spec import Spec, instantiate, read_spec, with_arguments

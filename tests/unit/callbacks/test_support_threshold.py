@@ -58,7 +58,10 @@ def test_threshold_is_that_of_a_loop_over_fits_without_one_image(own: bool, mvte
     assert result["image_F1Score"] > 0.8
 
 
-@pytest.mark.parametrize(("cls", "arguments"), [(Padim, {"n_features": 8}), (MHPatchcore, {})])
+@pytest.mark.parametrize(
+    ("cls", "arguments"),
+    [(Padim, {"n_features": 8}), pytest.param(MHPatchcore, {}, marks=pytest.mark.slow)],
+)
 def test_the_model_is_as_without_it(
     cls: type[AnomalibModule],
     arguments: dict[str, int],
@@ -70,6 +73,7 @@ def test_the_model_is_as_without_it(
     for validation in ("support", "source"):
         seed_everything(0)
         model = cls(**LAYERS, **arguments)
+        model.pre_processor.transform.transforms[0].size = [64, 64]
         fit(model, tmp_path, bolt(mvtec_root, validation=validation))
         states.append({name: value for name, value in model.state_dict().items() if "post_processor" not in name})
         thresholds.append(model.post_processor.image_threshold)

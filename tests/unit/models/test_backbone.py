@@ -24,6 +24,7 @@ from anomalib_fewshot.models.components import (
     weights,
 )
 from anomalib_fewshot.models.components.backbone import FROZEN
+from anomalib_fewshot.models.reg_ad.network import read_network
 
 IMAGE = torch.zeros(1, 3, 64, 64)
 
@@ -259,6 +260,28 @@ def test_weights_that_are_not_there_or_not_weights(tmp_path: Path) -> None:
     (tmp_path / "weights.pt").write_text("no weights", encoding="utf-8")
     with pytest.raises(ValueError, match="must be a PyTorch or safetensors file"):
         Backbone("resnet18", weights=tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "denied"), MemoryError()])
+def test_errors_of_the_machine_are_not_those_of_a_file(
+    error: Exception,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:  # noqa: ANN401
+        raise error
+
+    path = tmp_path / "weights.pt"
+    path.touch()
+    for module, name in ((weights, "load_state_dict"), (torch, "load"), (timm, "create_model")):
+        monkeypatch.setattr(module, name, fail)
+    backbone.feature_info.cache_clear()
+    with pytest.raises(type(error)):
+        weights.create_backbone("resnet18", pre_trained=False, weights=path, arguments={})
+    with pytest.raises(type(error)):
+        weights.create_backbone("resnet18", pre_trained=True, weights=None, arguments={})
+    with pytest.raises(type(error)):
+        read_network(path)
 
 
 def test_weights_of_another_network(tmp_path: Path) -> None:

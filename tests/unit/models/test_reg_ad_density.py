@@ -6,7 +6,7 @@
 import pytest
 import torch
 
-from anomalib_fewshot.errors import ArgumentError
+from anomalib_fewshot.errors import ArgumentError, NotFittedError
 from anomalib_fewshot.models.reg_ad.density import PositionGaussian
 
 
@@ -103,7 +103,7 @@ def test_half_precision_does_not_matter() -> None:
 
 def test_errors() -> None:
     density = PositionGaussian(0.01)
-    with pytest.raises(RuntimeError, match="must be fitted before it scores"):
+    with pytest.raises(NotFittedError, match="must be fitted before it scores"):
         density(maps(1))
     density.fit([maps(4)], 4)
     with pytest.raises(ValueError, match="must have 15 positions, as fitted, got 4 x 5"):

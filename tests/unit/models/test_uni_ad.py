@@ -272,7 +272,7 @@ def test_cache_is_released_at_the_end_and_after_an_exception(mvtec_root: Path, t
         train(longer, few_shot(mvtec_root), tmp_path, callbacks=[Break()])
     assert model.token_cache.tokens is longer.token_cache.tokens is None
     model.check_fitted()
-    with pytest.raises(NotFittedError, match="UniAD is not fitted"):
+    with pytest.raises(NotFittedError, match="UniAD"):
         longer.check_fitted()
 
 
@@ -589,7 +589,7 @@ def test_exported_graph_is_equal_and_holds_the_inference_alone(
 
 
 def test_scoring_before_training(mvtec_root: Path, tmp_path: Path) -> None:
-    with pytest.raises(NotFittedError, match="is not fitted"):
+    with pytest.raises(NotFittedError, match="UniAD"):
         engine(tmp_path).test(small(), datamodule=few_shot(mvtec_root))
 
 
@@ -601,7 +601,7 @@ def test_training_without_a_datamodule(mvtec_root: Path, tmp_path: Path) -> None
 
 
 def test_training_that_does_not_stay_finite(mvtec_root: Path, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"not finite any more. Lower `learning_rate`, which is 1e\+30, or `jitter"):
+    with pytest.raises(ArgumentError, match=r"not finite any more. Lower `learning_rate`, which is 1e\+30, or `jitter"):
         train(small(learning_rate=1e30, num_steps=20), few_shot(mvtec_root), tmp_path)
 
 

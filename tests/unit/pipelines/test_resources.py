@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from anomalib_fewshot import FewShot, ImageStatistic, MVTecFolder
-from anomalib_fewshot._signals import interruptible
+from anomalib_fewshot._cli.signals import interruptible
 from anomalib_fewshot.pipelines.run.resources import (
     WARM_UP,
     PeakMemory,

@@ -12,9 +12,9 @@ from traceback import walk_tb
 from types import TracebackType
 from typing import Any
 
-from ._host import explain_checkpoint_error, is_anomalib_command
-from ._signals import is_ending
-from .errors import FewShotError
+from anomalib_fewshot._cli.signals import is_ending
+from anomalib_fewshot._host import explain_checkpoint_error, is_anomalib_command
+from anomalib_fewshot.errors import FewShotError
 
 _UNION = (
     "raise_union_unexpected_value"  # jsonargparse: its frame is the only place that holds the errors of a constructor

@@ -18,6 +18,7 @@ from anomalib_fewshot._host.program import is_anomalib_command
 
 GROUPS = ("anomalib.models", "anomalib.data", "anomalib.pipelines")
 PACKAGE = "anomalib_fewshot."
+COMMENT = re.compile(r"(?:^|\s)#.*")
 # A value in a YAML or JSON file, such as `class_path: CoftAD`, `"FewShot",` and `data: anomalib_fewshot.FewShot`.
 VALUE = re.compile(r"[:\s\[{,]['\"]?([A-Za-z_][\w.]*)['\"]?\s*(?=[,}\]#\n]|$)", re.MULTILINE)
 
@@ -34,7 +35,8 @@ def names_in_command() -> frozenset[str]:
     words = {word for argument in sys.argv[1:] for word in argument.split("=")}
     for path in map(Path, words):
         if path.suffix in {".yaml", ".yml", ".json"} and path.is_file():
-            words = words | set(VALUE.findall(path.read_text(encoding="utf-8", errors="replace")))
+            text = COMMENT.sub("", path.read_text(encoding="utf-8", errors="replace"))
+            words = words | set(VALUE.findall(text))
     return frozenset(word for word in words if word in own or word.startswith(PACKAGE))
 
 

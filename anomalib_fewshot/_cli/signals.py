@@ -28,14 +28,6 @@ _continues = False
 _hint = ""
 
 
-def is_command_line() -> bool:
-    """Return whether this process is anomalib's command line, and no worker of it."""
-    processes = sys.modules.get("multiprocessing.process")
-    is_worker = processes is not None and processes.parent_process() is not None
-    program = os.path.basename(sys.argv[0]) if getattr(sys, "argv", None) else ""  # noqa: PTH119  pathlib is slow
-    return program.removesuffix(".exe") == "anomalib" and not is_worker
-
-
 def exit_on_signals() -> None:
     """End the process at once when a signal arrives. A process that ignores Ctrl-C continues to do so."""
     for signum in _WORDS:
@@ -48,8 +40,13 @@ def raise_on_signals() -> None:
     global _raises  # noqa: PLW0603  the handlers of a process
     import atexit
     import threading
+    from multiprocessing import parent_process
 
-    if _raises or not is_command_line() or threading.current_thread() is not threading.main_thread():
+    from anomalib_fewshot._host.program import is_anomalib_command
+
+    if _raises or not is_anomalib_command() or parent_process() is not None:
+        return
+    if threading.current_thread() is not threading.main_thread():  # other threads cannot set handlers
         return
     _raises = True
     exit_on_signals()
@@ -60,6 +57,12 @@ def raise_on_signals() -> None:
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)  # reaches the thread while the main thread computes
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+def restore_handler() -> None:
+    """Handle SIGTERM again after another package, such as Ray, has replaced the handler."""
+    if _raises:
+        signal.signal(signal.SIGTERM, _handle)
 
 
 def set_hint(hint: str) -> None:

@@ -11,9 +11,9 @@ from typing import Any, ClassVar, NoReturn
 from anomalib.pipelines.components.base import Pipeline
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-from ._extras import extra_required
-from ._signals import is_ending, last_line, raise_on_signals
-from .errors import FewShotError, MissingDependencyError
+from anomalib_fewshot._cli.signals import is_ending, last_line, raise_on_signals
+from anomalib_fewshot._extras import extra_required
+from anomalib_fewshot.errors import FewShotError, MissingDependencyError
 
 INTERRUPTED = 130  # exit status of a command that Ctrl-C has ended
 

@@ -34,7 +34,12 @@ def select(features: Features, groups: tuple[int, ...]) -> Features:
 def fit(model: CoftAD, folds: list[FoldFeatures], groups: tuple[int, ...]) -> CoftADModel:
     """Fit a model with some of the groups. It ranks scores as the calibration of the default does."""
     network = CoftADModel(
-        model.hparams["backbone"], None, False, None, (320, 320), groups=[FEATURE_GROUPS[g] for g in groups]
+        model.hparams["backbone"],
+        layers=None,
+        pre_trained=False,
+        weights=None,
+        image_size=(320, 320),
+        groups=[FEATURE_GROUPS[number] for number in groups],
     )
     parts = []
     for fold in folds:

@@ -297,7 +297,7 @@ def test_files(name: str, mvtec_root: Path, capsys: pytest.CaptureFixture, tmp_p
         "realmini": 9 * 2 * 4 * 5,
         "dino": 4 * 2 * 4 * 5,
         "realmini_reg_ad": 8 * 2 * 4 * 5,
-        "realmini_coft_ad": 13 * 2 * 2 * 5,
+        "realmini_coft_ad": 9 * 2 * 2 * 5,
     }
     runs |= {
         "realmini_adversarial": 2 * 2 * 5,

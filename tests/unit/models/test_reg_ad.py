@@ -400,7 +400,7 @@ def test_network_brings_its_pre_processing(mvtec_root: Path, tmp_path: Path, res
         ({"backbone": "resnet18"}, "`backbone` must be that of `network`, 'resnet10t', got 'resnet18'"),
         ({"layers": [1, 2]}, r"`layers` must be that of `network`, None, got \[1, 2\]"),
         ({"stn_mode": "affine"}, "`stn_mode` must be that of `network`, 'rotation_scale', got 'affine'"),
-        ({"image_size": (64, 96)}, r"`image_size` must be that of `network`, 64, got \(64, 96\)"),
+        ({"image_size": (64, 96)}, r"`image_size` must be .*64.*, got \(64, 96\)"),
     ],
 )
 def test_network_of_other_arguments(

@@ -70,7 +70,7 @@ def test_rank_is_the_highest_with_the_rate(count: int, rate: float) -> None:
 
 
 def test_rate_without_guarantee_is_an_error() -> None:
-    message = r"must be at least 0.2 with 4 normal images, got 0.05. Give 19 images, or ask for 0.2."
+    message = r"must be at least 0.2 with 4 normal images, got 0.05. Provide 19 images"
     with pytest.raises(ValueError, match=message):
         CalibrationScheme.JACKKNIFE_PLUS.rank(0.05, 4)
     assert [needed(rate) for rate in (0.5, 0.2, 0.1, 0.05, 0.01)] == [1, 4, 9, 19, 99]

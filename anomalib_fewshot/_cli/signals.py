@@ -84,10 +84,6 @@ def last_line(name: str, signum: int = signal.SIGINT) -> str:
     Args:
         name (str): Name of the command.
         signum (int): The signal. Defaults to ``signal.SIGINT``.
-
-    Example:
-        >>> last_line("inspect")
-        'anomalib inspect: interrupted.'
     """
     return f"{f'anomalib {name}'.rstrip()}: {_MESSAGES[signal.Signals(signum)]}. {_hint}".rstrip()
 

@@ -262,7 +262,7 @@ def test_metrics_are_restored_for_other_data(root: Path, mvtec_root: Path, tmp_p
 def test_distributed_sampler_of_lightning_is_an_error(root: Path) -> None:
     datamodule = MultiCategory(MVTecFolder(root, num_workers=0), k_shot=1)
     connector = SimpleNamespace(use_distributed_sampler=True)
-    datamodule.trainer = SimpleNamespace(world_size=2, _accelerator_connector=connector)
+    datamodule.trainer = SimpleNamespace(world_size=2, callbacks=[], _accelerator_connector=connector)
     with pytest.raises(ValueError, match="`use_distributed_sampler` must be false on several devices"):
         datamodule.setup()
 

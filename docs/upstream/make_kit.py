@@ -126,8 +126,7 @@ class Imports:
     def packages(self) -> set[str]:
         """Return the packages whose `__init__.py` is not among the modules."""
         parents = {module.rpartition(".")[0] for module in self.modules}
-        packages = {name for name in parents if name in PLACES or name in self.exports}
-        return packages - self.modules
+        return {name for name in parents if source(name) is not None and name not in self.modules}
 
 
 def source(module: str) -> Path | None:

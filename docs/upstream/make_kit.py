@@ -125,7 +125,8 @@ class Imports:
 
     def packages(self) -> set[str]:
         """Return the packages whose `__init__.py` is not among the modules."""
-        return {module.rpartition(".")[0] for module in self.modules} - self.modules
+        parents = {module.rpartition(".")[0] for module in self.modules}
+        return {name for name in parents if source(name) is not None and name not in self.modules}
 
 
 def source(module: str) -> Path | None:

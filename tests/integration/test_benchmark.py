@@ -231,7 +231,7 @@ def test_learning_from_several_categories(
     assert table.groupby("method").size().tolist() == [8, 8, 8]
     assert table.groupby("method").key.nunique().to_dict() == {"others": 8, "one for all": 4, "plain": 8}
     assert table.groupby(["category", "k_shot", "seed"]).support.nunique().eq(1).all()
-    assert table.train_on.unique().tolist() == ["other categories", "the support", "the supports of all categories"]
+    assert table.train_on.unique().tolist() == ["other_categories", "support", "all_categories"]
     own = table[table.method == "others"]
     assert own.groupby("category")[["weights", "training_seconds"]].nunique().eq(1).all(axis=None)
     assert own.weights.nunique() == 2  # of each target

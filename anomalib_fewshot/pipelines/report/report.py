@@ -105,9 +105,7 @@ def write_report(
     content["glossary"] = GLOSSARY
     content["config"] = yaml.safe_dump(_to_json(config), sort_keys=False, allow_unicode=True)
     content["environment"] = {str(name): str(value) for name, value in _to_json(environment).items()}
-    templates = template_environment(
-        "anomalib_fewshot.pipelines.report",
-    )  # escapes HTML; the Markdown template uses the filter `md`
+    templates = template_environment("anomalib_fewshot.pipelines.report")  # escapes HTML only, so Markdown has `md`
     templates.filters |= {"md": _markdown, "breakable": _breakable}
     pages = {suffix: templates.get_template(f"report.{suffix}.j2").render(content) for suffix in ("html", "md")}
     return store.write_report(pages)

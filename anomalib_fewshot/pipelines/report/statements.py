@@ -191,7 +191,7 @@ def _missing_baseline(rows: pd.DataFrame, baseline: str) -> Iterator[str]:
 
 def _failures(rows: pd.DataFrame, done: pd.DataFrame) -> Iterator[str]:
     if len(done) < len(rows):
-        yield f"{len(rows) - len(done)} of {len(rows)} runs failed. See Failed runs."
+        yield f"{len(rows) - len(done)} of {len(rows)} runs failed. See the section Failed runs."
 
 
 def _mixed_versions(done: pd.DataFrame) -> Iterator[str]:

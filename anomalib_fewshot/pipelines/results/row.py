@@ -85,7 +85,7 @@ class Row:
 
     training_seconds: float = column(
         "cost", "Training on other categories, shared by all k and support sets.", unit="s",
-        label="training on others",
+        label="training on other categories",
     )  # fmt: skip
     fit_seconds: float = column("cost", "Fit, without validation batches.", unit="s", label="fit")
     test_seconds: float = column("cost", "Test on all test images.", unit="s", label="test")
@@ -108,9 +108,9 @@ class Row:
     steps: int | None = column("settings", "Optimizer steps, including those on other categories.", None, label="steps")
     train_on: str = column(
         "settings",
-        "Training data: `the support`, `other categories` or `the supports of all categories`.",
+        "Training data: `support`, `other_categories` or `all_categories`.",
         "",
-        label="is trained on",
+        label="trained on",
     )
     threshold: str = column(
         "settings", "Source of the threshold: `normal images`, `validation images`, `test images` or `none`.",

@@ -33,11 +33,6 @@ from .resources import MIB, PeakMemory, TimedEngine, latencies, make_model, supp
 from .sources import Sources
 
 TRAINING_SEED = 2**16  # seed offset of a training on other categories, so that no run has the same support set
-TRAIN_ON_LABELS = {
-    "support": "the support",
-    "other_categories": "other categories",
-    "all_categories": "the supports of all categories",
-}
 
 
 @dataclass(frozen=True)
@@ -111,7 +106,7 @@ class Worker:
             weights=weights,
             image_size=_image_size(first.augmentations),
             augmentation=_argument(model, job, "augmentation"),
-            train_on=TRAIN_ON_LABELS[job.train_on],
+            train_on=job.train_on,
             device=_device(model),
             threads=torch.get_num_threads(),
             **package_versions(),

@@ -43,7 +43,10 @@ def test_every_column_has_a_meaning_and_a_type() -> None:
 
 
 def test_labels_are_those_of_a_report() -> None:
-    assert [column.heading for column in labeled_columns("cost").values()][:2] == ["training on others, s", "fit, s"]
+    assert [column.heading for column in labeled_columns("cost").values()][:2] == [
+        "training on other categories, s",
+        "fit, s",
+    ]
     assert list(labeled_columns("accuracy")) == [
         *("image_AUROC", "image_AUPR", "image_F1Score", "false_alarms", "recall", "guaranteed_fpr"),
         *("pixel_AUROC", "pixel_AUPRO"),

@@ -123,7 +123,7 @@ class Imports:
     def packages(self) -> set[str]:
         """Return the packages that have no module of their own in the list."""
         parents = {module.rpartition(".")[0] for module in self.modules}
-        return {name for name in parents if name in PLACES and name not in self.modules}
+        return {name for name in parents if (name in PLACES or name in self.exports) and name not in self.modules}
 
 
 def source(module: str) -> Path | None:

@@ -234,6 +234,8 @@ def test_heat_maps(page: Page) -> None:
 
 
 def test_enlarged(page: Page) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
     first, second = page.paths()[:2]
     page.press(".open", "\ue007")
     assert page.text("#large-name").startswith(first)
@@ -245,7 +247,8 @@ def test_enlarged(page: Page) -> None:
     page.press("#next", "b")
     page.press("#next", "\ue00c")  # Escape
     assert not page.js("return document.querySelector('#large').open")
-    assert page.js("return document.activeElement.closest('.tile').dataset.path") == second
+    focused = "return document.activeElement.closest('.tile')?.dataset.path"
+    WebDriverWait(page.driver, 10).until(lambda _: page.js(focused) == second)  # the close event is asynchronous
     assert page.one(".tile:nth-child(2) .mark-bad").get_attribute("aria-pressed") == "true"
 
 

@@ -247,8 +247,8 @@ def test_enlarged(page: Page) -> None:
     page.press("#next", "b")
     page.press("#next", "\ue00c")  # Escape
     assert not page.js("return document.querySelector('#large').open")
-    focused = "const tile = document.activeElement.closest('.tile'); return tile && tile.dataset.path"
-    WebDriverWait(page.driver, 10).until(lambda _: page.js(focused) == second)  # `close` is an asynchronous event
+    focused = "return document.activeElement.closest('.tile')?.dataset.path"
+    WebDriverWait(page.driver, 10).until(lambda _: page.js(focused) == second)  # the close event is asynchronous
     assert page.one(".tile:nth-child(2) .mark-bad").get_attribute("aria-pressed") == "true"
 
 

@@ -367,7 +367,7 @@ def test_interrupted_before_the_baseline_has_run(config: dict[str, Any], monkeyp
     with pytest.raises(KeyboardInterrupt):
         benchmark(**config, baseline="plain")
     report = Path(config["results"], "report.md").read_text(encoding="utf-8")
-    assert "no run of the baseline, plain, is there" in report
+    assert "the baseline plain has no runs" in report
 
 
 @pytest.mark.usefixtures("quick_runs")

@@ -33,14 +33,9 @@ def select(features: Features, groups: tuple[int, ...]) -> Features:
 
 def fit(model: CoftAD, folds: list[FoldFeatures], groups: tuple[int, ...]) -> CoftADModel:
     """Fit a model with some of the groups. It ranks scores as the calibration of the default does."""
-    network = CoftADModel(
-        model.hparams["backbone"],
-        layers=None,
-        pre_trained=False,
-        weights=None,
-        image_size=(320, 320),
-        groups=[FEATURE_GROUPS[number] for number in groups],
-    )
+    own = [FEATURE_GROUPS[number] for number in groups]
+    size = model.model.image_size
+    network = CoftADModel(model.hparams["backbone"], None, pre_trained=False, weights=None, image_size=size, groups=own)
     parts = []
     for fold in folds:
         moments = [fold.moments[number] for number in (*groups, -1)]

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_fewshot.errors import ArgumentError
-from anomalib_fewshot.models.components import Moments, backbone_stages, divide_by_length
+from anomalib_fewshot.models.components import Moments, backbone_stages, scale_by_norm
 
 from .category_scale import CategoryScale
 from .transformer import Reconstruction, ReconstructionTransformer
@@ -32,7 +32,7 @@ class UniADModel(nn.Module):
         weights (str | Path | None): File with the weights.
         image_size (tuple[int, int]): Height and width of the images, from which the grid follows.
         norm_power (float): The features of each depth are divided by their length to this power, see
-            :func:`divide_by_length`.
+            :func:`scale_by_norm`.
         neighbor_size (int): See :class:`ReconstructionTransformer`.
         dim (int): See :class:`ReconstructionTransformer`.
         num_heads (int): See :class:`ReconstructionTransformer`.
@@ -106,7 +106,7 @@ class UniADModel(nn.Module):
             torch.Tensor: Tokens, shape ``(B, N, C)``.
         """
         maps = [F.interpolate(m, self.grid, mode="bilinear", align_corners=True) for m in self._maps(images)]
-        maps = divide_by_length(maps, self.norm_power)
+        maps = scale_by_norm(maps, self.norm_power)
         return torch.cat(maps, dim=1).flatten(2).transpose(1, 2)  # (B, C, h, w) -> (B, N, C)
 
     def _maps(self, images: torch.Tensor) -> list[torch.Tensor]:

@@ -207,5 +207,5 @@ def test_gradient_of_the_discriminator_is_clipped(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(("arguments", "name"), [({"weight": -1}, "weight"), ({"ramp_steps": -1}, "ramp_steps")])
 def test_wrong_arguments(arguments: dict, name: str) -> None:
-    with pytest.raises(ValueError, match=f"`{name}` must not be below 0, got -1"):
+    with pytest.raises(ValueError, match=f"`{name}` must be at least 0, got -1"):
         step_of(**arguments)

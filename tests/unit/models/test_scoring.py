@@ -8,7 +8,7 @@ import torch
 from anomalib.data import ImageBatch, InferenceBatch
 from torch import nn
 
-from anomalib_fewshot.models.components import ScoringMixin, parts_of
+from anomalib_fewshot.models.components import ScoringMixin, micro_batches
 
 
 class Model(nn.Module):
@@ -45,4 +45,4 @@ def test_a_batch_is_its_parts(step: str, has_map: bool) -> None:
 
 
 def test_elsewhere_all_are_scored_at_once() -> None:
-    assert len(parts_of(torch.empty(5, 3, 8, 6, device="meta"))) == 1
+    assert len(micro_batches(torch.empty(5, 3, 8, 6, device="meta"))) == 1

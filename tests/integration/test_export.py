@@ -228,7 +228,8 @@ def fitted_plain_statistic(score: float = 0.0) -> ImageStatistic:
 
 
 def test_warning_if_the_export_of_another_model_is_overwritten(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     for folder, score in (("a", 0.0), ("b", 1.0), ("a", 0.0)):  # one folder for each model, and the first model again
         fitted_plain_statistic(score).to_torch(tmp_path / folder)

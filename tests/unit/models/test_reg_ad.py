@@ -171,7 +171,7 @@ def test_batch_statistics(
     freeze: bool,
     alone: bool,
 ) -> None:
-    """The backbone keeps its own or takes others, as it is told; those of the transformers are always taken."""
+    """`freeze_batch_norm` applies to the backbone only; the transformers always update their statistics."""
     model = small(freeze_batch_norm=freeze)
     before = {key: value.clone() for key, value in model.model.trunk.state_dict().items() if "running_mean" in key}
     train(model, few_shot(mvtec_root) if alone else others_of(mvtec_root, "bolt"), tmp_path)
@@ -231,7 +231,7 @@ def test_another_seed_gives_another_network() -> None:
 
 
 def test_weight_zero_is_the_plain_method(mvtec_root: Path, tmp_path: Path) -> None:
-    """Bit for bit that of a model whose adversarial loss is taken away, and nothing is drawn on the way."""
+    """Bitwise equal to a model without the adversarial loss, and no random number is drawn."""
     states = []
     for plain in (False, True):
         torch.manual_seed(0)
@@ -298,7 +298,8 @@ def test_a_training_ends_with_one_validation_and_leaves_the_limits_of_the_traine
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "anomalib_fewshot.models.reg_ad.lightning_model.category_similarities", lambda *_: {"cloth": found}
+        "anomalib_fewshot.models.reg_ad.lightning_model.category_similarities",
+        lambda *_: {"cloth": found},
     )
     model = RegAD(image_size=64, max_epochs=3, augment_support=False, visualizer=False)
     source = MVTecAD(mvtec_root, "bolt", train_batch_size=5, num_workers=0)

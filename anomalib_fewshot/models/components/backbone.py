@@ -45,6 +45,7 @@ class Backbone(nn.Module):
         image_size (tuple[int, int]): Height and width of the images. Only a ViT needs it. Defaults to ``(224, 224)``.
 
     Attributes:
+        grids (list[tuple[int, int]]): Height and width of each output map for images of ``image_size``.
         layers (list[int]): Positions of the requested maps in the output of ``forward``.
         channels (list[int]): Number of channels of each output map.
         is_folded (torch.Tensor): Whether batch normalization is folded into the convolutions, a boolean scalar. Loading
@@ -89,7 +90,7 @@ class Backbone(nn.Module):
         self._arguments = arguments
         self.channels = [info[index]["num_chs"] for index in indices]
         network = create_backbone(name, pre_trained, weights, arguments)
-        _check_maps(name, network, image_size, self.channels)
+        self.grids = _check_maps(name, network, image_size, self.channels)
         # Batch statistics of a few images are unreliable. The evaluation mode is not enough, because Lightning resets
         # the mode of each module.
         features = freeze_batch_norm_2d(network)
@@ -265,8 +266,13 @@ def feature_info(name: str) -> tuple[dict, ...]:
     return info
 
 
-def _check_maps(name: str, network: nn.Module, image_size: tuple[int, int], channels: list[int]) -> None:
-    """Check that a network returns feature maps for an image size.
+def _check_maps(
+    name: str,
+    network: nn.Module,
+    image_size: tuple[int, int],
+    channels: list[int],
+) -> list[tuple[int, int]]:
+    """Check that a network returns feature maps for an image size, and return their height and width.
 
     Raises:
         ArgumentError: If the network fails or returns other shapes.
@@ -289,6 +295,7 @@ def _check_maps(name: str, network: nn.Module, image_size: tuple[int, int], chan
             "or use another backbone."
         )
         raise ArgumentError(msg)
+    return [(height, width) for _, _, height, width in shapes]
 
 
 @torch.no_grad()

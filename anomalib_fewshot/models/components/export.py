@@ -6,7 +6,8 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import chain
@@ -55,12 +56,11 @@ class MetadataExportMixin(QuantizationHook, LightningModule):
         self.check_fitted()
         _require("onnx", "onnxscript", extra="onnx")
         size = sum(tensor.nbytes for tensor in (*self.parameters(), *self.buffers()))
-        # anomalib asks for opset 14, which the exporter does not support: it would log a warning and use 18.
+        # torch exports opset 18. For anomalib's default, 14, it would have to convert the graph.
         options = {"external_data": size > MAX_ONNX_WEIGHTS, "opset_version": 18}
-        for name in ("onnx_ir", "onnxscript"):  # they log every constant
-            logging.getLogger(name).setLevel(logging.WARNING)
         export: Any = super().to_onnx
-        return self._export(lambda root: export(root, *args, **options | kwargs), export_root, ExportType.ONNX)
+        with _quiet_exporters():
+            return self._export(lambda root: export(root, *args, **options | kwargs), export_root, ExportType.ONNX)
 
     def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401
         """Export with anomalib's ``to_openvino`` and write the metadata.
@@ -146,6 +146,19 @@ class MetadataExportMixin(QuantizationHook, LightningModule):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
+
+
+@contextmanager
+def _quiet_exporters() -> Generator[None, None, None]:
+    """Suppress the messages of the exporters below the level ERROR. They log every constant."""
+    levels = {name: logging.getLogger(name).level for name in ("onnx_ir", "onnxscript", "torch.onnx")}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _require(*packages: str, extra: str) -> None:

@@ -3,8 +3,6 @@
 
 """Upsampling and Gaussian blur of anomaly maps in one linear operation."""
 
-from functools import lru_cache
-
 import torch
 from kornia.filters import get_gaussian_kernel1d
 from torch import nn
@@ -39,32 +37,9 @@ class SmoothUpsampling(nn.Module):
         return self.rows @ maps @ self.columns
 
 
-def upsample_smoothly(maps: torch.Tensor, size: tuple[int, int] | torch.Size, sigma: float = 4.0) -> torch.Tensor:
-    """Upsample maps bilinearly and apply a Gaussian blur.
-
-    :class:`SmoothUpsampling` does the same for a fixed size and is faster on a GPU.
-
-    Args:
-        maps (torch.Tensor): Maps, shape ``(B, h, w)``.
-        size (tuple[int, int]): Output height H and width W.
-        sigma (float): Standard deviation of the Gaussian in pixels. Defaults to ``4.0``.
-
-    Returns:
-        torch.Tensor: Upsampled and blurred maps, shape ``(B, H, W)``.
-    """
-    rows = _cached_matrix(int(maps.shape[1]), int(size[0]), sigma).to(maps)
-    columns = _cached_matrix(int(maps.shape[2]), int(size[1]), sigma).to(maps)
-    return rows @ maps @ columns.T
-
-
-@torch.inference_mode(mode=False)  # the cached matrix is used after the validation
-@torch.no_grad()
 def _matrix(cells: int, pixels: int, sigma: float) -> torch.Tensor:
     """Return the matrix of one axis, shape ``(pixels, cells)``."""
     upsampled = F.interpolate(torch.eye(cells)[None], pixels, mode="linear", align_corners=False)[0]  # (cells, pixels)
     radius = min(int(4 * sigma), pixels - 1)
     kernel = get_gaussian_kernel1d(2 * radius + 1, sigma)[None]
     return F.conv1d(F.pad(upsampled, (radius, radius), mode="reflect")[:, None], kernel)[:, 0].T.contiguous()
-
-
-_cached_matrix = lru_cache(maxsize=32)(_matrix)

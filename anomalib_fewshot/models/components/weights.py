@@ -161,7 +161,7 @@ def _read_weights(name: str, path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_state_dict(str(path), use_ema=False)
     except READ_ERRORS as error:
-        msg = f"`weights` must be a PyTorch or safetensors file, got a file that cannot be read ({error}): {path}"
+        msg = f"`weights` must be a PyTorch or safetensors file, got a file with other content: {path}"
         raise ArgumentError(msg) from error
 
 

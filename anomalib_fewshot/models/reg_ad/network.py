@@ -53,7 +53,7 @@ def read_network(path: str | Path) -> Network:
         with anomalib_safe_globals():
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except READ_ERRORS as error:
-        msg = f"{rule}, got a file that cannot be read ({error}): {path}"
+        msg = f"{rule}, got a file that is not a checkpoint: {path}"
         raise ArgumentError(msg) from error
     state = checkpoint.get("state_dict", {}) if isinstance(checkpoint, dict) else {}
     model = checkpoint.get("model_class", "another model") if state else "RegAD"

@@ -423,7 +423,7 @@ def test_network_that_is_none(mvtec_root: Path, tmp_path: Path) -> None:
         small(network="no.ckpt")
     path = tmp_path / "model.ckpt"
     path.write_text("no checkpoint", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"`network` must be a checkpoint .*cannot be read .*model\.ckpt"):
+    with pytest.raises(ValueError, match=r"`network` must be a checkpoint .*not a checkpoint: .*model\.ckpt"):
         small(network=path)
     torch.save({"conv1.weight": torch.ones(1)}, path)
     with pytest.raises(ValueError, match="without a network. For backbone weights, use `weights`"):
@@ -665,7 +665,7 @@ def test_images_in_several_batches(mvtec_root: Path, tmp_path: Path, monkeypatch
     model, other = (small(max_epochs=0, augment_support=False) for _ in range(2))
     train(model, datamodule, tmp_path)
     for module in ("lightning_model", "support_maps"):
-        monkeypatch.setattr(f"anomalib_fewshot.models.reg_ad.{module}.MAX_BATCH", 4)
+        monkeypatch.setattr(f"anomalib_fewshot.models.reg_ad.{module}.MAX_BATCH_SIZE", 4)
     train(other, datamodule, tmp_path)
     torch.testing.assert_close(scores(other), scores(model), rtol=1e-4, atol=1e-4)
     thresholds = [m.post_processor.image_threshold for m in (other, model)]

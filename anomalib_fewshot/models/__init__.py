@@ -3,7 +3,7 @@
 
 """Few-shot anomaly detection models."""
 
-import anomalib.models  # noqa: F401  first: its import registers the plug-ins, which import the modules below
+import anomalib.models  # noqa: F401  must be first: it registers the plug-ins, which import the modules below
 
 from .coft_ad import CoftAD
 from .image_statistic import ImageStatistic

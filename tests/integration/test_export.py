@@ -211,7 +211,7 @@ def test_weights_beyond_the_limit_of_a_file_are_apart(
         return export_onnx(**found)
 
     monkeypatch.setattr(torch.onnx, "export", record)
-    monkeypatch.setattr(export, "ONE_FILE", limit)
+    monkeypatch.setattr(export, "MAX_ONNX_WEIGHTS", limit)
     path = fitted_plain_statistic().eval().to_onnx(tmp_path, **given)
     assert options["external_data"] is apart
     assert options["opset_version"] == 18
@@ -227,16 +227,22 @@ def fitted_plain_statistic(score: float = 0.0) -> ImageStatistic:
     return model
 
 
-def test_export_that_replaces_another_model_s_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for folder, score in (("a", 0.0), ("b", 1.0), ("a", 0.0)):  # each in its own, and one again
+def test_warning_if_the_export_of_another_model_is_overwritten(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for folder, score in (("a", 0.0), ("b", 1.0), ("a", 0.0)):  # one folder for each model, and the first model again
         fitted_plain_statistic(score).to_torch(tmp_path / folder)
     fitted_plain_statistic(1.0).to_torch(tmp_path / "a", "other")
     assert "another model" not in caplog.text
     fitted_plain_statistic(2.0).to_torch(tmp_path / "b")
     path = tmp_path / "b" / "weights" / "torch" / "model.pt"
-    assert f"{path} was the export of another model" in caplog.text
+    assert (
+        f"another model was overwritten. To keep both, set a different `export_root` for each model: {path}"
+        in caplog.text
+    )
     (path.parent / "metadata.json").write_text("{", encoding="utf-8")
-    fitted_plain_statistic(3.0).to_torch(tmp_path / "b")  # no description, no comparison
+    fitted_plain_statistic(3.0).to_torch(tmp_path / "b")  # without valid metadata there is no comparison
     assert caplog.text.count("another model") == 1
 
 

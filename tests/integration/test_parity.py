@@ -93,7 +93,7 @@ def test_int8_is_calibrated_on_the_support(mvtec_root: Path, monkeypatch: pytest
 
 def test_int8_needs_data() -> None:
     pytest.importorskip("nncf")
-    with pytest.raises(ValueError, match="`datamodule` must be given for `int8_ptq`, got None"):
+    with pytest.raises(ValueError, match="`datamodule` must be set for `int8_ptq`, got None"):
         ImageStatistic()._post_training_quantization_ov(None)  # noqa: SLF001
 
 

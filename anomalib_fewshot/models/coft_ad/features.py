@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_fewshot.models.components import divide_by_length
+from anomalib_fewshot.models.components import scale_by_norm
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def features_of_maps(maps: Sequence[torch.Tensor], layers: Sequence[int], groups
 
 def group_patches(maps: Sequence[torch.Tensor], norm_power: float) -> torch.Tensor:
     """Return the patches of a group: maps, ``(B, C, h, w)``, on the grid of the first -> ``(B, h, w, D)``."""
-    scaled = divide_by_length(on_one_grid(maps), norm_power)
+    scaled = scale_by_norm(on_one_grid(maps), norm_power)
     return torch.cat(scaled, dim=1).movedim(1, -1)
 
 

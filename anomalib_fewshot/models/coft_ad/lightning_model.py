@@ -28,8 +28,8 @@ from anomalib_fewshot.models.components import (
     SupportAugmentation,
     check_at_least,
     cut_paste,
+    micro_batches,
     normalization_of,
-    parts_of,
     seeded,
     seeded_generator,
     std_of_l2_normalized,
@@ -219,7 +219,7 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
 
     def _extract(self, images: torch.Tensor) -> Features:
         with self.trainer.precision_plugin.forward_context():  # as for the test images
-            return Features.cat([self.model.features(part) for part in parts_of(images)])
+            return Features.cat([self.model.features(part) for part in micro_batches(images)])
 
     def augment(self, images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
         """Return a random view of each normalized image: ``(B, 3, H, W)`` -> ``(B, 3, H, W)``."""

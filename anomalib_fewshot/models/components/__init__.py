@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Building blocks of the models."""
+"""Components shared by the models."""
 
 from .adversarial import ADVERSARIAL_RAMP, AdversarialStep, Discriminator, DiscriminatorStats
 from .anomaly_synthesis import synthesize_anomalies
@@ -9,13 +9,13 @@ from .backbone import Backbone
 from .backbone_mixin import BackboneMixin
 from .checks import check_at_least, height_and_width
 from .collapse import std_of_l2_normalized
-from .feature_length import divide_by_length
+from .feature_norm import scale_by_norm
 from .fitted import FittedMixin
 from .gaussian import lower_triangle, oas_covariance, symmetric_whitening
 from .moments import Moments, in_double_precision
 from .nearest import coreset, nearest_distances
 from .ranked_score import RankedScore
-from .scoring import ScoringMixin, parts_of
+from .scoring import ScoringMixin, micro_batches
 from .seeding import isolated_seed, seeded, seeded_generator
 from .smooth_upsampling import SmoothUpsampling
 from .stages import backbone_stages
@@ -50,7 +50,7 @@ __all__ = [
     "check_at_least",
     "coreset",
     "cut_paste",
-    "divide_by_length",
+    "scale_by_norm",
     "fixed_views",
     "height_and_width",
     "isolated_seed",
@@ -60,7 +60,7 @@ __all__ = [
     "normalization",
     "normalization_of",
     "oas_covariance",
-    "parts_of",
+    "micro_batches",
     "rotated_views",
     "seeded",
     "seeded_generator",

@@ -1,10 +1,10 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The adversarial loss between two features that should be alike: a discriminator tells them apart, the model fools it.
+"""Adversarial loss that makes two features indistinguishable to a discriminator.
 
-Published idea, this package's settings: https://arxiv.org/abs/2312.03005 gives the idea, and no discriminator, weight
-or learning rate that is known to us.
+The idea is from https://arxiv.org/abs/2312.03005. The discriminator, the loss weight and the learning rate are choices
+of this package.
 """
 
 from collections.abc import Sequence
@@ -18,18 +18,18 @@ from anomalib_fewshot.errors import ArgumentError
 
 from .seeding import seeded
 
-ADVERSARIAL_RAMP = 0.1  # part of a training over which the loss comes in
+ADVERSARIAL_RAMP = 0.1  # fraction of the training over which the loss weight increases to its full value
 
 
 def discriminator_loss(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Return the cross-entropy of telling the first feature, label 0, from the second, label 1.
+    """Return the binary cross-entropy of the discriminator, with label 0 for the first feature and 1 for the second.
 
     Args:
         first (torch.Tensor): Logits of the first feature, of any shape.
         second (torch.Tensor): Logits of the second feature, of any shape.
 
     Returns:
-        torch.Tensor: Scalar. log 2 = 0.693 where the discriminator cannot tell.
+        torch.Tensor: Scalar. It is log 2 = 0.693 if the discriminator predicts at chance level.
 
     Example:
         >>> discriminator_loss(torch.zeros(3), torch.zeros(3))
@@ -39,15 +39,17 @@ def discriminator_loss(first: torch.Tensor, second: torch.Tensor) -> torch.Tenso
 
 
 def generator_loss(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Return the loss that the model lowers: :func:`discriminator_loss` with swapped labels."""
+    """Return the loss that the model minimizes: :func:`discriminator_loss` with swapped labels."""
     return discriminator_loss(second, first)
 
 
 class Discriminator(nn.Module):
-    """Tells at every position which of two features it sees, by the direction of the feature and not by its length.
+    """MLP that classifies the feature at each position as the first or the second one.
+
+    It normalizes each feature to unit length, so that only the direction counts.
 
     Args:
-        channels (int): Channels C of a feature.
+        channels (int): Number of channels C of a feature.
         hidden (Sequence[int]): Widths of the hidden layers. Defaults to ``(256, 128)``.
     """
 
@@ -60,17 +62,17 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(channels, 1))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return a logit of each feature: ``(..., C)`` -> ``(...)``."""
+        """Return the logit of each feature: ``(..., C)`` -> ``(...)``."""
         return self.layers(F.normalize(features, dim=-1)).squeeze(-1)
 
 
 class DiscriminatorStats(NamedTuple):
-    """How the discriminator does, before its update.
+    """Loss and accuracy of the discriminator before its update.
 
     Args:
-        loss (torch.Tensor): Its loss. 0.693: it cannot tell.
-        accuracy (torch.Tensor): Fraction it tells right. 0.5 to 0.7 is useful, 1 hints at a cue such as a norm, and 0.5
-            from the start at no signal.
+        loss (torch.Tensor): Loss of the discriminator. It is 0.693 at chance level.
+        accuracy (torch.Tensor): Fraction of correct predictions. A range of 0.5 to 0.7 is useful. A value of 1 suggests
+            a trivial cue such as the norm. A value of 0.5 from the start means that there is no signal.
     """
 
     loss: torch.Tensor
@@ -78,27 +80,29 @@ class DiscriminatorStats(NamedTuple):
 
 
 class AdversarialStep(nn.Module):
-    """Update a discriminator of two features, and return the loss that makes the model fool it.
+    """Discriminator update and adversarial loss for one training step.
 
-    A model adds it to its own loss, in a training step::
+    Add the loss to the loss of the model in ``training_step``::
 
         adversarial_loss, stats = self.adversarial(first, second, self.global_step)
         loss = loss + adversarial_loss
 
-    The discriminator has an optimiser of its own, Adam with betas (0.5, 0.999), whose state goes into the checkpoint.
-    Its parameters take no gradient outside of its update, so that neither the model's optimiser nor DDP sees them; over
-    several processes its gradients are averaged here. It computes in single precision. With a weight of 0 nothing is
-    built, drawn or computed, and the model is the plain one. It is called once before each backward pass: a second call
-    changes the discriminator that the first loss goes back through.
+    The discriminator has a separate Adam optimizer with betas (0.5, 0.999). The checkpoint contains its state. The
+    parameters require no gradient outside of the update, so the optimizer of the model and DDP ignore them. In
+    distributed training this module averages the gradients of the discriminator. It computes in single precision.
+
+    With a weight of 0 there is no discriminator, and no random number is drawn. Call the module once per backward pass:
+    a second call modifies the discriminator in place, which invalidates the graph of the first loss.
 
     Args:
-        channels (int): Channels C of the features.
+        channels (int): Number of channels C of the features.
         weight (float): Weight of the loss.
-        learning_rate (float): The discriminator's learning rate. Defaults to ``1e-4``.
-        ramp_steps (int): Steps over which the weight rises to its value. Defaults to ``0``.
+        learning_rate (float): Learning rate of the discriminator. Defaults to ``1e-4``.
+        ramp_steps (int): Number of steps over which the weight increases to its full value. Defaults to ``0``.
         hidden (Sequence[int]): See :class:`Discriminator`. Defaults to ``(256, 128)``.
-        seed (int): Seed of the discriminator. The global seed has no influence. Defaults to ``0``.
-        clip_norm (float | None): Highest norm of the discriminator's gradient. Defaults to ``None``: any, as with 0.
+        seed (int): Seed of the discriminator. The global seed has no effect. Defaults to ``0``.
+        clip_norm (float | None): Maximum gradient norm of the discriminator. 0 and ``None`` disable clipping. Defaults
+            to ``None``.
 
     Raises:
         ArgumentError: If ``weight``, ``ramp_steps`` or ``clip_norm`` is below 0.
@@ -117,13 +121,13 @@ class AdversarialStep(nn.Module):
         super().__init__()
         for name, value in (("weight", weight), ("ramp_steps", ramp_steps), ("clip_norm", clip_norm)):
             if value is not None and value < 0:
-                msg = f"`{name}` must not be below 0, got {value}."
+                msg = f"`{name}` must be at least 0, got {value}."
                 raise ArgumentError(msg)
         self.weight = weight
         self.ramp_steps = ramp_steps
         self.clip_norm = clip_norm
         self.discriminator: Discriminator | None = None
-        self._loaded: dict[str, Any] | None = None
+        self._pending_optimizer_state: dict[str, Any] | None = None
         if weight > 0:
             with seeded(seed):
                 self.discriminator = Discriminator(channels, hidden).requires_grad_(requires_grad=False)
@@ -138,13 +142,13 @@ class AdversarialStep(nn.Module):
         """Update the discriminator and return the loss.
 
         Args:
-            first (torch.Tensor): Features, shape ``(..., C)``: the channels are the last axis.
-            second (torch.Tensor): Features that should be like them, shape ``(..., C)``.
-            step (int): Number of the optimiser step, for the ramp.
+            first (torch.Tensor): First features, shape ``(..., C)``.
+            second (torch.Tensor): Second features, shape ``(..., C)``.
+            step (int): Index of the optimizer step, which determines the weight during the ramp.
 
         Returns:
-            tuple[torch.Tensor, DiscriminatorStats | None]: Weighted loss, a scalar, and how the discriminator does. 0
-            and ``None`` if the weight is 0.
+            tuple[torch.Tensor, DiscriminatorStats | None]: Weighted loss, a scalar, and the statistics of the
+            discriminator. With a weight of 0: 0 and ``None``.
         """
         if self.discriminator is None:
             return first.new_zeros(()), None
@@ -161,9 +165,9 @@ class AdversarialStep(nn.Module):
         first: torch.Tensor,
         second: torch.Tensor,
     ) -> DiscriminatorStats:
-        if self._loaded is not None:  # only now is it known on which device the parameters are
-            self.optimizer.load_state_dict(self._loaded)
-            self._loaded = None
+        if self._pending_optimizer_state is not None:  # loaded here, because the device of the parameters is now final
+            self.optimizer.load_state_dict(self._pending_optimizer_state)
+            self._pending_optimizer_state = None
         parameters = list(discriminator.requires_grad_().parameters())
         logits = discriminator(first), discriminator(second)
         loss = discriminator_loss(*logits)
@@ -179,29 +183,31 @@ class AdversarialStep(nn.Module):
         return DiscriminatorStats(loss.detach(), accuracy)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
-        """Take the checkpoint of a model with any weight: a discriminator that is not of this shape is left out."""
+        """Load a checkpoint of a model with any weight. A discriminator with other shapes is ignored."""
         name = f"{prefix}discriminator."
-        own = {} if self.discriminator is None else self.discriminator.state_dict(prefix=name)
-        given = {key: value for key, value in state_dict.items() if key.startswith(name)}
-        if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in given.items()}:
-            for key in given:
+        current = {} if self.discriminator is None else self.discriminator.state_dict(prefix=name)
+        saved = {key: value for key, value in state_dict.items() if key.startswith(name)}
+        current_shapes = {key: value.shape for key, value in current.items()}
+        saved_shapes = {key: value.shape for key, value in saved.items()}
+        if current_shapes != saved_shapes:
+            for key in saved:
                 del state_dict[key]
-            state_dict |= {**own, f"{prefix}_extra_state": {}}
+            state_dict |= {**current, f"{prefix}_extra_state": {}}
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return the optimiser's state for the checkpoint: tensors and plain data."""
+        """Return the optimizer state for the checkpoint."""
         if self.discriminator is None:
             return {}
-        return self._loaded or self.optimizer.state_dict()
+        return self._pending_optimizer_state or self.optimizer.state_dict()
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take the optimiser's state from a checkpoint."""
-        self._loaded = state or None
+        """Restore the optimizer state from a checkpoint."""
+        self._pending_optimizer_state = state or None
 
 
 def _average(gradient: torch.Tensor) -> torch.Tensor:
-    """Return the mean of a gradient over the processes."""
+    """Return the gradient, averaged over all processes."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(gradient)
         gradient /= distributed.get_world_size()

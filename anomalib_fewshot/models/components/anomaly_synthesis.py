@@ -1,10 +1,10 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Small defects of six kinds, synthesized from normal images, with masks, reproducible with an explicit generator.
+"""Synthetic anomalies for normal images: six kinds of small defects with masks.
 
-anomalib's Perlin generator takes its textures from a data set and draws from the global generator. Here the source is
-the image itself. Kinds and ranges are ours: small and faint enough that some are hard to see.
+anomalib's Perlin generator needs a texture data set and uses the global random state. This module uses only the image
+and an explicit generator. The kinds and their ranges are choices of this package: some defects are hard to see.
 """
 
 import math
@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-VISIBLE = 0.015  # mean change of the colors, in [0, 1], from which a pixel counts as anomalous
-MIN_PIXELS = 20  # of a defect; a smaller one is drawn again
-TRIES = 6
+MIN_CHANGE = 0.015  # a pixel is anomalous if its colors, in [0, 1], change by more than this on average
+MIN_DEFECT_PIXELS = 20  # a smaller defect is drawn again
+MAX_TRIES = 6
 
 
 def synthesize_anomalies(
@@ -25,56 +25,58 @@ def synthesize_anomalies(
     generator: torch.Generator,
     per_kind: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Make anomalous images, each with one small defect.
+    """Synthesize anomalous images, each with one small defect.
 
-    The six kinds are: a piece of the image pasted elsewhere, a thin piece, a piece in the shape of noise, a bright or
-    dark spot, a blurred spot, and a crack.
+    The six kinds are a CutPaste rectangle, a scar, noise-shaped patches, a bright or dark stain, a blurred spot and a
+    crack.
 
     Args:
         images (torch.Tensor): Images in [0, 1], shape ``(B, C, H, W)``.
-        generator (torch.Generator): Generator on the CPU that decides everything.
-        per_kind (int): Anomalous images of each kind for each image. Defaults to ``1``.
+        generator (torch.Generator): Generator on the CPU.
+        per_kind (int): Number of anomalous images of each kind per image. Defaults to ``1``.
 
     Returns:
-        tuple[torch.Tensor, torch.Tensor]: Anomalous images, shape ``(B * 6 * per_kind, C, H, W)``, and masks of the
-        changed pixels, shape ``(B * 6 * per_kind, H, W)``, boolean.
+        tuple[torch.Tensor, torch.Tensor]: Anomalous images, shape ``(B * 6 * per_kind, C, H, W)``, and boolean masks of
+        the changed pixels, shape ``(B * 6 * per_kind, H, W)``.
 
     Reference:
         Li et al., CutPaste, https://arxiv.org/abs/2104.04015; Zavrtanik et al., DRAEM, https://arxiv.org/abs/2108.07610.
     """
     anomalous, masks = [], []
     for image in images:
-        for make in _KINDS:
+        for add_defect in _DEFECT_KINDS:
             for _ in range(per_kind):
-                made, mask = _visible(image, make, generator)
-                anomalous.append(made)
+                result, mask = _add_visible_defect(image, add_defect, generator)
+                anomalous.append(result)
                 masks.append(mask)
     return torch.stack(anomalous), torch.stack(masks)
 
 
-def _visible(
+def _add_visible_defect(
     image: torch.Tensor,
-    maker: Callable[[torch.Tensor, torch.Generator], torch.Tensor],
+    add_defect: Callable[[torch.Tensor, torch.Generator], torch.Tensor],
     generator: torch.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw until at least ``MIN_PIXELS`` change, at most ``TRIES`` times."""
-    for _ in range(TRIES):
-        anomalous = maker(image, generator).clamp(0, 1)
-        mask = (anomalous - image).abs().mean(0) > VISIBLE
-        if mask.sum() >= MIN_PIXELS:
+    """Repeat until ``MIN_DEFECT_PIXELS`` or more pixels change, at most ``MAX_TRIES`` times."""
+    for _ in range(MAX_TRIES):
+        anomalous = add_defect(image, generator).clamp(0, 1)
+        mask = (anomalous - image).abs().mean(0) > MIN_CHANGE
+        if mask.sum() >= MIN_DEFECT_PIXELS:
             break
     return anomalous, mask
 
 
 def _cut_paste(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    share, aspect = _uniform(generator, 0.003, 0.04), math.exp(_uniform(generator, -1.2, 1.2))
-    return _blend(image, _shifted_copy(image, generator), _rectangle(image, generator, share, aspect, angle=0))
+    area_fraction, aspect = _uniform(generator, 0.003, 0.04), math.exp(_uniform(generator, -1.2, 1.2))
+    source = _shifted_copy(image, generator)
+    return _blend(image, source, _rectangle(image, generator, area_fraction, aspect, angle=0))
 
 
 def _scar(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    share, aspect = _uniform(generator, 0.0008, 0.006), _uniform(generator, 4, 20)
-    mask = _rectangle(image, generator, share, aspect, angle=_uniform(generator, 0, 180))
-    return _blend(image, (_shifted_copy(image, generator) + _signed(generator, 0, 0.2)).clamp(0, 1), mask)
+    area_fraction, aspect = _uniform(generator, 0.0008, 0.006), _uniform(generator, 4, 20)
+    mask = _rectangle(image, generator, area_fraction, aspect, angle=_uniform(generator, 0, 180))
+    source = _shifted_copy(image, generator) + _signed(generator, 0, 0.2)
+    return _blend(image, source.clamp(0, 1), mask)
 
 
 def _noise_patches(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -97,7 +99,7 @@ def _blur(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _crack(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Draw a line that bends at random, one pixel a step."""
+    """Draw the path of a random walk with a slowly changing direction and steps of one pixel."""
     height, width = image.shape[-2:]
     side = min(height, width)
     length = max(4, int(_uniform(generator, 0.08, 0.45) * side))
@@ -106,12 +108,12 @@ def _crack(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     angles = _uniform(generator, 0, 2 * math.pi) + bends.cumsum(0)
     points = np.array(start) + torch.stack([angles.cos(), angles.sin()], dim=-1).cumsum(0).numpy()
     mask = np.zeros((height, width), dtype=np.uint8)
-    line = [points.round().astype(np.int32)]
-    cv2.polylines(mask, line, isClosed=False, color=255, thickness=_integer(generator, 1, 3), lineType=cv2.LINE_AA)
+    path = [points.round().astype(np.int32)]
+    cv2.polylines(mask, path, isClosed=False, color=255, thickness=_integer(generator, 1, 3), lineType=cv2.LINE_AA)
     return image + torch.from_numpy(mask).to(image) / 255 * _signed(generator, 0.1, 0.4)
 
 
-_KINDS = (_cut_paste, _scar, _noise_patches, _stain, _blur, _crack)
+_DEFECT_KINDS = (_cut_paste, _scar, _noise_patches, _stain, _blur, _crack)
 
 
 def _blend(image: torch.Tensor, other: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -119,8 +121,9 @@ def _blend(image: torch.Tensor, other: torch.Tensor, mask: torch.Tensor) -> torc
 
 
 def _shifted_copy(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return the image rolled, rotated by 180 degrees or mirrored, and with another contrast and brightness."""
-    moved = image.roll([_integer(generator, side // 8, 7 * side // 8) for side in image.shape[-2:]], (-2, -1))
+    """Return a rolled copy with random 180-degree rotation, flip, contrast and brightness."""
+    shifts = [_integer(generator, side // 8, 7 * side // 8) for side in image.shape[-2:]]
+    moved = image.roll(shifts, (-2, -1))
     moved = moved.rot90(2 * _integer(generator, 0, 1), (-2, -1))
     if _uniform(generator, 0, 1) < 0.5:
         moved = moved.flip(-1)
@@ -132,22 +135,22 @@ def _shifted_copy(image: torch.Tensor, generator: torch.Generator) -> torch.Tens
 def _rectangle(
     image: torch.Tensor,
     generator: torch.Generator,
-    share: float,
+    area_fraction: float,
     aspect: float,
     angle: float,
 ) -> torch.Tensor:
-    """Return the mask of a rectangle that covers a share of the image, rotated by an angle in degrees."""
+    """Return the mask of a rectangle with a given fraction of the image area, rotated by an angle in degrees."""
     height, width = image.shape[-2:]
-    centre = (_uniform(generator, 0.1, 0.9) * width, _uniform(generator, 0.1, 0.9) * height)
-    area = share * height * width
-    corners = cv2.boxPoints((centre, (math.sqrt(area / aspect), math.sqrt(area * aspect)), angle))
+    center = (_uniform(generator, 0.1, 0.9) * width, _uniform(generator, 0.1, 0.9) * height)
+    area = area_fraction * height * width
+    corners = cv2.boxPoints((center, (math.sqrt(area / aspect), math.sqrt(area * aspect)), angle))
     mask = np.zeros((height, width), dtype=np.uint8)
     cv2.fillPoly(mask, [corners.round().astype(np.int32)], 1)
     return torch.from_numpy(mask).to(image)
 
 
 def _spot(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return the mask of an ellipse with an uneven border."""
+    """Return the soft mask of an ellipse with an irregular boundary."""
     height, width = image.shape[-2:]
     radius = min(height, width) * _uniform(generator, 0.02, 0.1)
     flatness, angle = _uniform(generator, 0.4, 1), _uniform(generator, 0, math.pi)
@@ -160,7 +163,7 @@ def _spot(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _noise(image: torch.Tensor, generator: torch.Generator, cells: int) -> torch.Tensor:
-    """Return smooth noise of about unit variance, shape ``(H, W)``, with ``cells`` cells a side."""
+    """Return smooth noise with about unit variance, shape ``(H, W)``, upsampled from ``cells`` x ``cells`` values."""
     noise = torch.randn(1, 1, cells, cells, generator=generator)
     return F.interpolate(noise, image.shape[-2:], mode="bicubic", align_corners=False)[0, 0].to(image)
 
@@ -170,10 +173,10 @@ def _uniform(generator: torch.Generator, low: float, high: float) -> float:
 
 
 def _integer(generator: torch.Generator, low: int, high: int) -> int:
-    """Return a number from low to high, both possible."""
+    """Return a uniform integer between low and high, both included."""
     return int(torch.randint(low, max(low, high) + 1, (), generator=generator))
 
 
 def _signed(generator: torch.Generator, low: float, high: float) -> float:
-    """Return a number whose size is uniform and whose sign is either."""
+    """Return a number with a uniform magnitude and a random sign."""
     return _uniform(generator, low, high) * (1 if _uniform(generator, 0, 1) < 0.5 else -1)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Feature maps of any timm model."""
+"""Feature extraction with any timm model."""
 
 import logging
 from collections.abc import Sequence
@@ -26,35 +26,35 @@ from .weights import CREATION_ERRORS, check_name, create_backbone, create_bluepr
 logger = logging.getLogger(__name__)
 
 FROZEN = (FrozenBatchNorm2d, FrozenBatchNormAct2d)
-FOLDABLE = (nn.Conv2d, Conv2dSame)  # others may change their weights before they use them
+FOLDABLE = (nn.Conv2d, Conv2dSame)  # other convolutions may transform their weights in the forward pass
 PROBE_SIZE = (64, 64)
-MAX_FOLD_ERROR = 1e-3  # of a feature map's largest value
+MAX_FOLD_ERROR = 1e-3  # relative to the largest absolute value of a feature map
 
 
 class Backbone(nn.Module):
-    """Feature maps of a timm model, from shallow to deep, with its batch normalization frozen.
+    """Feature extractor based on a timm model with frozen batch normalization.
 
     Args:
-        name (str): Name of a timm model that can give feature maps, convolutional or ViT.
-        layers (Sequence[int] | None): Indices of the maps in timm's ``feature_info``. The last map is always there.
-            Defaults to ``None``: the maps of strides 8 and 16 of a convolutional model, or the blocks at two thirds of
-            a ViT's depth and at its end.
-        pre_trained (bool): Load weights. Defaults to ``True``.
-        weights (str | Path | None): File with the weights, in timm's naming. Defaults to ``None``: the package that
-            carries them, else timm's hub and its cache.
+        name (str): Name of a timm model with feature maps, convolutional or ViT.
+        layers (Sequence[int] | None): Indices of the feature maps in timm's ``feature_info``. The last map is always
+            returned in addition. Defaults to ``None``: strides 8 and 16 of a convolutional model; of a ViT, the block
+            at two thirds of the depth and the last one.
+        pre_trained (bool): Load pretrained weights. Defaults to ``True``.
+        weights (str | Path | None): File with the weights in timm's naming. Defaults to ``None``: the installed weight
+            package, or else the timm hub and its cache.
         image_size (tuple[int, int]): Height and width of the images. Only a ViT needs it. Defaults to ``(224, 224)``.
 
     Attributes:
-        grids (list[tuple[int, int]]): Height and width of all maps, for images of ``image_size``.
-        layers (list[int]): Positions of the asked-for maps among those that ``forward`` returns.
-        channels (list[int]): Channels of each map that ``forward`` returns.
-        is_folded (torch.Tensor): Whether batch normalization is merged into convolutions, a boolean scalar. A state
-            dict with another value changes the network: it scores as the one that was saved.
+        grids (list[tuple[int, int]]): Height and width of each output map for images of ``image_size``.
+        layers (list[int]): Positions of the requested maps in the output of ``forward``.
+        channels (list[int]): Number of channels of each output map.
+        is_folded (torch.Tensor): Whether batch normalization is folded into the convolutions, a boolean scalar. Loading
+            a state dict with another value rebuilds the network in the saved form.
 
     Raises:
-        ArgumentError: If there is no such model or layer, if it has no feature maps, if the size does not fit it,
-            or if the file does not fit the model.
-        MissingDataError: If the weights are neither in a file, in a package nor to be had from the hub.
+        ArgumentError: If the model or a layer is unknown, if the model has no feature maps, or if the image size or the
+            weight file is incompatible with the model.
+        MissingDataError: If no source provides the weights.
     """
 
     def __init__(
@@ -69,7 +69,10 @@ class Backbone(nn.Module):
         info = feature_info(name)
         wanted = sorted(layers if layers is not None else _default_layers(info))
         if layers is None and not wanted:
-            msg = f"`layers` must be given for {name}, whose {len(info)} feature maps have neither stride 8 nor 16."
+            msg = (
+                f"`layers` must be set for {name}, because none of its {len(info)} feature maps has stride 8 or 16. "
+                "Set the indices of the feature maps."
+            )
             raise ArgumentError(msg)
         if not wanted or not set(wanted) <= set(range(len(info))):
             msg = f"`layers` must be indices of the {len(info)} feature maps of {name}, got {list(wanted)}."
@@ -81,16 +84,17 @@ class Backbone(nn.Module):
         if _is_transformer(info):
             patch = info[0]["reduction"]
             if any(side % patch for side in image_size):
-                msg = f"`image_size` must be a multiple of the patch of {name}, {patch}, got {image_size}."
+                msg = f"`image_size` must be a multiple of the patch size of {name}, {patch}, got {image_size}."
                 raise ArgumentError(msg)
             arguments["img_size"] = image_size
         self._arguments = arguments
         self.channels = [info[index]["num_chs"] for index in indices]
         network = create_backbone(name, pre_trained, weights, arguments)
         self.grids = _check_maps(name, network, image_size, self.channels)
-        # A few images make poor batch statistics. Lightning keeps the mode of each module: a mode would not last.
+        # Batch statistics of a few images are unreliable. The evaluation mode is not enough, because Lightning resets
+        # the mode of each module.
         features = freeze_batch_norm_2d(network)
-        self.features = features.to(memory_format=torch.channels_last)  # faster on a processor
+        self.features = features.to(memory_format=torch.channels_last)  # faster on a CPU
         self.layers = [indices.index(layer) for layer in wanted]
         self.register_buffer("is_folded", torch.tensor(data=False))
         self.is_folded: torch.Tensor
@@ -98,38 +102,38 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def fold_batch_norm(self) -> None:
-        """Merge each batch normalization into the convolution before it, where this leaves the feature maps unchanged.
+        """Fold each batch normalization into the preceding convolution if the feature maps stay the same.
 
-        A copy of the network with random weights is folded first, and its feature maps before and after are compared on
-        one random image. If they differ by more than a thousandth of a map's largest value, the network stays unfolded:
-        the output of one of its convolutions is used elsewhere, too, or its attention amplifies rounding. A checkpoint
-        keeps the decision, see ``is_folded``. Folded weights cannot be trained.
+        The method first folds a copy with random weights and compares its feature maps on one random image. The network
+        is not folded if a map changes by more than 0.1 % of its largest value. Such a change means that a convolution
+        output has a second consumer, or that attention amplifies rounding errors. A checkpoint stores the result, see
+        ``is_folded``. Folded weights are not trainable.
         """
         if self.is_folded or not any(isinstance(module, FROZEN) for module in self.features.modules()):
             return
         rng = torch.Generator().manual_seed(0)
         copy = deepcopy(self.features).eval()
-        _draw_weights(copy, rng)
+        _randomize_weights(copy, rng)
         image = _probe_image(copy, self.image_size, rng)
         before = [feature_map.clone() for feature_map in copy(image)]
         pairs = _find_pairs(copy, image)
         _fold_pairs(copy, pairs)
         if not _are_close(copy(image), before):
-            logger.info("The batch normalization of %s is not folded: it would change the feature maps.", self.name)
+            logger.info("Batch normalization of %s is not folded, because this would change its output.", self.name)
             return
         _fold_pairs(self.features, pairs)
         self.is_folded.fill_(value=True)
 
     @torch.no_grad()
     def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args: Any) -> None:  # noqa: ANN401
-        """Bring the network in the form, folded or not, of the weights that follow."""
+        """Load weights after converting the network to their form, folded or not."""
         is_folded = state_dict.get(f"{prefix}is_folded")
         if is_folded is not None and bool(is_folded) != bool(self.is_folded):
             self._replace_network(is_folded=bool(is_folded))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _replace_network(self, *, is_folded: bool) -> None:
-        """Create the network anew, without weights."""
+        """Replace the network with an uninitialized one in the given form."""
         network = freeze_batch_norm_2d(create_blueprint(self.name, self._arguments, "cpu")).eval()
         if is_folded:
             image = _probe_image(network, self.image_size, torch.Generator().manual_seed(0))
@@ -140,7 +144,10 @@ class Backbone(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Backbone":
-        """Set the mode of all but batch normalization: that of LeViT, which is one-dimensional, cannot be replaced."""
+        """Set the mode of all modules except batch normalization.
+
+        timm does not freeze one-dimensional batch normalization, such as that of LeViT.
+        """
         super().train(mode)
         for module in self.features.modules():
             if isinstance(module, _BatchNorm):
@@ -151,24 +158,27 @@ class Backbone(nn.Module):
         """Return the feature maps.
 
         Args:
-            images (torch.Tensor): Normalised images, shape ``(B, 3, H, W)``.
+            images (torch.Tensor): Normalized images, shape ``(B, 3, H, W)``.
 
         Returns:
-            list[torch.Tensor]: Maps of shape ``(B, C, h, w)``, the last one being the model's last.
+            list[torch.Tensor]: Feature maps from shallow to deep, each of shape ``(B, C, h, w)``.
         """
         return _channels_first(self.features, self.features(images))
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """Names of a convolution and of the normalization that takes its output."""
+    """Names of a convolution and of the batch normalization after it."""
 
     conv: str
     norm: str
 
 
-def _draw_weights(network: nn.Module, rng: torch.Generator) -> None:
-    """Draw vectors between 0.5 and 1.5, since initial statistics and scales would hide a wrong fold, and matrices."""
+def _randomize_weights(network: nn.Module, rng: torch.Generator) -> None:
+    """Draw random weights and batch statistics.
+
+    Initial statistics of 0 and 1 would hide a wrong fold, so vectors are drawn between 0.5 and 1.5.
+    """
     for tensor in chain(network.parameters(), network.buffers()):
         if tensor.is_floating_point() and tensor.numel() == max(tensor.shape, default=1):
             tensor.copy_(torch.rand(tensor.shape, generator=rng) + 0.5)
@@ -178,9 +188,10 @@ def _draw_weights(network: nn.Module, rng: torch.Generator) -> None:
 
 
 def _probe_image(network: nn.Module, image_size: tuple[int, int], rng: torch.Generator) -> torch.Tensor:
-    """Return a random image: a small one, which takes little time, if the network accepts it."""
-    small, large = (torch.rand(1, 3, *size, generator=rng) for size in (PROBE_SIZE, image_size))
+    """Return a random image, a small one for speed if the network accepts it."""
     parameter = next(network.parameters())
+    small = torch.rand(1, 3, *PROBE_SIZE, generator=rng)
+    large = torch.rand(1, 3, *image_size, generator=rng)
     try:
         network(small.to(parameter))
     except CREATION_ERRORS:
@@ -189,9 +200,9 @@ def _probe_image(network: nn.Module, image_size: tuple[int, int], rng: torch.Gen
 
 
 def _find_pairs(network: nn.Module, image: torch.Tensor) -> list[_Pair]:
-    """Return which normalization takes the output of which convolution when an image passes."""
+    """Return each convolution whose output a batch normalization consumes, found in a forward pass."""
     names = {module: name for name, module in network.named_modules()}
-    outputs: dict[int, tuple[nn.Module, torch.Tensor]] = {}  # holds each tensor, so that its id stays its own
+    outputs: dict[int, tuple[nn.Module, torch.Tensor]] = {}  # keeps the tensors alive, so that no id is reused
     pairs: dict[str, _Pair] = {}
 
     def record(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -201,7 +212,8 @@ def _find_pairs(network: nn.Module, image: torch.Tensor) -> list[_Pair]:
             conv = outputs[id(inputs[0])][0]
             pairs[names[module]] = _Pair(names[conv], names[module])
 
-    hooks = [module.register_forward_hook(record) for module in names if isinstance(module, (nn.Conv2d, *FROZEN))]
+    observed = [module for module in names if isinstance(module, (nn.Conv2d, *FROZEN))]
+    hooks = [module.register_forward_hook(record) for module in observed]
     try:
         network(image)
     finally:
@@ -219,14 +231,15 @@ def _fold_pairs(network: nn.Module, pairs: Sequence[_Pair]) -> None:
 
 
 def _are_close(maps: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> bool:
-    for own, other in zip(maps, expected, strict=True):
-        if not (own - other).abs().max() <= MAX_FOLD_ERROR * other.abs().max():  # NaN is not close
+    for feature_map, reference in zip(maps, expected, strict=True):
+        error = (feature_map - reference).abs().max()
+        if not error <= MAX_FOLD_ERROR * reference.abs().max():  # `not <=` also rejects NaN
             return False
     return True
 
 
 def _fold(conv: nn.Module, norm: nn.Module) -> None:
-    """Give a convolution the weights that include the frozen normalization after it."""
+    """Fold a frozen batch normalization into the preceding convolution."""
     scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
     bias = 0 if conv.bias is None else conv.bias.double()
     bias = norm.bias.double() + (bias - norm.running_mean.double()) * scale
@@ -236,10 +249,10 @@ def _fold(conv: nn.Module, norm: nn.Module) -> None:
 
 @cache
 def feature_info(name: str) -> tuple[dict, ...]:
-    """Return the stride, channels and name of every feature map of a model.
+    """Return the stride, channels and name of every feature map of a timm model.
 
     Raises:
-        ArgumentError: If there is no such model, or if it has no feature maps.
+        ArgumentError: If the model is unknown or has no feature maps.
     """
     check_name(name)
     try:
@@ -259,40 +272,44 @@ def _check_maps(
     image_size: tuple[int, int],
     channels: list[int],
 ) -> list[tuple[int, int]]:
-    """Return the height and width of the feature maps for images of a size.
+    """Check that a network returns feature maps for an image size, and return their height and width.
 
     Raises:
-        ArgumentError: If the model has no feature maps for this size.
+        ArgumentError: If the network fails or returns other shapes.
     """
-    rule = f"`backbone` and `image_size` must fit each other, got {name!r} and {image_size}"
+    rule = f"`backbone` and `image_size` must be compatible, got {name!r} and {image_size}"
     network.eval()
     try:
         maps = _maps_of(network, image_size, "meta")
-    except CREATION_ERRORS:  # perhaps an operation that the meta device lacks
+    except CREATION_ERRORS:  # the meta device may lack an operation
         try:
             maps = _maps_of(network, image_size, "cpu")
         except CREATION_ERRORS as error:
-            msg = f"{rule}: {_first_line(error)}. Choose the size that the backbone was made for, or another backbone."
+            msg = f"{rule}: {_first_line(error)}. Use the image size of the pretrained backbone or another backbone."
             raise ArgumentError(msg) from error
     shapes = [tuple(feature_map.shape) for feature_map in maps]
-    if any(len(shape) != 4 or 0 in shape for shape in shapes) or [shape[1] for shape in shapes] != channels:
-        msg = f"{rule}, which gives feature maps of the shapes {shapes}, not with {channels} channels."
+    has_empty_maps = any(len(shape) != 4 or 0 in shape for shape in shapes)
+    if has_empty_maps or [shape[1] for shape in shapes] != channels:
+        msg = (
+            f"{rule}: the feature maps have the shapes {shapes}, expected {channels} channels. Increase `image_size` "
+            "or use another backbone."
+        )
         raise ArgumentError(msg)
     return [(height, width) for _, _, height, width in shapes]
 
 
 @torch.no_grad()
 def _maps_of(network: nn.Module, image_size: tuple[int, int], device: str) -> list[torch.Tensor]:
-    """Return the feature maps that a copy gives of an empty image. On the meta device they have a shape only."""
+    """Return the feature maps of an all-zero image. On the meta device they have shapes but no values."""
     memo: dict[int, Any] = {}
-    if device == "meta":  # the copy has no weights of its own
+    if device == "meta":  # the copy then allocates no weights
         for tensor in chain(network.parameters(), network.buffers()):
             memo[id(tensor)] = tensor.to(device)
     return _channels_first(network, deepcopy(network, memo)(torch.zeros(1, 3, *image_size, device=device)))
 
 
 def _channels_first(network: nn.Module, maps: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Return maps of shape ``(B, C, h, w)``: those of Swin, for example, are ``(B, h, w, C)``."""
+    """Return feature maps in the layout ``(B, C, h, w)``. Swin, for example, returns ``(B, h, w, C)``."""
     if getattr(network, "output_fmt", None) != Format.NHWC:
         return maps
     return [feature_map.movedim(-1, 1) for feature_map in maps]

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Pre-processing that fits the backbone of a model."""
+"""Pre-processing that matches the backbone of a model."""
 
 import logging
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ logger = logging.getLogger(__name__)
 
 
 class BackbonePreProcessor(ExportablePreProcessor):
-    """Resize, and normalization that a backbone's weights expect.
+    """Pre-processor that resizes images and normalizes them for a backbone.
 
     Args:
-        image_size (tuple[int, int]): Height and width of the result.
-        backbone (str | None): Name of a timm model. ``None``: that of the model that takes this pre-processor. Until
-            then, images are normalized for the packaged backbone.
+        image_size (tuple[int, int]): Height and width of the output.
+        backbone (str | None): Name of a timm model. ``None``: the backbone of the model that receives this
+            pre-processor. Until then, it uses the normalization of the packaged backbone.
     """
 
     def __init__(self, image_size: tuple[int, int], backbone: str | None) -> None:
@@ -36,10 +36,10 @@ class BackbonePreProcessor(ExportablePreProcessor):
 
 
 class BackboneMixin:
-    """Part of an anomalib model with a timm backbone: images have the size and the normalization that it expects.
+    """Mixin for anomalib models with a timm backbone, which matches image size and normalization to the backbone.
 
     Attributes:
-        default_image_size (tuple[int, int]): Height and width of the images where nothing else is given.
+        default_image_size (tuple[int, int]): Default height and width of the images.
     """
 
     default_image_size: ClassVar[tuple[int, int]] = (224, 224)
@@ -50,13 +50,13 @@ class BackboneMixin:
         image_size: tuple[int, int] | None = None,
         backbone: str | None = None,
     ) -> PreProcessor:
-        """Return a pre-processor that resizes, and normalizes as the backbone's weights expect.
+        """Return a pre-processor that resizes images and normalizes them for a backbone.
 
         Args:
-            image_size (tuple[int, int] | None): Height and width of the result. Defaults to ``None``:
+            image_size (tuple[int, int] | None): Height and width of the output. Defaults to ``None``:
                 ``default_image_size``.
-            backbone (str | None): Name of a timm model. Defaults to ``None``: that of the model that takes the
-                pre-processor.
+            backbone (str | None): Name of a timm model. Defaults to ``None``: the backbone of the model that receives
+                the pre-processor.
         """
         return BackbonePreProcessor(image_size or cls.default_image_size, backbone)
 
@@ -67,40 +67,40 @@ class BackboneMixin:
         image_size: int | Sequence[int] | None,
         backbone: str,
     ) -> tuple[nn.Module | bool, tuple[int, int]]:
-        """Return the pre-processor and the image size of a model, which fit each other and the backbone.
+        """Return a pre-processor and an image size that match each other and the backbone.
 
-        A pre-processor of :meth:`configure_pre_processor` gets the normalization of the backbone. Any other one is
-        used unchanged, with a warning if its normalization is not the one that the weights expect.
+        A pre-processor of :meth:`configure_pre_processor` receives the normalization of the backbone. Any other one is
+        used unchanged, with a warning if its normalization does not match the backbone.
 
         Args:
-            pre_processor (nn.Module | bool): Argument of the model. ``True``: the default one.
-            image_size (int | Sequence[int] | None): Argument of the model. ``None``: the size that the pre-processor
-                resizes to or, if it has none, ``default_image_size``.
+            pre_processor (nn.Module | bool): Argument of the model. ``True``: the default pre-processor.
+            image_size (int | Sequence[int] | None): Argument of the model. ``None``: the output size of the
+                pre-processor, or ``default_image_size`` if the pre-processor does not resize.
             backbone (str): Name of a timm model.
 
         Returns:
-            tuple[nn.Module | bool, tuple[int, int]]: Pre-processor, height and width.
+            tuple[nn.Module | bool, tuple[int, int]]: Pre-processor and (height, width).
 
         Raises:
-            ArgumentError: If the pre-processor has another size, or was configured for another backbone.
+            ArgumentError: If the pre-processor has another output size or is configured for another backbone.
         """
         size = height_and_width(image_size or cls.default_image_size)
         if pre_processor is True:
             return cls.configure_pre_processor(size, backbone), size
-        made = _size_after(pre_processor)
-        if made is not None and image_size is not None and made != size:
+        output_size = _output_size(pre_processor)
+        if output_size is not None and image_size is not None and output_size != size:
             msg = (
-                f"`image_size` must be the size that `pre_processor` resizes to, {made}, got {image_size}. Leave it "
-                "out, or give both the same."
+                f"`image_size` must match the output size of `pre_processor`, {output_size}, got {image_size}. "
+                "Remove `image_size` or set it to this size."
             )
             raise ArgumentError(msg)
         if isinstance(pre_processor, nn.Module):
             pre_processor = _match_normalization(pre_processor, backbone)
-        return pre_processor, height_and_width(made or size)
+        return pre_processor, height_and_width(output_size or size)
 
 
-def _size_after(pre_processor: nn.Module | bool) -> tuple[int, int] | None:
-    """Return the height and width that images have after a pre-processor. ``None`` if they depend on the image."""
+def _output_size(pre_processor: nn.Module | bool) -> tuple[int, int] | None:
+    """Return the output height and width of a pre-processor, ``None`` if they depend on the image."""
     size = None
     for step in steps_of(getattr(pre_processor, "transform", None)):
         if isinstance(step, (Resize, CenterCrop)):
@@ -110,23 +110,24 @@ def _size_after(pre_processor: nn.Module | bool) -> tuple[int, int] | None:
 
 
 def _match_normalization(pre_processor: nn.Module, backbone: str) -> nn.Module:
-    """Return the pre-processor with the normalization of a backbone, if it was made to follow one."""
+    """Return a pre-processor with the normalization of the backbone, or the given one if its backbone is fixed."""
     expected, found = normalization(backbone), normalization_of(pre_processor)
     if isinstance(pre_processor, BackbonePreProcessor) and pre_processor.backbone is None:
-        steps = steps_of(pre_processor.transform)
-        return ExportablePreProcessor(
-            Compose([Normalize(*expected) if isinstance(step, Normalize) else step for step in steps]),
-        )
+        steps = list(steps_of(pre_processor.transform))
+        for index, step in enumerate(steps):
+            if isinstance(step, Normalize):
+                steps[index] = Normalize(*expected)
+        return ExportablePreProcessor(Compose(steps))
     if (tuple(found[0]), tuple(found[1])) == expected:
         return pre_processor
     if isinstance(pre_processor, BackbonePreProcessor):
         msg = (
-            f"`pre_processor` must be configured for the backbone {backbone!r}, got one for "
-            f"{pre_processor.backbone!r}. Use `configure_pre_processor(image_size, backbone={backbone!r})`."
+            f"`pre_processor` must be configured for the backbone {backbone!r}, got {pre_processor.backbone!r}. "
+            f"Use `configure_pre_processor(image_size, backbone={backbone!r})`."
         )
         raise ArgumentError(msg)
     logger.warning(
-        "The pre-processor normalizes with mean %s and std %s, but the weights of %s expect mean %s and std %s. If "
+        "The pre-processor normalizes with mean %s and std %s, but the backbone %s expects mean %s and std %s. If "
         "this is unintended, use `configure_pre_processor(image_size)`.",
         *found,
         backbone,

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Checks of arguments."""
+"""Argument validation."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,14 @@ from anomalib_fewshot.errors import ArgumentError
 
 
 def check_at_least(minimum: float, **values: float | None) -> None:
-    """Raise if a number is below a minimum.
+    """Check that arguments are not below a minimum.
 
     Args:
         minimum (float): Minimum.
-        **values (float | None): Numbers by the names of their arguments. ``None`` is not checked.
+        **values (float | None): Argument values by name. ``None`` is not checked.
 
     Raises:
-        ArgumentError: If one is below the minimum.
+        ArgumentError: If a value is below the minimum.
     """
     for name, value in values.items():
         if value is not None and value < minimum:
@@ -25,10 +25,10 @@ def check_at_least(minimum: float, **values: float | None) -> None:
 
 
 def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
-    """Return the height and width that an argument ``image_size`` means.
+    """Convert ``image_size`` to (height, width). A single number means a square.
 
     Raises:
-        ArgumentError: If a side is below 32.
+        ArgumentError: If the height or the width is below 32.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if min(height, width) < 32:

@@ -1,17 +1,18 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Whether encodings that are trained by similarity alone have collapsed to one."""
+"""Collapse measure for self-supervised encodings."""
 
 import torch
 from torch.nn import functional as F  # noqa: N812
 
 
 def std_of_l2_normalized(encodings: torch.Tensor) -> torch.Tensor:
-    """Return how far the directions of encodings spread: 1 in all directions, 0 if they have collapsed to one.
+    """Return the standard deviation of L2-normalized encodings, scaled to ``[0, 1]``.
 
-    It is the standard deviation of the normalized encodings, averaged over the channels, times the root of their
-    number. The name is lightly's.
+    The standard deviation is averaged over the C channels and multiplied by sqrt(C). 1 means that the encodings use all
+    directions. 0 means that they have collapsed to a single one. The function has the name of its counterpart in
+    lightly.
 
     Args:
         encodings (torch.Tensor): Encodings, shape ``(..., C)``.

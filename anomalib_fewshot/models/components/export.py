@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Export of a model that can score, and what a deployment has to know about it."""
+"""Export of fitted models, with a metadata file for deployment."""
 
 import hashlib
 import json
@@ -27,88 +27,99 @@ from anomalib_fewshot.post_processing import SupportPostProcessor
 
 logger = logging.getLogger(__name__)
 
-OPENVINO_OPTIONS = {"EXECUTION_MODE_HINT": "ACCURACY"}  # else it rounds to bf16 where a processor has it
-DESCRIPTION = "metadata.json"
-ONE_FILE = 2_000_000_000  # bytes of weights that an ONNX file holds, its limit of 2 GiB less some for the graph
+OPENVINO_OPTIONS = {"EXECUTION_MODE_HINT": "ACCURACY"}  # by default OpenVINO computes in bf16 on CPUs that support it
+METADATA_FILE = "metadata.json"
+MAX_ONNX_WEIGHTS = 2_000_000_000  # bytes in a single ONNX file: the limit is 2 GiB, and the graph needs some of it
 
 
-class DescribedExportMixin(QuantizationHook, LightningModule):
-    """Part of an anomalib model that writes ``metadata.json`` beside its exports, and exports none that cannot score.
+class MetadataExportMixin(QuantizationHook, LightningModule):
+    """Mixin for anomalib models that writes ``metadata.json`` with each export and refuses to export unfitted models.
 
-    The names in the file are those of anomalib's plan for it, https://github.com/open-edge-platform/anomalib/pull/3570.
+    The file has the field names of https://github.com/open-edge-platform/anomalib/pull/3570.
     """
 
     def check_fitted(self) -> None:
-        """Raise if the model cannot score."""
+        """Raise an error if the model is not fitted."""
         raise NotImplementedError
 
     def to_torch(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401
-        """Export as anomalib does."""
+        """Export with anomalib's ``to_torch`` and write the metadata."""
         self.check_fitted()
         export = super().to_torch  # type: ignore[misc]
         return self._export(lambda root: export(root, *args, **kwargs), export_root, ExportType.TORCH)
 
     def to_onnx(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]  # noqa: ANN401
-        """Export as anomalib does, to one file below ONNX's limit of 2 GB."""
+        """Export with anomalib's ``to_onnx`` and write the metadata.
+
+        The weights are in the ONNX file itself if they fit into its limit of 2 GB.
+        """
         self.check_fitted()
         _require("onnx", "onnxscript", extra="onnx")
         size = sum(tensor.nbytes for tensor in (*self.parameters(), *self.buffers()))
-        options = {"external_data": size > ONE_FILE, "opset_version": 18}  # torch converts from 18 to lower versions
+        # torch exports opset 18. For anomalib's default, 14, it would have to convert the graph.
+        options = {"external_data": size > MAX_ONNX_WEIGHTS, "opset_version": 18}
         export: Any = super().to_onnx
         with _quiet_exporters():
             return self._export(lambda root: export(root, *args, **options | kwargs), export_root, ExportType.ONNX)
 
     def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401
-        """Export as anomalib does, with a full integer quantization that is calibrated on the support."""
+        """Export with anomalib's ``to_openvino`` and write the metadata.
+
+        The support set is the calibration set of ``int8_ptq``.
+        """
         _require("openvino", extra="openvino")
         export = super().to_openvino  # type: ignore[misc]
         path = self._export(lambda root: export(root, *args, **kwargs), export_root, ExportType.OPENVINO)
         logger.warning(
-            "OpenVINO rounds to half precision where a processor can, which may change verdicts. To get those of "
-            f"`predict`, load the model with OpenVINOInferencer(..., config={OPENVINO_OPTIONS}).",
+            "OpenVINO computes in half precision on CPUs that support it, which may change verdicts. For the verdicts "
+            f"of `predict`, load the model with OpenVINOInferencer(..., config={OPENVINO_OPTIONS}).",
         )
         return path
 
     @staticmethod
     def quantize_openvino(model: Any, datamodule: AnomalibDataModule | None) -> Any:  # noqa: ANN401
-        """Quantize an OpenVINO model by the support: few-shot data has no validation images, which anomalib takes.
+        """Quantize an OpenVINO model with the support set as calibration set.
 
-        Matrix products stay in floating point: OpenVINO cannot run a quantized resize, and a density takes differences
-        of near numbers.
+        anomalib calibrates on validation images, which few-shot data does not have. Matrix products stay in floating
+        point: OpenVINO cannot run a quantized resize, and densities subtract nearly equal numbers.
+
+        Raises:
+            ArgumentError: If ``datamodule`` is ``None``.
         """
         _require("nncf", extra="openvino")
         import nncf
 
         if datamodule is None:
-            msg = "`datamodule` must be given for `int8_ptq`, got None. Give the data of the support."
+            msg = "`datamodule` must be set for `int8_ptq`, got None. Pass the datamodule with the support set."
             raise ArgumentError(msg)
         datamodule.setup("fit")
-        pictures = [item.image[None].numpy() for item in support_dataloader(datamodule).dataset]
-        products = nncf.IgnoredScope(types=["MatMul"], validate=False)  # a model may have none
-        return nncf.quantize(model, nncf.Dataset(pictures), ignored_scope=products)
+        images = [item.image[None].numpy() for item in support_dataloader(datamodule).dataset]
+        matrix_products = nncf.IgnoredScope(types=["MatMul"], validate=False)  # not every model has matrix products
+        return nncf.quantize(model, nncf.Dataset(images), ignored_scope=matrix_products)
 
     def _export(self, write: Callable[[Path], Path], export_root: Path | str, export_type: ExportType) -> Path:
-        """Write an export to a temporary folder, and move its files when all of them are complete.
+        """Write an export to a temporary folder, then move the complete files to their final folder.
 
         After an error, such as a full disk, the files of an earlier export are unchanged.
         """
-        folder = Path(export_root) / "weights" / export_type.value  # as anomalib names it
+        folder = Path(export_root) / "weights" / export_type.value  # anomalib's folder structure
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".export.", dir=folder) as temporary:
             written = write(Path(temporary))
-            values = self._describe(written)
-            written.with_name(DESCRIPTION).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-            replaces_another = _is_of_another(folder / DESCRIPTION, values)
-            for file in sorted(written.parent.iterdir(), key=lambda file: file.name == DESCRIPTION):  # it is the last
+            metadata = self._metadata(written)
+            written.with_name(METADATA_FILE).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+            replaces_other_model = _is_other_model(folder / METADATA_FILE, metadata)
+            # The metadata is moved last, so that it never describes a file that is not there yet.
+            for file in sorted(written.parent.iterdir(), key=lambda file: file.name == METADATA_FILE):
                 file.replace(folder / file.name)
-        if replaces_another:
+        if replaces_other_model:
             logger.warning(
-                f"{folder / written.name} was the export of another model, and is now that of this one. Give each "
-                "model a folder of its own, such as that of its run (`export_root`), to keep both.",
+                "The export of another model was overwritten. To keep both, set a different `export_root` for each "
+                f"model: {folder / written.name}",
             )
         return folder / written.name
 
-    def _describe(self, path: Path) -> dict[str, Any]:
+    def _metadata(self, path: Path) -> dict[str, Any]:
         """Return the content of ``metadata.json`` for an exported file."""
         input_size = _input_size(path)
         pixels = "any size" if input_size is None else f"{input_size[0]} x {input_size[1]} pixels (height x width)"
@@ -121,15 +132,15 @@ class DescribedExportMixin(QuantizationHook, LightningModule):
             "file": path.name,
             "state_sha256": self._state_sha256(),
             "preprocess": {
-                "image_size": self.hparams.get("image_size"),  # to which the graph resizes
-                "input_size": input_size,  # which the graph takes, height and width
-                "input": f"RGB from 0 to 1, of {pixels}",
+                "image_size": self.hparams.get("image_size"),  # size that the graph resizes images to
+                "input_size": input_size,  # height and width of the graph's input
+                "input": f"RGB from 0 to 1, {pixels}",
             },
             "postprocess": post_processor.metadata() if isinstance(post_processor, SupportPostProcessor) else {},
         }
 
     def _state_sha256(self) -> str:
-        """Return the SHA-256 of all parameters and buffers, by which an export is known."""
+        """Return the SHA-256 of all parameters and buffers, which identifies the model of an export."""
         digest = hashlib.sha256()
         for name, tensor in chain(self.named_parameters(), self.named_buffers()):
             digest.update(name.encode())
@@ -139,7 +150,7 @@ class DescribedExportMixin(QuantizationHook, LightningModule):
 
 @contextmanager
 def _quiet_exporters() -> Generator[None, None, None]:
-    """Hide the messages of the exporters, which log every constant. Errors are raised as before."""
+    """Suppress the messages of the exporters below the level ERROR. They log every constant."""
     levels = {name: logging.getLogger(name).level for name in ("onnx_ir", "onnxscript", "torch.onnx")}
     for name in levels:
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -151,10 +162,10 @@ def _quiet_exporters() -> Generator[None, None, None]:
 
 
 def _require(*packages: str, extra: str) -> None:
-    """Raise if packages are not installed.
+    """Check that packages are installed.
 
     Raises:
-        MissingDependencyError: It names them and the extra of this package that installs them.
+        MissingDependencyError: If a package is missing. The message names the extra that installs it.
     """
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
@@ -166,12 +177,12 @@ def _require(*packages: str, extra: str) -> None:
 
 
 def _input_size(path: Path) -> list[int] | None:
-    """Return the height and width that an exported graph is fixed to, ``None`` if it takes any."""
+    """Return the static input height and width of an exported graph, ``None`` if they are dynamic."""
     if path.suffix == ".onnx":
         import onnx
 
         graph = onnx.load(path, load_external_data=False).graph
-        sides = [side.dim_value for side in graph.input[0].type.tensor_type.shape.dim[2:]]  # 0 if any
+        sides = [side.dim_value for side in graph.input[0].type.tensor_type.shape.dim[2:]]  # 0 if dynamic
     elif path.suffix == ".xml":
         import openvino
 
@@ -182,10 +193,10 @@ def _input_size(path: Path) -> list[int] | None:
     return sides if all(sides) else None
 
 
-def _is_of_another(description: Path, values: dict[str, Any]) -> bool:
-    """Return whether a description is of the same file, but of another model."""
+def _is_other_model(path: Path, metadata: dict[str, Any]) -> bool:
+    """Return whether an existing metadata file describes another model under the same file name."""
     try:
-        before = json.loads(description.read_text(encoding="utf-8"))
+        existing = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return False
-    return before.get("file") == values["file"] and before.get("state_sha256") != values["state_sha256"]
+    return existing.get("file") == metadata["file"] and existing.get("state_sha256") != metadata["state_sha256"]

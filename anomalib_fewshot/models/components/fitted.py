@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The life of the models: train, fit once to the support, then score and never learn again."""
+"""Lifecycle of the models: optional training, one fit to the support set, then scoring with fixed parameters."""
 
 import logging
 from abc import abstractmethod
@@ -25,26 +25,27 @@ from anomalib_fewshot.metrics import CategoryEvaluator
 from anomalib_fewshot.post_processing import CalibrationScores, SupportPostProcessor
 from anomalib_fewshot.pre_processing import check_pixels
 
-from .export import DescribedExportMixin
+from .export import MetadataExportMixin
 from .scoring import ScoringMixin
 
 logger = logging.getLogger(__name__)
 
-WEIGHT_SOURCE_ARGS = {"pre_trained": False, "weights": None, "network": None}  # a checkpoint holds what they would load
+WEIGHT_SOURCE_ARGS = {"pre_trained": False, "weights": None, "network": None}  # a checkpoint contains these weights
 
 
-class FittedMixin(ScoringMixin, DescribedExportMixin):
-    """Part of an anomalib model that is fitted to a support in one call, and refuses to score before.
+class FittedMixin(ScoringMixin, MetadataExportMixin):
+    """Mixin for anomalib models that are fitted to a support set in one call and cannot score before.
 
-    :meth:`fit` is called once, when the training is over: before the validation at its end or, without one, as the last
-    thing. Then the threshold comes from what it returns, and a checkpoint is written. A test and a prediction score
-    and change nothing. In form it is anomalib's ``MemoryBankMixin``, for models that may train first.
+    :meth:`fit` runs once at the end of the training: before the final validation, or after the last epoch without
+    validation data. The calibration scores that it returns set the threshold, and a checkpoint is written. Test and
+    prediction do not change the model. The mixin corresponds to anomalib's ``MemoryBankMixin`` and supports models with
+    a training phase.
 
     Attributes:
-        is_fitted (torch.Tensor): Whether the model can score, a boolean scalar.
+        is_fitted (torch.Tensor): Whether the model is fitted, a boolean scalar.
         fitted_support (str | None): Digest of the support set that the model was fitted to.
-        score_arguments (tuple[str, ...]): Names of the arguments that decide a score and are in no buffer or weight:
-            those of a checkpoint must be those of the model that loads it.
+        score_arguments (tuple[str, ...]): Names of constructor arguments that affect scores but are not stored in
+            weights or buffers. A checkpoint can only be loaded into a model with the same values.
     """
 
     score_arguments: ClassVar[tuple[str, ...]] = ()
@@ -60,7 +61,7 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
         self._saved_in_run = False
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "FittedMixin":
-        """Move the model, or refuse to change its data type: ``half()``, ``double()``, ``to(dtype)`` and Lightning.
+        """Apply a device move. Reject data type changes by ``half()``, ``double()``, ``to(dtype)`` or Lightning.
 
         Raises:
             ArgumentError: If the data type is not float32.
@@ -68,27 +69,27 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
         dtype = fn(torch.zeros(1)).dtype
         if dtype != torch.float32:
             msg = (
-                f"{type(self).__name__} must keep its weights in torch.float32, got {dtype}: its statistics need it. "
-                "Use one of `precision` '32-true', '16-mixed' and 'bf16-mixed' in the engine."
+                f"{type(self).__name__} must keep its weights in torch.float32, got {dtype}, which is not accurate "
+                "enough or not supported. Set the `precision` of the engine to '32-true', '16-mixed' or 'bf16-mixed'."
             )
             raise ArgumentError(msg)
         return super()._apply(fn, recurse)
 
     @abstractmethod
     def fit(self) -> CalibrationScores:
-        """Fit the model to the support.
+        """Fit the model to the support set.
 
         Returns:
-            CalibrationScores: Out-of-fold scores of the normal images where that is possible. In a validation
-            (``self.trainer.validating``) they are not used and may be empty: validation images set the threshold.
+            CalibrationScores: Scores of the normal images, out-of-fold if possible. They are not used and may be empty
+            during validation (``self.trainer.validating``), because validation images then set the threshold.
         """
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return nothing: a model that trains first says what."""
+        """Return ``None``. Models with a training phase override this method."""
         return None
 
     def on_fit_start(self) -> None:
-        """Refuse to resume a finished training with another support set.
+        """Check that a finished training is resumed with the same support set.
 
         Raises:
             CheckpointMismatchError: If the checkpoint was fitted to another support set.
@@ -99,18 +100,18 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
         digest = support_digest(self.trainer.datamodule)  # type: ignore[attr-defined]
         if digest != self.fitted_support:
             msg = (
-                f"`ckpt_path` must be a checkpoint that was fitted to this support set, {digest}, got one that was "
-                f"fitted to {self.fitted_support}. Leave out `ckpt_path` to fit a new model."
+                f"`ckpt_path` must be a checkpoint that was fitted to the support set {digest}, got one that was "
+                f"fitted to {self.fitted_support}. Remove `ckpt_path` to fit a new model."
             )
             raise CheckpointMismatchError(msg)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Discard an earlier fit. A finished training that is resumed runs no batch and keeps its fit."""
+        """Discard an earlier fit. Resuming a finished training runs no batch, so the fit is kept."""
         del batch, batch_idx
         self.is_fitted.fill_(value=False)
 
     def on_validation_start(self) -> None:
-        """Fit before the validation at the end of a training."""
+        """Fit before the validation at the end of the training."""
         if self.trainer.state.fn == TrainerFn.FITTING:
             self._fit(has_validation=True)
         self.check_fitted()
@@ -121,17 +122,17 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
             self._fit(has_validation=False)
 
     def on_train_end(self) -> None:
-        """Write a checkpoint of the fitted model if Lightning has written none."""
-        if not self.is_fitted:  # the training was stopped within an epoch
+        """Save the fitted model if Lightning has not saved it."""
+        if not self.is_fitted:  # the training stopped in the middle of an epoch
             self._fit(has_validation=False)
         if self._fitted_in_run and not self._saved_in_run:
             save_checkpoint(self.trainer)
 
     def on_fit_end(self) -> None:
-        """Refuse a fit that has run no training step.
+        """Check that the model was fitted.
 
         Raises:
-            NotFittedError: If the model is not fitted to the support set of the data.
+            NotFittedError: If the trainer has not run a training step and the model is not fitted to this support set.
         """
         if self._fitted_in_run:
             return
@@ -140,13 +141,13 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
             logger.info("%s is already fitted to this support set. Nothing was trained.", name)
             return
         msg = (
-            f"{name} was not fitted: the trainer has run no training step. Check `max_epochs`, `max_steps` and "
-            "`limit_train_batches`. For a second fit, create a new `Engine`: a trainer trains once."
+            f"{name} was not fitted, because the trainer did not run a training step. Check `max_epochs`, `max_steps` "
+            "and `limit_train_batches`. To fit again, create a new `Engine`."
         )
         raise NotFittedError(msg)
 
     def check_fitted(self) -> None:
-        """Raise if the model cannot score.
+        """Check that the model is fitted.
 
         Raises:
             NotFittedError: If the model is not fitted.
@@ -156,20 +157,20 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
             raise NotFittedError(msg)
 
     def support(self) -> Iterator[torch.Tensor]:
-        """Yield the pre-processed images of the support, shape ``(B, 3, H, W)``, in a fixed order."""
+        """Yield batches of pre-processed support images, shape ``(B, 3, H, W)``, in a fixed order."""
         for batch in support_dataloader(self.trainer.datamodule):  # type: ignore[attr-defined]
             yield self.preprocess(batch.image, batch.image_path)
 
     def preprocess(self, images: torch.Tensor, paths: Sequence[str] | None = None) -> torch.Tensor:
-        """Return images of a datamodule as the model takes them, on its device.
+        """Return pre-processed images on the device of the model.
 
         Args:
-            images (torch.Tensor): Images, shape ``(B, 3, H, W)``.
-            paths (Sequence[str] | None): Their files, for the message of an error. Defaults to ``None``.
+            images (torch.Tensor): Images of a datamodule, shape ``(B, 3, H, W)``.
+            paths (Sequence[str] | None): Image paths for error messages. Defaults to ``None``.
 
         Raises:
-            DataValidationError: If a pixel value is NaN or infinite or, with a pre-processor, outside 0 to 1.
-            ArgumentError: If the pre-processed images have another size than the model.
+            DataValidationError: If a pixel value is not finite or, with a pre-processor, outside [0, 1].
+            ArgumentError: If the size of the pre-processed images differs from ``image_size``.
         """
         check_pixels(images, paths, has_range=self.pre_processor is not None)
         transform = getattr(self.pre_processor, "transform", None)
@@ -179,106 +180,117 @@ class FittedMixin(ScoringMixin, DescribedExportMixin):
         return images
 
     def zero_loss(self) -> torch.Tensor:
-        """Return a loss that changes nothing: Lightning needs one, on several devices of all parameters."""
-        trained = [0 * parameter.sum() for parameter in self.parameters() if parameter.requires_grad]
-        return torch.stack(trained).sum() if trained else torch.zeros((), requires_grad=True)
+        """Return a zero loss with a zero gradient for all trainable parameters.
+
+        Lightning needs a loss, and DDP needs a gradient of every parameter.
+        """
+        terms = [0 * parameter.sum() for parameter in self.parameters() if parameter.requires_grad]
+        return torch.stack(terms).sum() if terms else torch.zeros((), requires_grad=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the model's class and its support set, and no argument that loads weights from elsewhere."""
+        """Store the model class and the support digest, and reset arguments that would load external weights."""
         super().on_save_checkpoint(checkpoint)
         arguments = checkpoint["hyper_parameters"]
-        arguments |= {name: value for name, value in WEIGHT_SOURCE_ARGS.items() if name in arguments}
+        for name, value in WEIGHT_SOURCE_ARGS.items():
+            if name in arguments:
+                arguments[name] = value
         checkpoint["model_class"] = type(self).__name__
         checkpoint["fitted_support"] = self.fitted_support
         self._saved_in_run = bool(self.is_fitted)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that this model would score otherwise than the one that was trained.
+        """Check that the checkpoint has the class and the ``score_arguments`` of this model.
 
         Raises:
-            CheckpointMismatchError: If it is of another class, or was trained with other ``score_arguments``.
+            CheckpointMismatchError: If the model class or a score argument differs.
         """
         super().on_load_checkpoint(checkpoint)
-        own, name = type(self).__name__, checkpoint.get("model_class", "another model")
-        if name != own:
-            msg = f"The checkpoint must be one of {own}, got one of {name}. Use `--model {name}`."
+        class_name, saved_class = type(self).__name__, checkpoint.get("model_class", "another model")
+        if saved_class != class_name:
+            msg = f"The checkpoint must contain {class_name}, got {saved_class}. Use `--model {saved_class}`."
             raise CheckpointMismatchError(msg)
-        given, saved = dict(self.hparams), checkpoint["hyper_parameters"]
-        other = self._different_arguments(saved)
-        if other:
-            there = ", ".join(f"{name}={saved[name]!r}" for name in other)
-            here = ", ".join(f"{name}={given[name]!r}" for name in other)
+        current, saved = dict(self.hparams), checkpoint["hyper_parameters"]
+        different = self._different_arguments(saved)
+        if different:
+            expected = ", ".join(f"{name}={saved[name]!r}" for name in different)
+            found = ", ".join(f"{name}={current[name]!r}" for name in different)
             msg = (
-                f"{own} must have the arguments of its checkpoint, which was trained with {there}, got {here}. Give "
-                f"these arguments or the file of the training (`--model`), or use `{own}.load_from_checkpoint`."
+                f"{class_name} must have the arguments of its checkpoint, {expected}, got {found}. Set these "
+                "arguments, pass the training configuration with `--model`, or load the model with "
+                f"`{class_name}.load_from_checkpoint`."
             )
             raise CheckpointMismatchError(msg)
         self.fitted_support = checkpoint.get("fitted_support")
 
     @staticmethod
     def configure_post_processor() -> SupportPostProcessor:
-        """Return the post-processor, which can be fitted to normal images alone."""
+        """Return a post-processor that can be calibrated on normal images only."""
         return SupportPostProcessor()
 
     @staticmethod
     def configure_evaluator() -> CategoryEvaluator:
-        """Return anomalib's metrics, of each category by itself where there are several."""
+        """Return anomalib's metrics, computed per category if there are several."""
         return CategoryEvaluator()
 
     @property
     def calibrates_out_of_fold(self) -> bool:
-        """Whether the scores that a fit returns are of images that were held out of it."""
+        """Whether :meth:`fit` returns scores of images that the scoring fit did not contain."""
         return True
 
     @property
     def learning_type(self) -> LearningType:
-        """One class: anomalib's engine does not train models that say they are few-shot."""
+        """Learning type of the model. It is ``ONE_CLASS``, because anomalib's engine does not train few-shot models."""
         return LearningType.ONE_CLASS
 
     def _different_arguments(self, saved: Mapping[str, Any]) -> list[str]:
-        """Return the names of the ``score_arguments`` that differ from those of a checkpoint."""
+        """Return the names of the ``score_arguments`` that differ from a checkpoint."""
         return [name for name in self.score_arguments if not _is_same(name, self.hparams, saved)]
 
-    @torch.inference_mode(mode=False)  # what is fitted outlives a validation
+    @torch.inference_mode(mode=False)  # the fitted tensors are used after the validation
     @torch.no_grad()
     def _fit(self, *, has_validation: bool) -> None:
-        if self.trainer.world_size > 1:  # running statistics of the last step are of each process's own batch
+        if self.trainer.world_size > 1:  # running statistics differ between processes after the last step
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, src=0)
         with _evaluation_mode(self.model):
-            normal = self.fit()
-            self._fit_post_processor(normal, has_validation=has_validation)
+            scores = self.fit()
+            self._fit_post_processor(scores, has_validation=has_validation)
         self.is_fitted.fill_(value=True)
         self.fitted_support = support_digest(self.trainer.datamodule)  # type: ignore[attr-defined]
         self._fitted_in_run, self._saved_in_run = True, False
 
-    def _fit_post_processor(self, normal: CalibrationScores, *, has_validation: bool) -> None:
-        if not has_validation and isinstance(self.post_processor, SupportPostProcessor):
-            self.post_processor.fit_normal(normal)
-        elif not has_validation and self.post_processor is not None:
-            logger.warning(
-                "There is no threshold: without validation images it takes a post-processor that can be fitted to "
-                "normal images, `SupportPostProcessor`. The scores stay raw, and the labels mean nothing.",
-            )
+    def _fit_post_processor(self, scores: CalibrationScores, *, has_validation: bool) -> None:
+        if has_validation or self.post_processor is None:
+            return
+        if isinstance(self.post_processor, SupportPostProcessor):
+            self.post_processor.fit_normal(scores)
+            return
+        logger.warning(
+            "No threshold was set, so scores are not normalized and predicted labels are not meaningful. Use "
+            "`SupportPostProcessor` or provide validation images.",
+        )
 
 
 @contextmanager
 def _evaluation_mode(model: nn.Module) -> Generator[None]:
-    """Set a model and its parts to evaluation, and each of them to its own mode afterwards."""
+    """Set all modules to evaluation mode and restore the mode of each module afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         yield
     finally:
         for module in model.modules():
-            module.training = modes.get(module, modes[model])  # a fit may have replaced parts
+            module.training = modes.get(module, modes[model])  # `fit` may have replaced submodules
 
 
-def _is_same(name: str, given: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
-    """Return whether an argument has one meaning here and there: a side is short for a square, a list is a tuple."""
-    if name not in given or name not in saved:  # of another version
+def _is_same(name: str, current: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
+    """Return whether an argument has equivalent values, such as 224 and (224, 224) or a list and a tuple."""
+    if name not in current or name not in saved:  # the checkpoint is from another version
         return True
-    one, two = (tuple(value) if isinstance(value, list) else value for value in (given[name], saved[name]))
-    if name == "image_size":
-        one, two = ((value, value) if isinstance(value, int) else value for value in (one, two))
-    return one == two
+    return _normalize(name, current[name]) == _normalize(name, saved[name])
+
+
+def _normalize(name: str, value: Any) -> Any:  # noqa: ANN401
+    if name == "image_size" and isinstance(value, int):
+        return (value, value)
+    return tuple(value) if isinstance(value, list) else value

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Covariances and whitenings from the moments of embeddings."""
+"""Covariance estimation and whitening from the moments of embeddings."""
 
 import torch
 
@@ -9,14 +9,14 @@ from .moments import Moments, in_double_precision
 
 
 def symmetric_whitening(moments: Moments, regularization: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the mean and the symmetric whitening of features whose channels are first scaled to one variance.
+    """Return the mean and a symmetric (ZCA) whitening matrix of features with standardized channels.
 
-    A symmetric whitening does not rotate. The channels of whitened features therefore stay comparable when a fold is
-    left out, which a Cholesky factor does not guarantee.
+    A symmetric whitening does not rotate the features. Whitened channels of different folds therefore stay comparable,
+    which a Cholesky factor does not guarantee.
 
     Args:
         moments (Moments): Moments of features of length D.
-        regularization (float): Variance added in every direction of the standardized features.
+        regularization (float): Variance added to every direction of the standardized features.
 
     Returns:
         tuple[torch.Tensor, torch.Tensor]: Mean m, shape ``(D,)``, and matrix W, shape ``(D, D)``, in single precision.
@@ -31,9 +31,9 @@ def symmetric_whitening(moments: Moments, regularization: float) -> tuple[torch.
 
 
 def oas_covariance(moments: Moments) -> torch.Tensor:
-    """Return the covariance, shrunk towards a multiple of the identity, as ``sklearn.covariance.oas`` does.
+    """Return the Oracle Approximating Shrinkage (OAS) covariance, like ``sklearn.covariance.oas``.
 
-    Unlike the shrinkage of Ledoit and Wolf, it needs only the first two moments.
+    Unlike Ledoit-Wolf shrinkage, OAS needs only the first two moments.
 
     Args:
         moments (Moments): Moments of embeddings of length D.
@@ -55,6 +55,6 @@ def oas_covariance(moments: Moments) -> torch.Tensor:
 
 
 def lower_triangle(metric: torch.Tensor) -> torch.Tensor:
-    """Return the lower triangle that gives every row the norm that a matrix gives: ``(D, D)`` -> ``(D, D)``."""
+    """Return the lower-triangular L with ``|x L| = |x metric|`` for every row x: ``(D, D)`` -> ``(D, D)``."""
     triangle = torch.linalg.qr(in_double_precision(metric).mT, mode="r").R.mT
     return triangle.to(metric)

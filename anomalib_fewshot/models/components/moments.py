@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Count, sum and Gram matrix of embeddings, which add up over batches."""
+"""First two moments of embeddings, accumulated over batches."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,14 @@ import torch
 
 @dataclass(frozen=True)
 class Moments:
-    """The first two moments of embeddings, as sums: those of two sets of embeddings add up, and can be subtracted.
+    """Unnormalized first two moments of a set of embeddings.
+
+    They are sums, so the moments of disjoint sets can be added, and the moments of a subset can be subtracted.
 
     Args:
         count (torch.Tensor): Number of embeddings, a scalar.
         sum (torch.Tensor): Sum of the embeddings, shape ``(D,)``.
-        gram (torch.Tensor): Sum of their outer products, shape ``(D, D)``.
+        gram (torch.Tensor): Sum of the outer products, shape ``(D, D)``.
     """
 
     count: torch.Tensor
@@ -24,7 +26,7 @@ class Moments:
 
     @classmethod
     def of(cls, embeddings: torch.Tensor) -> "Moments":
-        """Return the moments, in double precision, of embeddings of shape ``(..., D)``."""
+        """Return the moments of embeddings, shape ``(..., D)``, in double precision."""
         rows = in_double_precision(embeddings.flatten(0, -2))  # (M, D)
         return cls(rows.new_tensor(len(rows)), rows.sum(0), rows.T @ rows)
 
@@ -35,18 +37,18 @@ class Moments:
 
     @property
     def covariance(self) -> torch.Tensor:
-        """Covariance, shape ``(D, D)``, with the count as divisor."""
+        """Population covariance, shape ``(D, D)``."""
         return self.gram / self.count - torch.outer(self.mean, self.mean)
 
     def __add__(self, other: "Moments") -> "Moments":
-        """Return the moments of both sets."""
+        """Return the moments of the union of two disjoint sets."""
         return Moments(self.count + other.count, self.sum + other.sum, self.gram + other.gram)
 
     def __sub__(self, other: "Moments") -> "Moments":
-        """Return the moments without those of a subset."""
+        """Return the moments of the set without a subset."""
         return Moments(self.count - other.count, self.sum - other.sum, self.gram - other.gram)
 
 
 def in_double_precision(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor in double precision, which MPS does not have: from there it comes to the CPU."""
+    """Return a tensor in double precision. Tensors on MPS, which has no double precision, are moved to the CPU."""
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()

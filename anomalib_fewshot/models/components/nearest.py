@@ -1,26 +1,37 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Selection of rows for a memory bank, and distances from it."""
+"""Coreset selection for a memory bank, and nearest-neighbor distances."""
 
 import torch
 
 
 def coreset(rows: torch.Tensor, count: int) -> torch.Tensor:
-    """Return rows that are far from one another, of ``(N, D)`` at most ``(count, D)``.
+    """Return a k-center greedy coreset of at most ``count`` rows: ``(N, D)`` -> ``(min(N, count), D)``.
 
-    This is the k-center greedy choice of anomalib's ``KCenterGreedy``, from the first row on instead of a random one.
+    The algorithm is that of anomalib's ``KCenterGreedy``, but starts at the first row instead of a random one.
     """
-    chosen, distances = [0], torch.full_like(rows[:, 0], torch.inf)
-    while len(chosen) < min(count, len(rows)):
-        distances = torch.minimum(distances, (rows - rows[chosen[-1]]).square().sum(-1))
-        chosen.append(int(distances.argmax()))
-    return rows[chosen]
+    selected, distances = [0], torch.full_like(rows[:, 0], torch.inf)
+    while len(selected) < min(count, len(rows)):
+        distances = torch.minimum(distances, (rows - rows[selected[-1]]).square().sum(-1))
+        selected.append(int(distances.argmax()))
+    return rows[selected]
 
 
 def nearest_distances(patches: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
-    """Return the distances from the nearest row of each of F banks: ``(..., D)``, ``(F, R, D)`` -> ``(..., F)``."""
-    rows = patches.flatten(0, -2)
-    norms = rows.square().sum(-1)
-    squares = [norms + (own.square().sum(-1) - 2 * rows @ own.T).amin(-1) for own in bank]
-    return torch.stack(squares, dim=-1).clamp_min(0).sqrt().unflatten(0, patches.shape[:-1])
+    """Return the distance to the nearest row of each memory bank.
+
+    Args:
+        patches (torch.Tensor): Patch features, shape ``(..., D)``.
+        bank (torch.Tensor): F memory banks of R rows, shape ``(F, R, D)``.
+
+    Returns:
+        torch.Tensor: Euclidean distances, shape ``(..., F)``.
+    """
+    queries = patches.flatten(0, -2)
+    query_norms = queries.square().sum(-1)
+    squared_distances = []
+    for rows in bank:
+        relative = rows.square().sum(-1) - 2 * queries @ rows.T
+        squared_distances.append(query_norms + relative.amin(-1))
+    return torch.stack(squared_distances, dim=-1).clamp_min(0).sqrt().unflatten(0, patches.shape[:-1])

@@ -1,25 +1,26 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Score of an image by the number of out-of-fold images that it exceeds."""
+"""Score based on the number of out-of-fold images that an image exceeds."""
 
 import torch
 from anomalib.models.components.base import DynamicBufferMixin
 
 
 class RankedScore(DynamicBufferMixin):
-    r"""Order images by the number of out-of-fold images that they exceed, where it decides a verdict, then by a score.
+    r"""Rank images by the number of out-of-fold images that they exceed, and by a continuous score within a rank.
 
-    A new image exceeds the out-of-fold image i if its score by the fit without i is the higher one of the two. Of k
-    images that are exchangeable with a new one, it exceeds all with a probability of at most 1 / (k + 1), whatever the
-    fit and the score. This gives a threshold. Only the highest ranks R are distinct, because the score by the fit to
-    all images orders better than the number of exceeded images. With that number b, the score s and the mean
-    out-of-fold score c by the fit to all,
+    For each out-of-fold image, the fit without its fold scores this image and the new image. The new image exceeds it
+    if its score is higher. If the k out-of-fold images and the new image are exchangeable, the new image exceeds all of
+    them with a probability of at most 1 / (k + 1). This holds for any fit and any score, and it gives a threshold.
+
+    Only the R highest ranks are distinct. Below them, the score of the fit to all images is the better order. With the
+    number of exceeded images b, the score s of the fit to all images and the mean out-of-fold score c, the result is
 
     .. math:: r = a + f \text{ for } a < R, \quad r = R + \frac{f}{1 - f} \text{ for } a = R, \quad
-        a = \max(0, b - (k - R)), \quad f = \frac{1}{2} + \frac{z}{2 (1 + |z|)}, \quad z = \frac{s - c}{|c|},
+        a = \max(0, b - (k - R)), \quad f = \frac{1}{2} + \frac{z}{2 (1 + |z|)}, \quad z = \frac{s - c}{|c|}.
 
-    whose integer part is a up to the threshold at R. Without out-of-fold images the score is unchanged.
+    The integer part of r is a for all a below R. Without out-of-fold images the score is unchanged.
 
     Reference:
         Jackknife+, theorem 1 of https://arxiv.org/abs/1905.02928.
@@ -41,9 +42,9 @@ class RankedScore(DynamicBufferMixin):
         """Store the scores of the out-of-fold images.
 
         Args:
-            out_of_fold_scores (torch.Tensor): Score of each image by the fit without it, shape ``(k,)``.
-            fold (torch.Tensor): Which of the F fits that is, shape ``(k,)``.
-            ranks (int): Number of the highest ranks that are distinct. More than k are k.
+            out_of_fold_scores (torch.Tensor): Score of each image, computed without its fold, shape ``(k,)``.
+            fold (torch.Tensor): Index of the fold of each image, 0 to F - 1, shape ``(k,)``.
+            ranks (int): Number R of distinct highest ranks. It is limited to k.
         """
         self.center.copy_(out_of_fold_scores.mean())
         self.out_of_fold_scores = out_of_fold_scores
@@ -52,19 +53,19 @@ class RankedScore(DynamicBufferMixin):
 
     @property
     def calibration_scores(self) -> torch.Tensor:
-        """Ranked scores that an image must be above to exceed 1, 2, ... k images, shape ``(k,)``.
+        """Ranked scores above which an image exceeds 1, 2, ..., k out-of-fold images, shape ``(k,)``.
 
-        The lowest k - R are equal to the next one: these ranks are not distinct.
+        The lowest k - R + 1 values are 1, because these ranks are not distinct.
         """
         count = len(self.out_of_fold_scores)
         return (torch.arange(1.0, count + 1, device=self.center.device) - (count - self.ranks)).clamp_min(1)
 
-    def forward(self, scores: torch.Tensor, by_fold: torch.Tensor) -> torch.Tensor:
-        """Rank scores.
+    def forward(self, scores: torch.Tensor, fold_scores: torch.Tensor) -> torch.Tensor:
+        """Return ranked scores.
 
         Args:
-            scores (torch.Tensor): Scores of images by the fit to all, shape ``(B,)``.
-            by_fold (torch.Tensor): Their scores by the fit without each fold, shape ``(F, B)``.
+            scores (torch.Tensor): Scores of the fit to all images, shape ``(B,)``.
+            fold_scores (torch.Tensor): Scores of the fit without each fold, shape ``(F, B)``.
 
         Returns:
             torch.Tensor: Ranked scores r, shape ``(B,)``.
@@ -74,6 +75,6 @@ class RankedScore(DynamicBufferMixin):
             return scores
         z = (scores - self.center) / self.center.abs().clamp_min(1e-6)
         within = 0.5 + 0.5 * z / (1 + z.abs()) * (1 - 1e-6)
-        exceeded = (by_fold[self.fold] > self.out_of_fold_scores[:, None]).sum(0)
+        exceeded = (fold_scores[self.fold] > self.out_of_fold_scores[:, None]).sum(0)
         rank = (exceeded - (count - self.ranks)).clamp_min(0)
         return rank + torch.where(rank == self.ranks, within / (1 - within), within)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Scoring of batches in the parts that are fastest."""
+"""Scoring in micro-batches, with checks of pixel values and image size."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,19 +16,21 @@ from anomalib_fewshot.data.support import make_callbacks
 from anomalib_fewshot.errors import ArgumentError
 from anomalib_fewshot.pre_processing import check_pixels
 
-IMAGES_AT_ONCE = 2  # on a processor: maps of many images do not stay in its caches, and take up to four times as long
+CPU_MICRO_BATCH_SIZE = 2  # larger batches exceed the CPU caches and take up to four times as long per image
 
 
-def parts_of(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return images, shape ``(B, C, H, W)``, in the parts that are fastest: few at once on a processor, else all."""
-    return images.split(IMAGES_AT_ONCE) if images.device.type == "cpu" else (images,)
+def micro_batches(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Split images, shape ``(B, C, H, W)``, into small batches on a CPU. Return a single batch on other devices."""
+    return images.split(CPU_MICRO_BATCH_SIZE) if images.device.type == "cpu" else (images,)
 
 
 class PixelCheck(Callback):
-    """Refuse images with wrong pixel values before the pre-processor, which is a callback too, changes them.
+    """Callback that rejects images with invalid pixel values.
+
+    It must come before the pre-processor, which is also a callback and changes the values.
 
     Args:
-        has_range (bool): Values must be between 0 and 1. ``False``: they must be finite.
+        has_range (bool): ``True``: values must be in [0, 1]. ``False``: values must be finite.
     """
 
     def __init__(self, *, has_range: bool) -> None:
@@ -47,48 +49,52 @@ class PixelCheck(Callback):
 
 
 class ScoringMixin:
-    """Part of an anomalib model that scores batches in parts, once it is fitted."""
+    """Mixin for anomalib models that scores batches, in micro-batches on a CPU, and requires a fitted model."""
 
     model: nn.Module
     pre_processor: nn.Module | None
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Return anomalib's callbacks, and before them this package's and a check of the pixel values."""
+        """Return the callbacks of this package and the pixel check, followed by anomalib's callbacks."""
         callbacks = super().configure_callbacks()  # type: ignore[misc]
         callbacks = callbacks if isinstance(callbacks, Sequence) else [callbacks]
         return [*make_callbacks(), PixelCheck(has_range=self.pre_processor is not None), *callbacks]
 
     def check_size(self, images: torch.Tensor) -> None:
-        """Raise if pre-processed images, shape ``(B, 3, H, W)``, have another size than the model.
+        """Check that pre-processed images, shape ``(B, 3, H, W)``, have the image size of the model.
 
         Raises:
-            ArgumentError: If they have.
+            ArgumentError: If the size differs.
         """
         size, found = getattr(self.model, "image_size", None), tuple(images.shape[-2:])
         if size is not None and found != tuple(size):
             msg = (
-                f"`image_size` must be the size of the pre-processed images, {found}, got {tuple(size)}. Resize to "
-                "this height and width in `pre_processor`, or change `image_size`."
+                f"`image_size` must be the size of the pre-processed images, {found}, got {tuple(size)}. Change "
+                "`image_size` or the output size of `pre_processor`."
             )
             raise ArgumentError(msg)
 
     def check_fitted(self) -> None:
-        """Raise if the model cannot score."""
+        """Raise an error if the model is not fitted."""
         raise NotImplementedError
 
     def on_test_start(self) -> None:
-        """Refuse to score without a fit."""
+        """Check that the model is fitted."""
         self.check_fitted()
 
     def on_predict_start(self) -> None:
-        """Refuse to score without a fit."""
+        """Check that the model is fitted."""
         self.check_fitted()
 
     def score_images(self, images: torch.Tensor) -> InferenceBatch:
-        """Score pre-processed images, shape ``(B, 3, H, W)``, as the torch model does."""
+        """Return scores and anomaly maps of pre-processed images, shape ``(B, 3, H, W)``."""
         self.check_size(images)
-        parts = zip(*(self.model(part) for part in parts_of(images)), strict=True)
-        return InferenceBatch(*(None if part[0] is None else torch.cat(part) for part in parts))
+        batches = [self.model(batch) for batch in micro_batches(images)]
+        fields: dict[str, torch.Tensor | None] = {}
+        for name in InferenceBatch._fields:
+            values = [getattr(batch, name) for batch in batches]
+            fields[name] = None if values[0] is None else torch.cat(values)
+        return InferenceBatch(**fields)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
         """Score a batch."""

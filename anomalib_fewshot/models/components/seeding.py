@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Random numbers that a seed alone decides."""
+"""Reproducible random numbers that do not depend on the global random state."""
 
 import random
 from collections.abc import Generator
@@ -13,21 +13,21 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 
 def seeded_generator(seed: int, *numbers: int) -> torch.Generator:
-    """Return a generator on the CPU that is decided by a seed and by numbers such as a step and a rank.
+    """Return a CPU generator for a seed and a stream, such as a step and a rank.
 
-    A new one for each step needs no state between steps. torch takes the lower 32 bits of a seed alone, so
-    that numbers cannot be put side by side in its 64: they are mixed.
+    A new generator per step needs no stored state. torch uses only the lower 32 bits of a seed, so the numbers are
+    hashed and not concatenated.
 
     Args:
         seed (int): Seed.
-        *numbers (int): Numbers from 0, which tell the streams of a seed apart.
+        *numbers (int): Non-negative numbers that identify the stream.
 
     Example:
         >>> [torch.rand((), generator=seeded_generator(seed, step)).item() for seed in (0, 1) for step in (0, 1)]
         [0.5488..., 0.9449..., 0.9617..., 0.2142...]
 
     Reference:
-        O'Neill's seed sequence as numpy has it, https://numpy.org/doc/stable/reference/random/parallel.html.
+        NumPy's ``SeedSequence``, https://numpy.org/doc/stable/reference/random/parallel.html.
     """
     (mixed,) = np.random.SeedSequence(seed % 2**64, spawn_key=numbers).generate_state(1)
     return torch.Generator().manual_seed(int(mixed))
@@ -35,11 +35,11 @@ def seeded_generator(seed: int, *numbers: int) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int | torch.Generator, device: torch.device | None = None) -> Generator[None]:
-    """Let what draws from torch's global generators draw what a seed decides, and leave them as they were.
+    """Seed torch's global generators inside the context and restore their states afterwards.
 
     Args:
-        seed (int | torch.Generator): Seed, or a generator on the CPU that it is drawn from.
-        device (torch.device | None): Device whose generator is seeded beside that of the CPU. Defaults to ``None``.
+        seed (int | torch.Generator): Seed, or a CPU generator from which the seed is drawn.
+        device (torch.device | None): Device whose generator is seeded in addition to the CPU. Defaults to ``None``.
 
     Example:
         >>> before = torch.get_rng_state()
@@ -52,7 +52,7 @@ def seeded(seed: int | torch.Generator, device: torch.device | None = None) -> G
     if isinstance(seed, torch.Generator):
         seed = int(torch.randint(2**31, (), generator=seed))
     with torch.random.fork_rng([]):
-        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` seeds all devices, and they would stay so
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would also seed devices that are not restored
         if device is None or device.type == "cpu":
             yield
             return
@@ -64,15 +64,15 @@ def seeded(seed: int | torch.Generator, device: torch.device | None = None) -> G
 
 @contextmanager
 def isolated_seed(seed: int) -> Generator[None]:
-    """Seed the global generators of torch, NumPy and Python, and restore their states at the end.
+    """Seed the global generators of torch, NumPy and Python inside the context and restore their states afterwards.
 
-    For code of other packages that draws from them, such as the coreset of anomalib's ``Patchcore``.
+    Use it for third-party code with global random state, such as the coreset selection of anomalib's ``Patchcore``.
 
     Args:
         seed (int): Seed.
     """
     with isolate_rng():
         torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002  the global generator is what they draw from
+        np.random.seed(seed % 2**32)  # noqa: NPY002  third-party code uses the global generator
         random.seed(seed)
         yield

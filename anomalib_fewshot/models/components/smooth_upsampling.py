@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""From distances on a grid to an anomaly map: upsampling and blur as one."""
+"""Upsampling and Gaussian blur of anomaly maps in one linear operation."""
 
 import torch
 from kornia.filters import get_gaussian_kernel1d
@@ -10,14 +10,14 @@ from torch.nn import functional as F  # noqa: N812
 
 
 class SmoothUpsampling(nn.Module):
-    """Bilinear upsampling and a Gaussian blur of maps of one size.
+    """Bilinear upsampling followed by a Gaussian blur, for maps of a fixed size.
 
-    Both are linear and act on each side by itself, so that a matrix for each side does both, with the result of
-    anomalib's ``GaussianBlur2d`` in a fraction of its time. The matrices are buffers, which no checkpoint holds.
+    Both operations are linear and separable. One matrix per axis therefore gives the same result as anomalib's
+    ``GaussianBlur2d`` in a fraction of the time. The matrices are non-persistent buffers.
 
     Args:
-        grid (tuple[int, int]): Height h and width w of the maps.
-        size (tuple[int, int]): Height H and width W of the result.
+        grid (tuple[int, int]): Input height h and width w.
+        size (tuple[int, int]): Output height H and width W.
         sigma (float): Standard deviation of the Gaussian in pixels. Defaults to ``4.0``.
 
     Example:
@@ -33,12 +33,12 @@ class SmoothUpsampling(nn.Module):
         self.columns: torch.Tensor
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """Return the maps in their new size: ``(B, h, w)`` -> ``(B, H, W)``."""
+        """Return upsampled and blurred maps: ``(B, h, w)`` -> ``(B, H, W)``."""
         return self.rows @ maps @ self.columns
 
 
 def _matrix(cells: int, pixels: int, sigma: float) -> torch.Tensor:
-    """Return the matrix of one side, shape ``(pixels, cells)``."""
+    """Return the matrix of one axis, shape ``(pixels, cells)``."""
     upsampled = F.interpolate(torch.eye(cells)[None], pixels, mode="linear", align_corners=False)[0]  # (cells, pixels)
     radius = min(int(4 * sigma), pixels - 1)
     kernel = get_gaussian_kernel1d(2 * radius + 1, sigma)[None]

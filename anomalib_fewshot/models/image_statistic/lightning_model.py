@@ -1,7 +1,10 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""ImageStatistic: one number of an image, as a control for what a data set gives away without being understood."""
+"""ImageStatistic: a control that scores images with one summary statistic.
+
+It shows how much of a data set can be solved without a model.
+"""
 
 from typing import Any
 
@@ -26,22 +29,22 @@ from .torch_model import ImageStatisticModel
 
 
 class ImageStatistic(FittedMixin, AnomalibModule):
-    """Score an image by the distance of one number of it from its mean over the support.
+    """Control that compares one statistic of an image with its mean over the support set.
 
-    What this control solves needs no model. It has no anomaly map.
+    The score is the absolute difference. A task that this control solves needs no detector. There is no anomaly map.
 
     Args:
-        statistic (str): Of the grey values, which are the mean of the channels: their ``"mean"``; their ``"std"``,
-            the standard deviation; or ``"border"``, the mean of a strip along the border, 1/16 of the shorter side
-            wide. Defaults to ``"mean"``.
+        statistic (str): Statistic of the gray values, which are the mean of the channels. One of ``"mean"``; ``"std"``,
+            the standard deviation; and ``"border"``, the mean of a border strip whose width is 1/16 of the shorter
+            side. Defaults to ``"mean"``.
         image_size (int | tuple[int, int]): Size that images are resized to. Defaults to ``224``.
-        pre_processor (nn.Module | bool): Defaults to ``True``: resize, and do not normalize.
-        post_processor (PostProcessor | bool): Defaults to ``True``.
-        evaluator (Evaluator | bool): Defaults to ``True``: the metrics of images, not those of pixels.
-        visualizer (Visualizer | bool): Defaults to ``True``.
+        pre_processor (nn.Module | bool): Pre-processor. Defaults to ``True``: resize without normalization.
+        post_processor (PostProcessor | bool): Post-processor. Defaults to ``True``.
+        evaluator (Evaluator | bool): Evaluator. Defaults to ``True``: image-level metrics only.
+        visualizer (Visualizer | bool): Visualizer. Defaults to ``True``.
 
     Raises:
-        ArgumentError: If there is no such statistic, or ``image_size`` is below 16.
+        ArgumentError: If ``statistic`` is unknown or ``image_size`` is below 16.
     """
 
     score_arguments = ("statistic", "image_size")
@@ -69,12 +72,12 @@ class ImageStatistic(FittedMixin, AnomalibModule):
 
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
-        """Return the pre-processor, which resizes."""
+        """Return a pre-processor that only resizes."""
         return ExportablePreProcessor(Resize(image_size or (224, 224), antialias=True))
 
     @staticmethod
     def configure_evaluator() -> CategoryEvaluator:
-        """Return the metrics of images."""
+        """Return image-level metrics."""
         return CategoryEvaluator(
             test_metrics=[
                 AUROC(fields=["pred_score", "gt_label"], prefix="image_"),
@@ -83,28 +86,29 @@ class ImageStatistic(FittedMixin, AnomalibModule):
         )
 
     def configure_optimizers(self) -> None:
-        """Return nothing: there is nothing to optimise."""
+        """Return ``None``, because the model has no trainable parameters."""
 
     def training_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
-        """Return a loss that changes nothing."""
+        """Return a zero loss."""
         del batch, batch_idx
         return self.zero_loss()
 
     def fit(self) -> CalibrationScores:
-        """Fit the mean to the support.
+        """Fit the mean to the support set.
 
         Returns:
-            CalibrationScores: Scores of each image by the mean of the others.
+            CalibrationScores: Leave-one-out scores of the support set.
         """
-        held_out = self.model.fit(torch.cat([self.model.values(images) for images in self.support()]))
+        values = torch.cat([self.model.values(images) for images in self.support()])
+        scores = self.model.fit(values)
         return CalibrationScores(
-            CalibrationScheme.LEAVE_ONE_OUT if len(held_out) > 1 else CalibrationScheme.SELF_VIEWS,
-            [InferenceBatch(pred_score=held_out)],
+            CalibrationScheme.LEAVE_ONE_OUT if len(scores) > 1 else CalibrationScheme.SELF_VIEWS,
+            [InferenceBatch(pred_score=scores)],
         )
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """An epoch that changes nothing, and a validation at its end."""
+        """Trainer arguments for one epoch with a validation at its end."""
         return {
             "max_epochs": 1,
             "val_check_interval": 1.0,

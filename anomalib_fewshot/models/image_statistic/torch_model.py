@@ -10,42 +10,44 @@ from torch import nn
 from anomalib_fewshot.errors import ArgumentError
 
 
-def border(grey: torch.Tensor) -> torch.Tensor:
-    """Return the mean of a strip along the border, 1/16 of the shorter side: ``(B, H, W)`` -> ``(B,)``.
+def border(gray: torch.Tensor) -> torch.Tensor:
+    """Return the mean of the border strip of each image: ``(B, H, W)`` -> ``(B,)``.
+
+    The width of the strip is 1/16 of the shorter side.
 
     Example:
         >>> border(torch.tensor([[[1.0, 1.0, 1.0], [1.0, 9.0, 1.0], [1.0, 1.0, 9.0]]]))
         tensor([2.])
     """
-    width = max(1, min(grey.shape[-2:]) // 16)
-    middle = grey[:, width:-width]
-    strips = grey[:, :width], grey[:, -width:], middle[:, :, :width], middle[:, :, -width:]
+    width = max(1, min(gray.shape[-2:]) // 16)
+    middle = gray[:, width:-width]
+    strips = gray[:, :width], gray[:, -width:], middle[:, :, :width], middle[:, :, -width:]
     return torch.cat([strip.flatten(1) for strip in strips], dim=1).mean(1)
 
 
-def mean(grey: torch.Tensor) -> torch.Tensor:
-    """Return the mean: ``(B, H, W)`` -> ``(B,)``."""
-    return grey.mean((-2, -1))
+def mean(gray: torch.Tensor) -> torch.Tensor:
+    """Return the mean of each image: ``(B, H, W)`` -> ``(B,)``."""
+    return gray.mean((-2, -1))
 
 
-def std(grey: torch.Tensor) -> torch.Tensor:
-    """Return the standard deviation, with the number of pixels as divisor: ``(B, H, W)`` -> ``(B,)``."""
-    return grey.std((-2, -1), correction=0)
+def std(gray: torch.Tensor) -> torch.Tensor:
+    """Return the population standard deviation of each image: ``(B, H, W)`` -> ``(B,)``."""
+    return gray.std((-2, -1), correction=0)
 
 
 STATISTICS = {"border": border, "mean": mean, "std": std}  # (B, H, W) -> (B,)
 
 
 class ImageStatisticModel(nn.Module):
-    """Distance of one number of an image from its mean over the support.
+    """Absolute difference between a statistic of an image and its mean over the support set.
 
-    A grey value is the mean of the channels.
+    The statistic is computed on gray values, which are the mean of the channels.
 
     Args:
         statistic (str): ``"border"``, ``"mean"`` or ``"std"``.
 
     Raises:
-        ArgumentError: If there is no such statistic.
+        ArgumentError: If ``statistic`` is unknown.
     """
 
     def __init__(self, statistic: str) -> None:
@@ -62,15 +64,27 @@ class ImageStatisticModel(nn.Module):
         return self.statistic(images.float().mean(1))
 
     def fit(self, values: torch.Tensor) -> torch.Tensor:
-        """Fit the mean to values of the support, shape ``(K,)``.
+        """Fit the mean to the statistics of the support set.
+
+        Args:
+            values (torch.Tensor): Statistic of each support image, shape ``(K,)``.
 
         Returns:
-            torch.Tensor: Score of each value by the mean of the others, shape ``(K,)``: 0 for a single one.
+            torch.Tensor: Leave-one-out scores, shape ``(K,)``. The score of a single image is 0.
         """
         self.mean.copy_(values.mean())
-        others = (values.sum() - values) / max(len(values) - 1, 1)
-        return (values - others).abs() if len(values) > 1 else torch.zeros_like(values)
+        if len(values) == 1:
+            return torch.zeros_like(values)
+        leave_one_out_means = (values.sum() - values) / (len(values) - 1)
+        return (values - leave_one_out_means).abs()
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
-        """Score images, shape ``(B, C, H, W)``: scores have the shape ``(B,)``, and there is no anomaly map."""
+        """Return the score of each image.
+
+        Args:
+            images (torch.Tensor): Images, shape ``(B, C, H, W)``.
+
+        Returns:
+            InferenceBatch: Scores, shape ``(B,)``, without an anomaly map.
+        """
         return InferenceBatch(pred_score=(self.values(images) - self.mean).abs())

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A Gaussian at every position, from few samples of many channels."""
+"""Gaussian density at each position, for few samples with many channels."""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -14,77 +14,78 @@ from anomalib_fewshot.models.components import in_double_precision
 
 
 class PositionGaussian(DynamicBufferMixin):
-    r"""Gaussian of the features at each position, without forming the C x C covariance of few samples.
+    r"""Gaussian of the features at each position, without the C x C covariance if there are few samples.
 
-    With the N centered samples of a position as the rows of X, the regularized covariance is
-    X^T X / (N - 1) + r I, and by the Woodbury identity the squared Mahalanobis distance of d is
+    Let the rows of X be the N centered samples of a position. The regularized covariance is X^T X / (N - 1) + r I. The
+    Woodbury identity gives the exact squared Mahalanobis distance of a deviation d from the mean:
 
-    .. math:: (|d|^2 - |L^{-1} X d|^2) / r \quad\text{with}\quad L L^T = X X^T + r (N - 1) I,
+    .. math:: (|d|^2 - |L^{-1} X d|^2) / r \quad\text{with}\quad L L^T = X X^T + r (N - 1) I.
 
-    which is exact. ``basis`` holds B = L^-1 X: N x C numbers a position, where the covariance has C x C. Of more
-    samples than channels, B is C x C and comes from the eigenvectors of X^T X, a sum over the batches.
+    ``basis`` contains B = L^-1 X of each position, which has N x C values instead of C x C. With more samples than
+    channels, B is C x C and is computed from the eigenvectors of X^T X, which is summed over the batches.
 
     Args:
-        regularization (float): The r above.
+        regularization (float): Regularization r.
 
     Raises:
-        ArgumentError: If ``regularization`` is not above 0.
+        ArgumentError: If ``regularization`` is not positive.
     """
 
     def __init__(self, regularization: float) -> None:
         super().__init__()
         if regularization <= 0:
-            msg = f"`regularization` must be above 0, got {regularization}."
+            msg = f"`regularization` must be positive, got {regularization}."
             raise ArgumentError(msg)
         self.regularization = regularization
         self.register_buffer("mean", torch.zeros(0, 0))  # (P, C)
         self.register_buffer("basis", torch.zeros(0, 0, 0))  # (P, N, C)
-        self.register_buffer("scale", torch.ones(()))  # the regularization that was fitted with
+        self.register_buffer("scale", torch.ones(()))  # regularization of the fit
         self.mean: torch.Tensor
         self.basis: torch.Tensor
         self.scale: torch.Tensor
 
     @property
     def is_fitted(self) -> bool:
-        """Whether there is something to compare with."""
+        """Whether the density is fitted."""
         return self.basis.numel() > 0
 
-    @torch.inference_mode(mode=False)  # the buffers outlive a validation
+    @torch.inference_mode(mode=False)  # the buffers are used after the validation
     @torch.no_grad()
     def fit(self, batches: Iterable[torch.Tensor], count: int, chunk: int = 32) -> None:
         """Fit the Gaussians.
 
         Args:
             batches (Iterable[torch.Tensor]): Feature maps, each of shape ``(B, C, h, w)``.
-            count (int): Number N of all maps, which says where to put them: they are large.
-            chunk (int): Positions that are taken together in double precision. Defaults to ``32``.
+            count (int): Total number N of feature maps, needed to allocate memory in advance.
+            chunk (int): Number of positions that are processed together in double precision. Defaults to ``32``.
 
         Raises:
-            ArgumentError: If there are more or fewer maps than ``count``.
+            ArgumentError: If the number of feature maps is not ``count``.
         """
-        counted = _exactly(batches, count)
-        parts = (maps.float().flatten(2).permute(2, 0, 1) for maps in counted)  # (B, C, h, w) -> (P, B, C)
-        first = next(parts)
+        samples = _positions_first(_check_count(batches, count))
+        first = next(samples)
         fit = self._fit_samples if count <= first.shape[-1] else self._fit_moments
-        self.mean, self.basis = fit(chain([first], parts), first, count, chunk)
+        self.mean, self.basis = fit(chain([first], samples), first, count, chunk)
         self.scale.fill_(self.regularization)
 
     def _fit_samples(
         self,
-        parts: Iterable[torch.Tensor],
-        like: torch.Tensor,
+        batches: Iterable[torch.Tensor],
+        first: torch.Tensor,
         count: int,
         chunk: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return mean and basis of few samples. The basis takes their place."""
-        samples, start = like.new_empty(len(like), count, like.shape[-1]), 0
-        for rows in parts:
-            samples[:, start : start + rows.shape[1]] = rows
-            start += rows.shape[1]
-        means = like.new_empty(len(like), like.shape[-1])
-        for mean, rows in zip(means.split(chunk), samples.split(chunk), strict=True):
+        """Return mean and basis if there are few samples. The basis overwrites the samples to save memory."""
+        num_positions, _, channels = first.shape
+        samples, start = first.new_empty(num_positions, count, channels), 0
+        for batch in batches:
+            samples[:, start : start + batch.shape[1]] = batch
+            start += batch.shape[1]
+        means = first.new_empty(num_positions, channels)
+        for start in range(0, num_positions, chunk):
+            rows = samples[start : start + chunk]
             x = in_double_precision(rows)
-            mean.copy_(x.mean(1))
+            means[start : start + chunk] = x.mean(1)
             x = x - x.mean(1, keepdim=True)  # X, (p, N, C)
             root = torch.linalg.cholesky(x @ x.mT + self._ridge(count) * torch.eye(count).to(x))  # L, (p, N, N)
             rows.copy_(torch.linalg.solve_triangular(root, x, upper=False))
@@ -92,63 +93,74 @@ class PositionGaussian(DynamicBufferMixin):
 
     def _fit_moments(
         self,
-        parts: Iterable[torch.Tensor],
-        like: torch.Tensor,
+        batches: Iterable[torch.Tensor],
+        first: torch.Tensor,
         count: int,
         chunk: int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return mean and basis of more samples than channels, by their sums."""
-        channels = like.shape[-1]
-        total = in_double_precision(like.new_zeros(len(like), channels))
-        gram = total.new_zeros(len(like), channels, channels)
-        for rows in parts:
-            for sums, products, some in zip(total.split(chunk), gram.split(chunk), rows.split(chunk), strict=True):
-                x = in_double_precision(some)
-                sums.add_(x.sum(1))
-                products.baddbmm_(x.mT, x)
-        mean, basis = total / count, like.new_empty(len(like), channels, channels)
-        for center, products, rows in zip(mean.split(chunk), gram.split(chunk), basis.split(chunk), strict=True):
-            scatter = products - count * center[:, :, None] * center[:, None]  # X^T X, (p, C, C)
+        """Return mean and basis from the moments if there are more samples than channels."""
+        num_positions, _, channels = first.shape
+        sums = in_double_precision(first.new_zeros(num_positions, channels))
+        gram = sums.new_zeros(num_positions, channels, channels)
+        for batch in batches:
+            for start in range(0, num_positions, chunk):
+                x = in_double_precision(batch[start : start + chunk])
+                sums[start : start + chunk] += x.sum(1)
+                gram[start : start + chunk].baddbmm_(x.mT, x)
+        mean, basis = sums / count, first.new_empty(num_positions, channels, channels)
+        for start in range(0, num_positions, chunk):
+            center = mean[start : start + chunk]
+            scatter = gram[start : start + chunk] - count * center[:, :, None] * center[:, None]  # X^T X, (p, C, C)
             values, vectors = torch.linalg.eigh(scatter)
             values = values.clamp_min(0)
-            rows.copy_((values / (values + self._ridge(count))).sqrt()[..., None] * vectors.mT)
-        return mean.to(like), basis
+            shrinkage = (values / (values + self._ridge(count))).sqrt()
+            basis[start : start + chunk] = shrinkage[..., None] * vectors.mT
+        return mean.to(first), basis
 
     def _ridge(self, count: int) -> float:
         return self.regularization * max(count - 1, 1)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """Return the Mahalanobis distance of each position.
+        """Return the Mahalanobis distance at each position.
 
         Args:
-            maps (torch.Tensor): Feature maps, shape ``(B, C, h, w)``, on the grid that was fitted.
+            maps (torch.Tensor): Feature maps, shape ``(B, C, h, w)``, with the height and width of the fit.
 
         Returns:
             torch.Tensor: Distances, shape ``(B, h, w)``.
 
         Raises:
-            NotFittedError: If nothing was fitted.
-            ArgumentError: If the grid is another.
+            NotFittedError: If the density is not fitted.
+            ArgumentError: If the number of positions differs from the fit.
         """
         if not self.is_fitted:
-            msg = "The density must be fitted before it scores. Train the model, or give a checkpoint: `ckpt_path`."
+            msg = "The density is not fitted. Call `Engine.fit` or load a fitted checkpoint (`ckpt_path`)."
             raise NotFittedError(msg)
         height, width = maps.shape[-2:]
         if height * width != len(self.mean):
-            msg = f"`maps` must have {len(self.mean)} positions, as fitted, got {height} x {width}. Keep `image_size`."
+            msg = (
+                f"`maps` must have {len(self.mean)} positions, as in the fit, got {height} x {width}. Use the "
+                "`image_size` of the fit."
+            )
             raise ArgumentError(msg)
-        with torch.autocast(maps.device.type, enabled=False):  # a difference of near numbers
+        with torch.autocast(maps.device.type, enabled=False):  # the difference below needs single precision
             delta = maps.float().flatten(2).permute(2, 1, 0) - self.mean[..., None]  # (B, C, h, w) -> (P, C, B)
             explained = torch.linalg.vector_norm(self.basis @ delta, dim=1)  # (P, N, B) -> (P, B)
             squared = (torch.linalg.vector_norm(delta, dim=1).square() - explained.square()) / self.scale
         return squared.clamp_min(0).sqrt().T.unflatten(1, (height, width))  # (P, B) -> (B, h, w)
 
 
-def _exactly(batches: Iterable[torch.Tensor], count: int) -> Iterator[torch.Tensor]:
-    """Yield batches.
+def _positions_first(batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Yield feature maps in single precision: ``(B, C, h, w)`` -> ``(P, B, C)``."""
+    for maps in batches:
+        yield maps.float().flatten(2).permute(2, 0, 1)
+
+
+def _check_count(batches: Iterable[torch.Tensor], count: int) -> Iterator[torch.Tensor]:
+    """Yield batches and check that they contain ``count`` samples in total.
 
     Raises:
-        ArgumentError: If they have more or fewer than ``count`` rows together: some would be lost or uninitialized.
+        ArgumentError: If there are more or fewer samples, which would be lost or leave uninitialized memory.
     """
     found = 0
     for batch in batches:
@@ -158,5 +170,5 @@ def _exactly(batches: Iterable[torch.Tensor], count: int) -> Iterator[torch.Tens
         yield batch
     if found != count:
         more = " or more" if found > count else ""
-        msg = f"`count` must be the number of all maps, {found}{more}, got {count}."
+        msg = f"`count` must be the total number of feature maps, {found}{more}, got {count}."
         raise ArgumentError(msg)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Loss of RegAD: the negative cosine similarity of registered features, at every position."""
+"""Loss of RegAD: the negative cosine similarity of registered features at each position."""
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ def negative_cosine_similarity(prediction: torch.Tensor, target: torch.Tensor) -
 
     Args:
         prediction (torch.Tensor): Output of the predictor, shape ``(B, C, h, w)``.
-        target (torch.Tensor): Output of the encoder for the other branch, shape ``(B, C, h, w)``, already detached.
+        target (torch.Tensor): Detached output of the encoder for the other branch, shape ``(B, C, h, w)``.
 
     Returns:
         torch.Tensor: Scalar in ``[-1, 1]``, lower is better.
@@ -32,13 +32,14 @@ def negative_cosine_similarity(prediction: torch.Tensor, target: torch.Tensor) -
         D(p, z) of RegAD, https://arxiv.org/abs/2207.07361.
     """
     if prediction.shape != target.shape:
-        msg = f"`prediction` and `target` must have one shape, got {tuple(prediction.shape)} and {tuple(target.shape)}."
+        shapes = f"{tuple(prediction.shape)} and {tuple(target.shape)}"
+        msg = f"`prediction` and `target` must have the same shape, got {shapes}."
         raise ArgumentError(msg)
     return -F.cosine_similarity(prediction.float(), target.float(), dim=1).mean()  # (B, C, h, w) -> scalar
 
 
 class RegADLoss(nn.Module):
-    """Symmetric registration loss: each branch predicts the other, whose encoding gets no gradient."""
+    """Symmetric registration loss: each branch predicts the detached encoding of the other one."""
 
     @staticmethod
     def forward(
@@ -48,14 +49,15 @@ class RegADLoss(nn.Module):
         """Return D(p_query, z_support) / 2 + D(p_support, z_query) / 2.
 
         Args:
-            predictions (tuple[torch.Tensor, torch.Tensor]): Outputs of the predictor for queries and supports, each of
-                shape ``(B, C, h, w)``.
-            encodings (tuple[torch.Tensor, torch.Tensor]): Outputs of the encoder for queries and supports.
+            predictions (tuple[torch.Tensor, torch.Tensor]): Predictor outputs of queries and supports, each of shape
+                ``(B, C, h, w)``.
+            encodings (tuple[torch.Tensor, torch.Tensor]): Encoder outputs of queries and supports, of the same shape.
 
         Returns:
             torch.Tensor: Scalar in ``[-1, 1]``.
         """
-        (query, support), (target_query, target_support) = predictions, (z.detach() for z in encodings)
-        first = negative_cosine_similarity(query, target_support)
-        second = negative_cosine_similarity(support, target_query)
-        return (first + second) / 2
+        query, support = predictions
+        query_target, support_target = encodings
+        query_loss = negative_cosine_similarity(query, support_target.detach())
+        support_loss = negative_cosine_similarity(support, query_target.detach())
+        return (query_loss + support_loss) / 2

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The registration network in a checkpoint of RegAD."""
+"""Loading of a registration network from a RegAD checkpoint."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,17 +15,17 @@ from anomalib_fewshot.errors import ArgumentError, CheckpointMismatchError, Miss
 from anomalib_fewshot.models.components.weights import READ_ERRORS
 from anomalib_fewshot.pre_processing import ExportablePreProcessor
 
-PARTS = ("trunk", "encoder", "predictor")  # of the torch model; the density is that of another support
+PARTS = ("trunk", "encoder", "predictor")  # submodules without the density, which belongs to another support set
 
 
 class Network(NamedTuple):
     """A trained registration network.
 
     Args:
-        states (dict[str, dict[str, torch.Tensor]]): State of each of ``PARTS``.
-        arguments (dict[str, Any]): Arguments of the model that was trained.
-        pre_processor (PreProcessor | bool): Its pre-processor. ``False`` if it had none.
-        seen_categories (list[str]): Categories that it was trained on.
+        states (dict[str, dict[str, torch.Tensor]]): State dict of each submodule in ``PARTS``.
+        arguments (dict[str, Any]): Constructor arguments of the trained model.
+        pre_processor (PreProcessor | bool): Pre-processor of the trained model, ``False`` if it has none.
+        seen_categories (list[str]): Training categories.
     """
 
     states: dict[str, dict[str, torch.Tensor]]
@@ -35,34 +35,34 @@ class Network(NamedTuple):
 
 
 def read_network(path: str | Path) -> Network:
-    """Read the registration network from a checkpoint of RegAD.
+    """Read the registration network from a RegAD checkpoint.
 
     Args:
-        path (str | Path): Path of the checkpoint. Nothing but tensors and plain data is read from it.
+        path (str | Path): Path of the checkpoint. It is loaded with ``weights_only=True``.
 
     Raises:
-        MissingDataError: If there is no such file.
-        ArgumentError: If it is not a checkpoint.
-        CheckpointMismatchError: If it is a checkpoint of another model, or has no network.
+        MissingDataError: If the file does not exist.
+        ArgumentError: If the file is not a checkpoint.
+        CheckpointMismatchError: If the checkpoint is of another model or does not contain a network.
     """
     rule = "`network` must be a checkpoint of a trained RegAD"
     if not Path(path).is_file():
-        msg = f"{rule}, got {str(path)!r}, which is not a file."
+        msg = f"{rule}, got {str(path)!r}, which does not exist."
         raise MissingDataError(msg)
     try:
         with anomalib_safe_globals():
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except READ_ERRORS as error:
-        msg = f"{rule}, got {path}, which cannot be read ({error})."
+        msg = f"{rule}, got a file that is not a checkpoint: {path}"
         raise ArgumentError(msg) from error
     state = checkpoint.get("state_dict", {}) if isinstance(checkpoint, dict) else {}
     model = checkpoint.get("model_class", "another model") if state else "RegAD"
     if model != "RegAD":
-        msg = f"{rule}, got {path}, which is one of {model}."
+        msg = f"{rule}, got a checkpoint of {model}: {path}"
         raise CheckpointMismatchError(msg)
     states = {part: _state_of(f"model.{part}.", state) for part in PARTS}
     if not all(states.values()):
-        msg = f"{rule}, got {path}, which has no network. A file of a backbone's weights is given as `weights`."
+        msg = f"{rule}, got a file without a network. For backbone weights, use `weights`: {path}"
         raise CheckpointMismatchError(msg)
     return Network(
         states,

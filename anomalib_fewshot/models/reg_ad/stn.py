@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Spatial transformers: a small network that warps a feature map by an affine transform, and its inverse."""
+"""Spatial transformers: networks that predict an affine transform of a feature map and apply it."""
 
 import torch
 from torch import nn
@@ -20,21 +20,27 @@ MODES = (
 
 
 def transform_matrix(parameters: torch.Tensor, mode: str, aspect: float = 1.0) -> torch.Tensor:
-    """Return the affine transform that parameters stand for. Those that are 0 stand for the identity.
+    """Return the affine transforms for a batch of parameters. Zero parameters give the identity.
 
-    A combination is the product of its parts in the order of its name, R S for ``"rotation_scale"``. A rotation is an
-    angle in radians; a scale the exponential of each of two numbers; a shear their hyperbolic tangents, beside the
-    diagonal; a translation is in units of half the map. So all of these can be inverted. ``"affine"`` is the identity
-    plus six free numbers.
+    The parameters of each part are:
+
+    - rotation: angle in radians
+    - scale: logarithms of the two scale factors
+    - shear: inverse hyperbolic tangents of the two off-diagonal elements
+    - translation: offsets in units of half the map size
+    - affine: six values that are added to the identity
+
+    A combination is the product of its parts in the order of its name, such as R S for ``"rotation_scale"``. All modes
+    except ``"affine"`` are invertible.
 
     Args:
-        parameters (torch.Tensor): Parameters, shape ``(B, M)``, in the order of the mode's name.
+        parameters (torch.Tensor): Parameters, shape ``(B, M)``, in the order of the mode name.
         mode (str): One of ``MODES``.
-        aspect (float): Height over width of the map, so that a rotation is one on a map that is not square.
+        aspect (float): Ratio of height to width of the map. It makes rotations exact on maps that are not square.
             Defaults to ``1.0``.
 
     Returns:
-        torch.Tensor: Matrices as of ``torch.nn.functional.affine_grid``, shape ``(B, 2, 3)``.
+        torch.Tensor: Matrices for ``torch.nn.functional.affine_grid``, shape ``(B, 2, 3)``.
 
     Example:
         >>> transform_matrix(torch.tensor([[0.0, 0.5]]), "translation")
@@ -63,17 +69,17 @@ def transform_matrix(parameters: torch.Tensor, mode: str, aspect: float = 1.0) -
 
 def compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
     """Return the transform x -> outer(inner(x)), all of shape ``(B, 2, 3)``."""
-    # Sums of products, for autocast would take a matrix product in half precision.
+    # Not a matrix product, because autocast would compute it in half precision.
     product = (outer[:, :, :2, None] * inner[:, None]).sum(2)  # (B, 2, 2, 1) * (B, 1, 2, 3) -> (B, 2, 3)
     return product + F.pad(outer[..., 2:], (2, 0))
 
 
 def invert(matrix: torch.Tensor, min_determinant: float = 1e-3) -> torch.Tensor:
-    """Return the inverse of affine transforms, in closed form.
+    """Return the closed-form inverse of affine transforms.
 
     Args:
         matrix (torch.Tensor): Transforms, shape ``(B, 2, 3)``.
-        min_determinant (float): Minimum of the absolute determinant, which keeps what cannot be inverted finite.
+        min_determinant (float): Minimum absolute determinant. It keeps the result of singular transforms finite.
             Defaults to ``1e-3``.
 
     Returns:
@@ -84,15 +90,17 @@ def invert(matrix: torch.Tensor, min_determinant: float = 1e-3) -> torch.Tensor:
         tensor([[[ 0.5000, -0.0000, -0.5000],
                  [-0.0000,  0.2500, -0.0000]]])
     """
-    (a, b, x), (c, d, y) = (row.unbind(-1) for row in matrix.unbind(1))
+    a, b, x = matrix[:, 0].unbind(-1)
+    c, d, y = matrix[:, 1].unbind(-1)
     determinant = a * d - b * c
     sign = torch.where(determinant < 0, -1.0, 1.0)
-    a, b, c, d = (entry / (sign * determinant.abs().clamp_min(min_determinant)) for entry in (d, -b, -c, a))
+    determinant = sign * determinant.abs().clamp_min(min_determinant)
+    a, b, c, d = d / determinant, -b / determinant, -c / determinant, a / determinant
     return _matrix(a, b, c, d, -(a * x + b * y), -(c * x + d * y))
 
 
 def warp(maps: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    """Return maps whose value at x is that of the given maps at matrix(x), with reflection at the border.
+    """Warp feature maps: the output at x is the input at matrix(x). Borders are reflected.
 
     Args:
         maps (torch.Tensor): Feature maps, shape ``(B, C, h, w)``.
@@ -102,24 +110,25 @@ def warp(maps: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
         torch.Tensor: Warped maps, shape ``(B, C, h, w)``, in single precision.
     """
     with torch.autocast(maps.device.type, enabled=False):
-        matrix = matrix.float().nan_to_num(0.0).clamp(-1e3, 1e3)  # not finite, they crash torch in the backward pass
+        # Non-finite values would crash torch in the backward pass.
+        matrix = matrix.float().nan_to_num(0.0).clamp(-1e3, 1e3)
         grid = F.affine_grid(matrix, list(maps.shape), align_corners=False)
         return F.grid_sample(maps.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
 class SpatialTransformer(nn.Module):
-    """Warp a feature map by a transform that is predicted from it, at first the identity.
+    """Module that predicts an affine transform from a feature map and applies it. It is initialized to the identity.
 
     Args:
-        channels (int): Channels of the map.
-        mode (str): What transforms there are, one of ``MODES``, see :func:`transform_matrix`.
-        grid (int): Side that the map is pooled to before the linear layers, so that any size fits. Defaults to ``4``.
+        channels (int): Number of channels of the feature map.
+        mode (str): Type of the transform, one of ``MODES``, see :func:`transform_matrix`.
+        grid (int): Height and width after adaptive pooling, which allows maps of any size. Defaults to ``4``.
 
     Raises:
-        ArgumentError: If there is no such mode.
+        ArgumentError: If ``mode`` is unknown.
 
     Reference:
-        Jaderberg et al., https://arxiv.org/abs/1506.02025, in the form of RegAD, https://arxiv.org/abs/2207.07361.
+        Jaderberg et al., https://arxiv.org/abs/1506.02025, as used in RegAD, https://arxiv.org/abs/2207.07361.
     """
 
     def __init__(self, channels: int, mode: str = "rotation_scale", grid: int = 4) -> None:
@@ -142,7 +151,7 @@ class SpatialTransformer(nn.Module):
         )
 
     def forward(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the warped maps, shape ``(B, C, h, w)``, and the transforms that undo it, shape ``(B, 2, 3)``."""
+        """Return the warped maps, shape ``(B, C, h, w)``, and the inverse transforms, shape ``(B, 2, 3)``."""
         matrix = transform_matrix(self.localization(maps).float(), self.mode, maps.shape[-2] / maps.shape[-1])
         return warp(maps, matrix), invert(matrix)
 
@@ -164,6 +173,7 @@ def _matrix(
     x: torch.Tensor | None = None,
     y: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return [[a, b, x], [c, d, y]] for each of a batch, with x and y 0 by default."""
-    x, y = (torch.zeros_like(a) if entry is None else entry for entry in (x, y))
+    """Return the batch of matrices [[a, b, x], [c, d, y]]. By default, x and y are 0."""
+    x = torch.zeros_like(a) if x is None else x
+    y = torch.zeros_like(a) if y is None else y
     return torch.stack((a, b, x, c, d, y), dim=1).unflatten(1, (2, 3))

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The features that densities of a support, whole or with images held out, are fitted to."""
+"""Feature maps of the support set, to which densities of all images or of all but one fold are fitted."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -11,19 +11,19 @@ from anomalib_fewshot.models.components import NUM_FIXED_VIEWS, fixed_views
 
 from .density import PositionGaussian
 
-MAX_BATCH = 32  # support images that go through the network at once
-MAX_HELD = 8  # images whose features are held: they take as much memory as their density
+MAX_BATCH_SIZE = 32  # support images per forward pass
+MAX_CACHED_IMAGES = 8  # the features of so many images need about as much memory as their density
 
 
 class SupportMaps:
-    """Feature maps of views of the support: those of few images are computed once, of more for each fit.
+    """Feature maps of the support set. They are cached for a few images, and computed for each fit for more images.
 
     Args:
-        embed (Callable): Returns feature maps, shape ``(B, E, h, w)``, of images, shape ``(B, 3, H, W)``.
+        embed (Callable): Function that returns feature maps: ``(B, 3, H, W)`` -> ``(B, E, h, w)``.
         support (torch.Tensor): Normalized images, shape ``(K, 3, H, W)``.
-        augment (bool): Take the fixed views of each image, not the image alone.
-        mean (Sequence[float]): Mean of the images' normalization, per channel.
-        std (Sequence[float]): Standard deviation of the images' normalization, per channel.
+        augment (bool): Use the fixed views of each image instead of the image only.
+        mean (Sequence[float]): Normalization mean of the images, per channel.
+        std (Sequence[float]): Normalization standard deviation of the images, per channel.
     """
 
     def __init__(
@@ -38,14 +38,19 @@ class SupportMaps:
         self._support = support
         self._augment = augment
         self._normalization = mean, std
-        self._held = [*self._compute(support)] if len(support) <= MAX_HELD else None
+        self._cache = [*self._compute(support)] if len(support) <= MAX_CACHED_IMAGES else None
 
-    def fit(self, density: PositionGaussian, chosen: torch.Tensor) -> None:
-        """Fit a density to the images of a mask, shape ``(K,)``."""
-        maps = self._compute(self._support[chosen]) if self._held is None else (part[chosen] for part in self._held)
-        density.fit(maps, int(chosen.sum()) * (NUM_FIXED_VIEWS if self._augment else 1))
+    def fit(self, density: PositionGaussian, mask: torch.Tensor) -> None:
+        """Fit a density to the images that a boolean mask, shape ``(K,)``, selects."""
+        count = int(mask.sum()) * (NUM_FIXED_VIEWS if self._augment else 1)
+        if self._cache is None:
+            density.fit(self._compute(self._support[mask]), count)
+        else:
+            density.fit((maps[mask] for maps in self._cache), count)
 
     def _compute(self, images: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Yield the maps of ``MAX_BATCH`` images or fewer, view by view."""
-        for part in images.split(MAX_BATCH):
-            yield from map(self._embed, fixed_views(part, *self._normalization) if self._augment else [part])
+        """Yield feature maps in batches of at most ``MAX_BATCH_SIZE`` images and one view."""
+        for batch in images.split(MAX_BATCH_SIZE):
+            views = fixed_views(batch, *self._normalization) if self._augment else [batch]
+            for view in views:
+                yield self._embed(view)

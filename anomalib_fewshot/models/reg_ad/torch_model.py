@@ -21,19 +21,19 @@ from .stn import SpatialTransformer, compose, warp
 
 
 class Trunk(nn.Module):
-    """Stages of a backbone with a spatial transformer after each, whose warped map is the input of the next.
+    """Backbone with a spatial transformer after each stage. The warped map is the input of the next stage.
 
     Args:
         backbone (str): Name of a convolutional timm model.
-        layers (Sequence[int] | None): Feature maps to cut after, see :func:`backbone_stages`.
-        pre_trained (bool): Load weights.
+        layers (Sequence[int] | None): Feature maps at the end of the stages, see :func:`backbone_stages`.
+        pre_trained (bool): Load pretrained weights.
         weights (str | Path | None): File with the weights.
-        stn_mode (str): What transforms there are, see :class:`SpatialTransformer`.
-        freeze_batch_norm (bool): Keep the backbone's batch statistics in training.
+        stn_mode (str): Type of the transforms, see :class:`SpatialTransformer`.
+        freeze_batch_norm (bool): Keep the batch statistics of the backbone during training.
 
     Attributes:
-        channels (list[int]): Channels of each stage's map.
-        strides (list[int]): Stride of each stage's map.
+        channels (list[int]): Number of channels of each stage.
+        strides (list[int]): Stride of each stage.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class Trunk(nn.Module):
         self.train()
 
     def forward(self, images: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Return the warped maps, and the transforms that undo the warps of their own and of all earlier stages.
+        """Return the warped maps, and the inverse of the accumulated transforms of each stage.
 
         Args:
             images (torch.Tensor): Normalized images, shape ``(B, 3, H, W)``.
 
         Returns:
-            tuple[list[torch.Tensor], list[torch.Tensor]]: Maps of shape ``(B, C, h, w)`` and transforms of shape
-            ``(B, 2, 3)``, one of each a stage.
+            tuple[list[torch.Tensor], list[torch.Tensor]]: One feature map, shape ``(B, C, h, w)``, and one inverse
+            transform, shape ``(B, 2, 3)``, per stage.
         """
         maps: list[torch.Tensor] = []
         inverse_transforms: list[torch.Tensor] = []
@@ -67,11 +67,13 @@ class Trunk(nn.Module):
         for stage, transformer in zip(self.stages, self.transformers, strict=True):
             features, inverse = transformer(stage(features))
             maps.append(features)
-            inverse_transforms.append(compose(inverse, inverse_transforms[-1]) if inverse_transforms else inverse)
+            if inverse_transforms:
+                inverse = compose(inverse, inverse_transforms[-1])
+            inverse_transforms.append(inverse)
         return maps, inverse_transforms
 
     def train(self, mode: bool = True) -> "Trunk":
-        """Set the mode, but for the backbone's batch normalization if it is frozen."""
+        """Set the mode of all modules except frozen batch normalization."""
         super().train(mode)
         for module in self.stages.modules():
             if isinstance(module, nn.BatchNorm2d) and self.freeze_batch_norm:
@@ -80,11 +82,11 @@ class Trunk(nn.Module):
 
 
 class Registration(NamedTuple):
-    """What the loss is of. Each has shape ``(B, C, h, w)``.
+    """Inputs of the registration loss, each of shape ``(B, C, h, w)``.
 
     Args:
         query (torch.Tensor): Encodings z of the queries.
-        support (torch.Tensor): Encodings z of their supports.
+        support (torch.Tensor): Encodings z of the supports.
         query_prediction (torch.Tensor): Predictions p of the queries.
         support_prediction (torch.Tensor): Predictions p of the supports.
     """
@@ -96,7 +98,7 @@ class Registration(NamedTuple):
 
 
 class RegADModel(nn.Module):
-    """Registration network, and a Gaussian of its un-warped features at each position.
+    """Registration network, and a Gaussian of the inversely warped features at each position.
 
     Args:
         backbone (str): See :class:`Trunk`.
@@ -109,8 +111,8 @@ class RegADModel(nn.Module):
         freeze_batch_norm (bool): See :class:`Trunk`.
 
     Raises:
-        ArgumentError: If the images are too small, or as :func:`backbone_stages`, :class:`SpatialTransformer` and
-            :class:`PositionGaussian` do.
+        ArgumentError: If the images are too small. See also :func:`backbone_stages`, :class:`SpatialTransformer` and
+            :class:`PositionGaussian`.
     """
 
     def __init__(
@@ -126,7 +128,8 @@ class RegADModel(nn.Module):
     ) -> None:
         super().__init__()
         self.trunk = Trunk(backbone, layers, pre_trained, weights, stn_mode, freeze_batch_norm)
-        minimum = 4 * self.trunk.strides[-1]  # of less a transformer makes one position, without batch statistics
+        # The transformers would pool smaller maps to a single position, which has no batch statistics.
+        minimum = 4 * self.trunk.strides[-1]
         if min(image_size) < minimum:
             msg = f"`image_size` must be at least {minimum}, 4 times the last stride, got {tuple(image_size)}."
             raise ArgumentError(msg)
@@ -138,15 +141,15 @@ class RegADModel(nn.Module):
         self.upsample = SmoothUpsampling(self._grid(), image_size)
 
     def load_network(self, states: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take the states of trunk, encoder and predictor, by these names."""
-        for part, state in states.items():
-            self.get_submodule(part).load_state_dict(state)
+        """Load the state dicts of ``trunk``, ``encoder`` and ``predictor``."""
+        for name, state in states.items():
+            self.get_submodule(name).load_state_dict(state)
 
     def register(self, images: torch.Tensor, num_supports: int) -> Registration:
-        """Register each image of a batch with others of it, which are of the same category.
+        """Register each image with other images of the batch. All images must have the same category.
 
         Args:
-            images (torch.Tensor): Normalized images, shape ``(B, 3, H, W)``, two or more.
+            images (torch.Tensor): Two or more normalized images, shape ``(B, 3, H, W)``.
             num_supports (int): See :func:`support_features`.
 
         Returns:
@@ -158,7 +161,7 @@ class RegADModel(nn.Module):
         return Registration(query, support, self.predictor(query), self.predictor(support))
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the features that the density is of: the un-warped maps of all stages on the grid of the first.
+        """Return the features of the density: inversely warped maps of all stages, resized to that of the first stage.
 
         Args:
             images (torch.Tensor): Normalized images, shape ``(B, 3, H, W)``.
@@ -166,46 +169,50 @@ class RegADModel(nn.Module):
         Returns:
             torch.Tensor: Features, shape ``(B, E, h, w)``.
         """
-        maps = [warp(warped, inverse_transform) for warped, inverse_transform in zip(*self.trunk(images), strict=True)]
-        grid = maps[0].shape[-2:]
-        return torch.cat([maps[0], *(F.interpolate(m, grid, mode="nearest") for m in maps[1:])], dim=1)
+        warped_maps, inverse_transforms = self.trunk(images)
+        grid = warped_maps[0].shape[-2:]
+        maps: list[torch.Tensor] = []
+        for warped, inverse in zip(warped_maps, inverse_transforms, strict=True):
+            feature_map = warp(warped, inverse)
+            maps.append(F.interpolate(feature_map, grid, mode="nearest") if maps else feature_map)
+        return torch.cat(maps, dim=1)
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
-        """Score images.
+        """Return scores and anomaly maps.
 
         Args:
             images (torch.Tensor): Normalized images, shape ``(B, 3, H, W)``.
 
         Returns:
-            InferenceBatch: Scores, shape ``(B,)``, the highest of the anomaly maps, shape ``(B, 1, H, W)``.
+            InferenceBatch: Anomaly maps, shape ``(B, 1, H, W)``, and their maxima as scores, shape ``(B,)``.
         """
         return self.score(images, self.density)
 
     def score(self, images: torch.Tensor, density: PositionGaussian) -> InferenceBatch:
-        """Score images by a density, as :meth:`forward` does by the model's own."""
+        """Return scores and anomaly maps with a given density, see :meth:`forward`."""
         anomaly_map = self.upsample(density(self.embed(images)))[:, None]
         return InferenceBatch(pred_score=anomaly_map.amax((1, 2, 3)), anomaly_map=anomaly_map)
 
     @torch.no_grad()
     def _grid(self) -> tuple[int, int]:
         """Return the height and width of the first feature map."""
-        stage = deepcopy(self.trunk.stages[0]).eval()  # keeps its batch statistics
+        stage = deepcopy(self.trunk.stages[0]).eval()  # a copy, so that batch statistics and modes do not change
         height, width = stage(torch.zeros(1, 3, *self.image_size)).shape[-2:]
         return height, width
 
 
 def support_features(features: torch.Tensor, num_supports: int) -> torch.Tensor:
-    """Return the mean features of the images that follow each image in the batch, the first following the last.
+    """Return the mean features of the next K images of each image in the batch, in cyclic order.
 
     Args:
         features (torch.Tensor): Features, shape ``(B, C, h, w)``.
-        num_supports (int): Number K of images. In a smaller batch it is all others.
+        num_supports (int): Number of images K. A smaller batch uses all B - 1 other images.
 
     Returns:
-        torch.Tensor: Means, shape ``(B, C, h, w)``.
+        torch.Tensor: Mean features, shape ``(B, C, h, w)``.
 
     Raises:
-        ArgumentError: If the batch is a single image.
+        ArgumentError: If the batch contains a single image.
 
     Example:
         >>> support_features(torch.tensor([0.0, 1.0, 5.0]).view(3, 1, 1, 1), 2).flatten()
@@ -213,7 +220,7 @@ def support_features(features: torch.Tensor, num_supports: int) -> torch.Tensor:
     """
     count = min(num_supports, len(features) - 1)
     if count < 1:
-        msg = "`features` must be of two images or more, got one, which has no other to be registered with."
+        msg = f"`features` must contain two or more images, got {len(features)}. Increase the batch size."
         raise ArgumentError(msg)
     return torch.stack([features.roll(-step, 0) for step in range(1, count + 1)]).mean(0)
 

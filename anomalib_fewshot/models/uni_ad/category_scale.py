@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""One scale for the scores of several categories, whose usual scores differ."""
+"""Common score scale for several categories with different mean scores."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ from torch.nn import functional as F  # noqa: N812
 
 
 class CategoryScale(DynamicBufferMixin):
-    """The usual score of the category that an image looks like, to divide its own score by.
+    """Mean score of the nearest category, by which the score of an image is divided.
 
-    An image is taken for one of the category of the training image that its embedding has the highest cosine with; what
-    is usual is the mean score of the training images of that category. Nothing but the image is needed, so that an
-    exported model has one scale, too. Before a fit it is 1. Ours.
+    The nearest category is that of the training image whose embedding has the highest cosine similarity. Its mean score
+    is computed over the training images. The scale depends only on the image, so it also works in exported models. It
+    is 1 before a fit. The paper has no such scale.
     """
 
     def __init__(self) -> None:
@@ -27,21 +27,22 @@ class CategoryScale(DynamicBufferMixin):
 
     @torch.no_grad()
     def fit(self, embeddings: torch.Tensor, scores: torch.Tensor, categories: Sequence[str]) -> None:
-        """Take the embeddings of training images and what their categories usually score.
+        """Store the embeddings of the training images and the mean scores of their categories.
 
         Args:
             embeddings (torch.Tensor): Embeddings of P images, shape ``(P, C)``.
-            scores (torch.Tensor): Their scores, above 0, shape ``(P,)``.
-            categories (Sequence[str]): Their categories.
+            scores (torch.Tensor): Positive scores of the images, shape ``(P,)``.
+            categories (Sequence[str]): Category of each image.
         """
-        names = sorted(set(categories))
-        index = torch.tensor([names.index(name) for name in categories], device=scores.device)
-        means = torch.stack([scores[index == number].mean() for number in range(len(names))])
+        mean_scores = torch.empty(len(scores), device=scores.device)
+        for name in set(categories):
+            mask = torch.tensor([category == name for category in categories], device=scores.device)
+            mean_scores[mask] = scores[mask].mean().float()
         self.embeddings = F.normalize(embeddings.float(), dim=-1)
-        self.category_mean_scores = means.float()[index]
+        self.category_mean_scores = mean_scores
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Return the usual score of the category that each image looks like: ``(B, C)`` -> ``(B,)``."""
+        """Return the mean score of the nearest category of each image: ``(B, C)`` -> ``(B,)``."""
         if len(self.category_mean_scores) == 0:
             return torch.ones_like(embeddings[:, 0])
         return self.category_mean_scores[(embeddings @ self.embeddings.T).argmax(dim=1)]

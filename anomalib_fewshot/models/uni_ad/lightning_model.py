@@ -1,17 +1,15 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""UniAD: one transformer reconstructs frozen features of all categories, which its attention does not see.
+"""UniAD: one transformer that reconstructs frozen features of all categories with neighbor-masked attention.
 
 Paper: https://arxiv.org/abs/2206.03687 (NeurIPS 2022). The adversarial loss: https://arxiv.org/abs/2312.03005.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from functools import reduce
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from math import isfinite
-from operator import add
 from typing import Any
 
 import torch
@@ -50,72 +48,75 @@ from .transformer import feature_jitter
 
 logger = logging.getLogger(__name__)
 
-LR_MILESTONE, LR_GAMMA = 0.8, 0.1  # part of the training after which the learning rate falls, and its factor
+LR_MILESTONE, LR_GAMMA = 0.8, 0.1  # fraction of the training before the learning rate decay, and the decay factor
 
 
 class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
-    """One transformer reconstructs frozen features of all categories; what it cannot reconstruct is anomalous.
+    """UniAD: one transformer that reconstructs frozen features of all categories. A high error is anomalous.
 
-    Each position is reconstructed from learned queries, from whose attention its neighbourhood is hidden, so that a
-    feature cannot just be copied. With ``MultiCategory`` one model is trained on a few images of every category, with
-    any other datamodule on its training images. The default is the plain method on EfficientNet-Lite0; the paper's is
-    EfficientNet-B4.
+    Learned queries reconstruct each position. The neighborhood of the position is masked in all attention, so the
+    transformer cannot copy its input. With ``MultiCategory`` one model is trained on a few images of every category.
+    With any other datamodule it is trained on the training images. The default backbone is EfficientNet-Lite0; the
+    paper uses EfficientNet-B4.
 
     Args:
-        backbone (str): Name of a convolutional timm model. Defaults to ``"tf_efficientnet_lite0"``, whose weights come
-            with this package.
+        backbone (str): Name of a convolutional timm model. Defaults to ``"tf_efficientnet_lite0"``, whose weights are
+            installed with this package.
         layers (list[int] | None): Feature maps to reconstruct, as indices in timm's ``feature_info``. Defaults to
             ``None``: strides 2, 4, 8 and 16.
         pre_trained (bool): Load pretrained weights. Defaults to ``True``.
-        weights (str | None): File with the backbone's weights, in timm's naming. Defaults to ``None``: the package that
-            carries them, else timm's hub and its cache.
-        image_size (int | tuple[int, int] | None): Size that images are resized to. Defaults to ``None``: the size of
-            ``pre_processor``, which is 224 by default.
-        norm_power (float): The features of each depth are divided by their length to this power, between 0 and 1: by
-            0.5, the length counts half, on a logarithmic scale. Defaults to ``0.5``; the paper's is 0.
-        neighbor_size (int): Side of the window around a position that is hidden from its attention. Defaults to ``7``.
-        jitter_scale (float): Noise of the tokens in training, see :func:`feature_jitter`. Defaults to ``5.0``; the
-            paper's is 20.
-        dim (int): Length of the transformer's embeddings. Defaults to ``192``; the paper's is 256.
-        num_heads (int): Heads of each attention. Defaults to ``8``.
-        num_layers (int): Encoder layers, and decoder layers. Defaults to ``1``; the paper's is 4.
-        feedforward_dim (int): Width of the network at each position. Defaults to ``512``; the paper's is 1024.
-        dropout (float): Dropout of the transformer. Defaults to ``0.0``; the paper's is 0.1.
-        standardize (bool): Scale the channels of the tokens to one variance. The paper does not: the few with a large
-            one are then learned first. Defaults to ``True``.
-        pool_size (int): Side in pixels of the mean whose highest value is the image's score. Defaults to
-            ``32``; the paper's is 16.
-        category_scale (bool): With several categories, divide the scores of an image by what is usual for the category
-            that it looks like, see :class:`CategoryScale`, so that one threshold serves all. Defaults to ``True``; the
-            paper's is ``False``.
-        num_steps (int): Number of optimiser steps, after 80 % of which the rate falls to a tenth. 0 is no training, a
-            control. Defaults to ``600``, a minute or two on two cores; the paper takes 454000.
-        warmup_steps (int): Steps over which the rate rises to its value. Defaults to ``50``; the paper has none.
-        batch_size (int): Views in a step, drawn from the images of the datamodule's batch. Defaults to ``8``.
-        learning_rate (float): Learning rate of AdamW. Defaults to ``2e-3``; the paper's is 1e-4.
+        weights (str | None): File with the backbone weights in timm's naming. Defaults to ``None``: the installed
+            weight package, or else the timm hub and its cache.
+        image_size (int | tuple[int, int] | None): Size that images are resized to. Defaults to ``None``: the output
+            size of ``pre_processor``, which is 224 by default.
+        norm_power (float): Exponent between 0 and 1. The features of each layer are divided by their norm to this
+            power, see :func:`scale_by_norm`. Defaults to ``0.5``; the paper uses 0.
+        neighbor_size (int): Side of the masked window around each position. Defaults to ``7``.
+        jitter_scale (float): Scale of the token noise in training, see :func:`feature_jitter`. Defaults to ``5.0``;
+            the paper uses 20.
+        dim (int): Embedding dimension of the transformer. Defaults to ``192``; the paper uses 256.
+        num_heads (int): Number of attention heads. Defaults to ``8``.
+        num_layers (int): Number of encoder layers and of decoder layers. Defaults to ``1``; the paper uses 4.
+        feedforward_dim (int): Hidden dimension of the feed-forward networks. Defaults to ``512``; the paper uses 1024.
+        dropout (float): Dropout of the transformer. Defaults to ``0.0``; the paper uses 0.1.
+        standardize (bool): Scale the channels of the tokens to unit variance. Otherwise channels with a large variance
+            dominate the loss. Defaults to ``True``; the paper does not standardize.
+        pool_size (int): Side of the average pooling window in pixels. The maximum of the pooled anomaly map is the
+            score. Defaults to ``32``; the paper uses 16.
+        category_scale (bool): With several categories, divide the scores of an image by the mean score of the nearest
+            category, see :class:`CategoryScale`. One threshold then fits all categories. Defaults to ``True``; the
+            paper does not rescale.
+        num_steps (int): Number of optimizer steps. The learning rate is divided by 10 after 80 % of them. 0 disables
+            the training, which is a control experiment. Defaults to ``600``, which takes one to two minutes on two CPU
+            cores; the paper uses 454000.
+        warmup_steps (int): Number of steps of linear learning rate warmup. Defaults to ``50``; the paper has no warmup.
+        batch_size (int): Number of views per step, sampled from the images of a datamodule batch. Defaults to ``8``.
+        learning_rate (float): Learning rate of AdamW. Defaults to ``2e-3``; the paper uses 1e-4.
         weight_decay (float): Weight decay of AdamW. Defaults to ``1e-4``.
-        gradient_clip_val (float): Highest norm of the gradient, that of the discriminator apart. Defaults to ``0.1``.
-        adversarial_weight (float): Weight of the adversarial loss, which comes in over the first tenth of the
-            training. 0 is the plain method. Defaults to ``0.0``.
-        adversarial_pair (str): Features that it makes alike: ``"decoder"``, the decoder's input and output;
-            ``"layers"``, those of each of its layers; ``"reconstruction"``, tokens and reconstruction.
+        gradient_clip_val (float): Maximum gradient norm. The gradient of the discriminator is clipped separately, to
+            the same value. Defaults to ``0.1``.
+        adversarial_weight (float): Weight of the adversarial loss. The weight increases linearly over the first 10 % of
+            the training. 0 disables the loss. Defaults to ``0.0``.
+        adversarial_pair (str): Features of the adversarial loss. ``"decoder"``: input and output of the decoder;
+            ``"layers"``: inputs and outputs of all decoder layers; ``"reconstruction"``: tokens and reconstruction.
             Defaults to ``"decoder"``.
-        adversarial_learning_rate (float): Learning rate of its discriminator. Defaults to ``1e-4``.
+        adversarial_learning_rate (float): Learning rate of the discriminator. Defaults to ``1e-4``.
         augment_support (bool): Train on 22 fixed views of each training image. Defaults to ``True``.
-        cache_tokens (bool): Precompute the tokens of all views. Random augmentations of the user's need ``False``.
-            Defaults to ``True``.
-        cache_limit (float): GiB of tokens to keep in memory. Above, they are in a memory-mapped temporary file.
-            Defaults to ``4.0``.
-        seed (int): Seed of the transformer, its dropout, the batches and their noise. The global seed has no influence.
-            Defaults to ``0``.
-        pre_processor (nn.Module | bool): Defaults to ``True``: resize, and normalize as the weights ask.
-        post_processor (nn.Module | bool): Defaults to ``True``.
-        evaluator (Evaluator | bool): Defaults to ``True``.
-        visualizer (Visualizer | bool): Defaults to ``True``.
+        cache_tokens (bool): Precompute the tokens of all views. Set it to ``False`` if the datamodule has random
+            augmentations. Defaults to ``True``.
+        cache_limit (float): Maximum size of the tokens in memory, in GiB. Larger caches use a memory-mapped temporary
+            file. Defaults to ``4.0``.
+        seed (int): Seed of the transformer weights, the dropout, the batches and the noise. The global seed has no
+            effect. Defaults to ``0``.
+        pre_processor (nn.Module | bool): Pre-processor. Defaults to ``True``: resize and the normalization of the
+            backbone.
+        post_processor (nn.Module | bool): Post-processor. Defaults to ``True``.
+        evaluator (Evaluator | bool): Evaluator. Defaults to ``True``.
+        visualizer (Visualizer | bool): Visualizer. Defaults to ``True``.
 
     Raises:
-        ArgumentError: If an argument is out of its range, or as :class:`UniADModel` and :class:`AdversarialStep` do. In
-            a training, if ``pre_processor`` makes images of another size.
+        ArgumentError: If an argument is out of range, or if the output size of ``pre_processor`` differs from
+            ``image_size`` during training. See also :class:`UniADModel` and :class:`AdversarialStep`.
 
     Example:
         >>> from anomalib.engine import Engine
@@ -230,13 +231,13 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
         )
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Return anomalib's callbacks, a progress bar's that counts steps, and the cache, which empties itself."""
+        """Return the default callbacks, the step counter of the progress bar and the token cache."""
         callbacks = super().configure_callbacks()
         callbacks = callbacks if isinstance(callbacks, Sequence) else [callbacks]
         return [*callbacks, StepProgress(), self.token_cache]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return AdamW of the transformer with its schedule, or nothing if there is no training."""
+        """Return AdamW with its learning rate schedule, or ``None`` without training."""
         if self.num_steps == 0:
             return None
         optimizer = torch.optim.AdamW(
@@ -249,9 +250,9 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
 
     @torch.no_grad()
     def on_fit_start(self) -> None:
-        """Precompute the tokens of all training images, and standardize by their moments."""
+        """Precompute the tokens of all training images and fit the standardization."""
         super().on_fit_start()
-        if self.trainer.ckpt_path is not None and self.is_fitted:  # resumed from the end of a training
+        if self.trainer.ckpt_path is not None and self.is_fitted:  # the resumed training is already finished
             return
         loader = ordered_dataloader(self.trainer.datamodule)  # type: ignore[attr-defined]
         if self.cache_tokens:
@@ -259,72 +260,74 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
             logger.info("Computing the tokens of %d views of %d images.", self.num_views, num_images)
             self.token_cache.precompute(self._token_batches(loader), num_images, self.num_views)
         if self.standardize:
-            batches = self.token_cache.tokens
-            if batches is None:
-                batches = (tokens for _, views in self._token_batches(loader) for tokens in views)
-            self.model.fit_tokens(reduce(add, (Moments.of(tokens.to(self.device)) for tokens in batches)))
+            self.model.fit_standardization(self._token_moments(loader))
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> STEP_OUTPUT:
-        """Return the loss of reconstructing the tokens of views that are drawn from the batch's images."""
+        """Return the reconstruction loss for views sampled from the images of the batch."""
         del batch_idx
         if self.num_steps == 0:
             return self.zero_loss()
         rng = seeded_generator(self.seed, self.global_step, self.global_rank)
-        tokens = self.model.standardize(self._draw_tokens(batch.image_path, batch.image, rng).to(self.device))  # type: ignore[arg-type]
+        tokens = self._sample_tokens(batch.image_path, batch.image, rng).to(self.device)  # type: ignore[arg-type]
+        tokens = self.model.standardize(tokens)
         noisy = feature_jitter(tokens, self.jitter_scale, rng)
-        with seeded(rng, self.device):  # dropout draws from the global generators
+        with seeded(rng, self.device):  # dropout uses the global generators
             reconstruction = self.model.transformer(noisy)
         loss = self.loss(reconstruction.tokens.float(), tokens)
         self._check_loss(float(loss.detach()))
         self.log("train_loss", loss.detach(), prog_bar=True)
-        pair = adversarial_pair(self.adversarial_pair, tokens, reconstruction)
-        adversarial_loss, stats = self.adversarial(*pair, self.global_step)
+        first, second = adversarial_pair(self.adversarial_pair, tokens, reconstruction)
+        adversarial_loss, stats = self.adversarial(first, second, self.global_step)
         if stats is not None:
             self.log_dict({"discriminator_loss": stats.loss, "discriminator_accuracy": stats.accuracy})
         return loss + adversarial_loss
 
     def fit(self) -> CalibrationScores:
-        """Bring the scores of several categories to one scale, and return those of the support.
+        """Fit the category scale if there are several categories, and score the support set.
 
         Returns:
-            CalibrationScores: Scores of the support, which the training has seen.
+            CalibrationScores: Scores of the support set, which was part of the training data.
         """
         self.model.category_scale = CategoryScale().to(self.device)
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         if self.category_scale and isinstance(datamodule, SupportDataModule) and datamodule.category_by_path:
             self._fit_category_scale(datamodule.category_by_path)
+        # The scores are not needed if validation images set the threshold.
+        scores = [] if self.trainer.validating else self._score_support()
         return CalibrationScores(
             CalibrationScheme.TRAINING if self.num_steps > 0 else CalibrationScheme.LEAVE_ONE_OUT,
-            self._score_support(),
+            scores,
         )
 
     def _fit_category_scale(self, category_by_path: Mapping[str, str]) -> None:
         embeddings, scores, categories = [], [], []
         for batch in support_dataloader(self.trainer.datamodule):  # type: ignore[attr-defined]
             tokens = self._embed(self.preprocess(batch.image, batch.image_path))
-            with self.trainer.precision_plugin.forward_context():  # as the test images
+            with self.trainer.precision_plugin.forward_context():  # the precision of the test
                 scores.append(self.model.score(tokens).pred_score)
             embeddings.append(self.model.summarize(tokens))
             categories += [category_by_path[path] for path in batch.image_path]
         self.model.category_scale.fit(torch.cat(embeddings), torch.cat(scores), categories)
 
-    def _score_support(self) -> Iterator[InferenceBatch]:
+    def _score_support(self) -> list[InferenceBatch]:
+        scores = []
         for images in self.support():
-            with self.trainer.precision_plugin.forward_context():  # as the test images
-                yield self.model(images)
+            with self.trainer.precision_plugin.forward_context():  # the precision of the test
+                scores.append(self.model(images))
+        return scores
 
     @property
     def calibrates_out_of_fold(self) -> bool:
-        """A training has seen all images."""
+        """Whether the calibration scores are out-of-fold, which is the case only without training."""
         return self.num_steps == 0
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """Length of the training in optimiser steps, whatever the number of images, and one validation at its end."""
+        """Trainer arguments for ``num_steps`` optimizer steps and one validation at the end."""
         arguments: dict[str, Any] = {
             "num_sanity_val_steps": 0,
             "accumulate_grad_batches": 1,
-            "use_distributed_sampler": False,  # each process draws views of its own; all score all images
+            "use_distributed_sampler": False,  # each process samples different views of all images
         }
         if self.num_steps == 0:
             return arguments | {
@@ -333,7 +336,7 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
                 "check_val_every_n_epoch": 1,
             }
         return arguments | {
-            "max_epochs": self.num_steps,  # an epoch has a step or more
+            "max_epochs": self.num_steps,  # an epoch has at least one step
             "max_steps": self.num_steps,
             "val_check_interval": self.num_steps,
             "check_val_every_n_epoch": None,
@@ -341,44 +344,65 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
         }
 
     def _token_batches(self, loader: DataLoader) -> Iterator[tuple[list[str], Iterator[torch.Tensor]]]:
-        """Yield the paths of each batch of images, and the tokens of each view of them, and show the progress."""
-        shown = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero
-        for batch in track(loader, "Computing tokens", disable=not shown):
+        """Yield the paths and the tokens of each batch, one tensor per view, and show a progress bar."""
+        is_shown = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero
+        for batch in track(loader, "Computing tokens", disable=not is_shown):
             images = self.preprocess(batch.image, batch.image_path)
-            yield batch.image_path, (self._embed(view) for view in self._views(images))
+            yield batch.image_path, map(self._embed, self._views(images))
 
-    def _draw_tokens(self, paths: list[str], images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-        """Return the tokens of ``batch_size`` pairs of an image and a view, drawn with replacement."""
-        order = sorted(range(len(paths)), key=paths.__getitem__)  # the loader's shuffling has no influence
-        drawn = torch.randint(len(order) * self.num_views, (self.batch_size,), generator=rng).tolist()
-        pairs = [(order[index // self.num_views], index % self.num_views) for index in drawn]
+    def _token_moments(self, loader: DataLoader) -> Moments:
+        """Return the moments of all tokens, from the cache if it is filled."""
         if self.token_cache.tokens is not None:
-            return self.token_cache.get([paths[image] for image, _ in pairs], [view for _, view in pairs])
-        with torch.autocast(self.device.type, enabled=False):  # as the cached views
-            views = [next(islice(self._views(images[[image]]), view, None)) for image, view in pairs]
+            return _sum_of_moments(tokens.to(self.device) for tokens in self.token_cache.tokens)
+        return _sum_of_moments(chain.from_iterable(views for _, views in self._token_batches(loader)))
+
+    def _sample_tokens(self, paths: list[str], images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        """Sample ``batch_size`` pairs of an image and a view with replacement, and return their tokens."""
+        order = sorted(range(len(paths)), key=paths.__getitem__)  # the order of the dataloader has no effect
+        samples = torch.randint(len(order) * self.num_views, (self.batch_size,), generator=rng)
+        image_indices = [order[sample // self.num_views] for sample in samples.tolist()]
+        view_indices = (samples % self.num_views).tolist()
+        if self.token_cache.tokens is not None:
+            return self.token_cache.get([paths[index] for index in image_indices], view_indices)
+        views = []
+        with torch.autocast(self.device.type, enabled=False):  # the precision of cached views
+            for image_index, view_index in zip(image_indices, view_indices, strict=True):
+                for number, view in enumerate(self._views(images[[image_index]])):
+                    if number == view_index:
+                        views.append(view)
+                        break
         return self._embed(torch.cat(views))
 
     def _views(self, images: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Return the views of pre-processed images, a batch of each view."""
-        if (size := (*images.shape[-2:],)) != self.model.image_size:
-            msg = f"`image_size` must be the size of pre-processed images, {size}, got {self.model.image_size}."
+        """Return the views of pre-processed images, one batch per view."""
+        size = tuple(images.shape[-2:])
+        if size != self.model.image_size:
+            msg = f"`image_size` must be the size of the pre-processed images, {size}, got {self.model.image_size}."
             raise ArgumentError(msg)
         return fixed_views(images, *normalization_of(self.pre_processor)) if self.augment_support else iter([images])
 
     @torch.no_grad()
     def _embed(self, images: torch.Tensor) -> torch.Tensor:
-        with self.trainer.precision_plugin.forward_context():  # as the test images
+        with self.trainer.precision_plugin.forward_context():  # the precision of the test
             return self.model.embed(images).float()
 
     def _lr_factor(self, step: int) -> float:
-        """Return the factor of the learning rate at a step."""
+        """Return the learning rate factor of a step."""
         warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
         return warmup * (LR_GAMMA if step >= int(LR_MILESTONE * self.num_steps) else 1.0)
 
     def _check_loss(self, loss: float) -> None:
         if not isfinite(loss):
             msg = (
-                f"The loss is not finite any more. Lower `learning_rate`, which is {self.learning_rate}, or "
-                f"`jitter_scale`, which is {self.jitter_scale}, or train in a higher precision."
+                f"The training diverged with `learning_rate` {self.learning_rate} and `jitter_scale` "
+                f"{self.jitter_scale}. Lower one of them or train with a higher `precision`."
             )
             raise ArgumentError(msg)
+
+
+def _sum_of_moments(batches: Iterable[torch.Tensor]) -> Moments:
+    batches = iter(batches)
+    total = Moments.of(next(batches))
+    for tokens in batches:
+        total += Moments.of(tokens)
+    return total

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A cache of the training images' tokens: the backbone is frozen, so they are computed once."""
+"""Cache for the tokens of the training images, which do not change because the backbone is frozen."""
 
 from collections.abc import Iterable, Sequence
 from math import prod
@@ -15,16 +15,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class TokenCache(Callback):
-    """Tokens of every view of the training images, by path.
+    """Cache for the tokens of all views of the training images, indexed by path.
 
-    It is a callback of Lightning's, so that it is emptied when a training ends, also by an exception. A copy of it is
-    empty.
+    The cache is a Lightning callback, so it is released at the end of the training and after an exception. Copies of
+    the cache are empty.
 
     Args:
-        limit (float): GiB of tokens to keep in memory. Above, they are in a memory-mapped temporary file.
+        limit (float): Maximum size in memory, in GiB. Larger caches use a memory-mapped temporary file.
 
     Attributes:
-        tokens (torch.Tensor | None): Tokens of K images and V views, shape ``(K, V, N, C)``. ``None`` if it is empty.
+        tokens (torch.Tensor | None): Tokens of K images and V views, shape ``(K, V, N, C)``. ``None`` if the cache is
+            empty.
     """
 
     def __init__(self, limit: float) -> None:
@@ -41,13 +42,13 @@ class TokenCache(Callback):
         """Fill the cache.
 
         Args:
-            batches (Iterable[tuple[Sequence[str], Iterable[torch.Tensor]]]): Paths of each batch of images, and the
-                tokens of each view of them, shape ``(B, N, C)``.
+            batches (Iterable[tuple[Sequence[str], Iterable[torch.Tensor]]]): For each batch, the B image paths and the
+                tokens of each view, shape ``(B, N, C)``.
             num_images (int): Number of images K.
             num_views (int): Number of views V.
 
         Raises:
-            OSError: If the tokens need a file and there is no room for it.
+            OSError: If the temporary file does not fit on the disk.
         """
         self.release()
         start = 0
@@ -56,22 +57,27 @@ class TokenCache(Callback):
                 if self.tokens is None:
                     self.tokens = _allocate((num_images, num_views, *tokens.shape[1:]), self.limit)
                 self.tokens[start : start + len(paths), view] = tokens
-            self._index |= {path: start + number for number, path in enumerate(paths)}
-            start += len(paths)
+            for path in paths:
+                self._index[path] = start
+                start += 1
 
     def get(self, paths: Sequence[str], views: Sequence[int]) -> torch.Tensor:
-        """Return the tokens of one view of each of B images, shape ``(B, N, C)``.
+        """Return the tokens of one view for each of B images, shape ``(B, N, C)``.
+
+        Args:
+            paths (Sequence[str]): Image paths.
+            views (Sequence[int]): Index of the view of each image.
 
         Raises:
             RuntimeError: If the cache is empty.
         """
         if self.tokens is None:
-            msg = "TokenCache must be filled before it is read. Call `precompute` first."
+            msg = "TokenCache is empty. Call `precompute` first."
             raise RuntimeError(msg)
         return self.tokens[[self._index[path] for path in paths], list(views)]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state without the tokens: a copy or a pickle of a model in training would hold gigabytes."""
+        """Return the state without the tokens, which would add gigabytes to a copy or a pickle of the model."""
         return self.__dict__ | {"tokens": None, "_index": {}}
 
     def release(self) -> None:
@@ -84,26 +90,28 @@ class TokenCache(Callback):
         self.release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Release the tokens: there will be no teardown."""
+        """Release the tokens, because Lightning does not call ``teardown`` after an exception."""
         del trainer, pl_module, exception
         self.release()
 
 
 def _allocate(shape: Sequence[int], limit: float) -> torch.Tensor:
-    """Return a tensor in memory or, above ``limit`` GiB, in a file that is deleted with the tensor.
+    """Return an uninitialized tensor in memory or, above ``limit`` GiB, in a file that is deleted with the tensor.
 
     Raises:
-        OSError: If there is no room for the file.
+        OSError: If the file does not fit on the disk.
     """
     size = prod(shape) * torch.float32.itemsize
     if size <= limit * 2**30:
         return torch.empty(*shape)
-    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a mapped file may be unlinked, but for Windows
+    # Except on Windows, the mapped file can be deleted while it is in use.
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         free = disk_usage(folder).free
-        if size > free:  # the file is made without its blocks: to write where there are none would kill the process
+        if size > free:  # the file is sparse: writing to it on a full disk would kill the process
             msg = (
-                f"The tokens need {size / 2**30:.1f} GiB in {folder}, where {free / 2**30:.1f} are free. Name another "
-                "folder by the variable TMPDIR, raise `cache_limit` to keep them in memory, or `cache_tokens` false."
+                f"The token cache needs {size / 2**30:.1f} GiB, but only {free / 2**30:.1f} GiB are free. Set TMPDIR "
+                "to a folder on another disk, increase `cache_limit` to use memory, or set `cache_tokens` to false. "
+                f"Folder: {folder}"
             )
             raise OSError(msg)
         return torch.from_file(str(Path(folder) / "tokens"), shared=True, size=prod(shape)).view(*shape)

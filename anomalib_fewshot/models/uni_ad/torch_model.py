@@ -12,41 +12,40 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_fewshot.errors import ArgumentError
-from anomalib_fewshot.models.components import Moments, backbone_stages, divide_by_length
+from anomalib_fewshot.models.components import Moments, backbone_stages, scale_by_norm
 
 from .category_scale import CategoryScale
 from .transformer import Reconstruction, ReconstructionTransformer
 
-MIN_VARIANCE = 1e-4  # of a channel, as a fraction of the mean: a constant one must not be blown up
+MIN_VARIANCE = 1e-4  # minimum channel variance relative to the mean variance, so that constant channels stay small
 ADVERSARIAL_PAIRS = ("decoder", "layers", "reconstruction")
 
 
 class UniADModel(nn.Module):
-    """Frozen features of several depths as tokens, their reconstruction, and the distance between them.
+    """Model that reconstructs tokens, the frozen features of several layers, and scores the reconstruction error.
 
     Args:
         backbone (str): Name of a convolutional timm model.
-        layers (Sequence[int] | None): Feature maps to reconstruct, see :func:`backbone_stages`. ``None``: those of
-            strides 2, 4, 8 and 16.
-        pre_trained (bool): Load weights.
+        layers (Sequence[int] | None): Feature maps to reconstruct, see :func:`backbone_stages`. ``None``: strides 2, 4,
+            8 and 16.
+        pre_trained (bool): Load pretrained weights.
         weights (str | Path | None): File with the weights.
-        image_size (tuple[int, int]): Height and width of the images, from which the grid follows.
-        norm_power (float): The features of each depth are divided by their length to this power, see
-            :func:`divide_by_length`.
+        image_size (tuple[int, int]): Height and width of the images, which determine the grid.
+        norm_power (float): Exponent of :func:`scale_by_norm`.
         neighbor_size (int): See :class:`ReconstructionTransformer`.
         dim (int): See :class:`ReconstructionTransformer`.
         num_heads (int): See :class:`ReconstructionTransformer`.
         num_layers (int): See :class:`ReconstructionTransformer`.
         feedforward_dim (int): See :class:`ReconstructionTransformer`.
         dropout (float): See :class:`ReconstructionTransformer`.
-        pool_size (int): Side in pixels of the windows over which the anomaly map is averaged for the image's score.
+        pool_size (int): Side of the average pooling window in pixels. The score is the maximum of the pooled map.
 
     Attributes:
-        channels (int): Channels C of a token.
-        grid (tuple[int, int]): Height h and width w of the grid of tokens, that of the last feature map.
+        channels (int): Number of channels C of a token.
+        grid (tuple[int, int]): Height h and width w of the token grid, which is that of the last feature map.
 
     Raises:
-        ArgumentError: As :func:`backbone_stages` and :class:`ReconstructionTransformer` do.
+        ArgumentError: See :func:`backbone_stages` and :class:`ReconstructionTransformer`.
     """
 
     def __init__(
@@ -91,13 +90,13 @@ class UniADModel(nn.Module):
         self.token_std: torch.Tensor
 
     def train(self, mode: bool = True) -> "UniADModel":
-        """Set the mode of all but the backbone, which is frozen."""
+        """Set the mode of all modules except the frozen backbone."""
         super().train(mode)
         self.stages.eval()
         return self
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the tokens of images: the features of all depths at each position of the grid.
+        """Return the tokens of images, which are the concatenated features of all layers at each grid position.
 
         Args:
             images (torch.Tensor): Normalized images, shape ``(B, 3, H, W)``.
@@ -105,9 +104,10 @@ class UniADModel(nn.Module):
         Returns:
             torch.Tensor: Tokens, shape ``(B, N, C)``.
         """
-        maps = [F.interpolate(m, self.grid, mode="bilinear", align_corners=True) for m in self._maps(images)]
-        maps = divide_by_length(maps, self.norm_power)
-        return torch.cat(maps, dim=1).flatten(2).transpose(1, 2)  # (B, C, h, w) -> (B, N, C)
+        maps = self._maps(images)
+        resized = [F.interpolate(features, self.grid, mode="bilinear", align_corners=True) for features in maps]
+        scaled = scale_by_norm(resized, self.norm_power)
+        return torch.cat(scaled, dim=1).flatten(2).transpose(1, 2)  # (B, C, h, w) -> (B, N, C)
 
     def _maps(self, images: torch.Tensor) -> list[torch.Tensor]:
         maps = [images]
@@ -116,32 +116,32 @@ class UniADModel(nn.Module):
         return maps[1:]
 
     def standardize(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Scale the channels of tokens, shape ``(B, N, C)``, to mean 0 and deviation 1 on normal images."""
+        """Standardize the channels of tokens, shape ``(B, N, C)``, with the statistics of normal images."""
         return (tokens - self.token_mean) / self.token_std
 
-    def fit_tokens(self, moments: Moments) -> None:
-        """Fit :meth:`standardize` to the moments of normal tokens, with D = C."""
+    def fit_standardization(self, moments: Moments) -> None:
+        """Fit :meth:`standardize` to the moments of normal tokens with C channels."""
         variance = moments.covariance.diagonal()
         self.token_mean.copy_(moments.mean)
         self.token_std.copy_(variance.clamp_min(MIN_VARIANCE * variance.mean()).sqrt())
 
     def score(self, tokens: torch.Tensor) -> InferenceBatch:
-        """Score images by their tokens, shape ``(B, N, C)``."""
+        """Return scores and anomaly maps for tokens, shape ``(B, N, C)``, see :meth:`forward`."""
         scale = self.category_scale(self.summarize(tokens))
         tokens = self.standardize(tokens)
         distance = torch.linalg.vector_norm(self.transformer(tokens).tokens.float() - tokens.float(), dim=-1)
         distance = (distance / scale[:, None]).unflatten(1, self.grid)[:, None]  # (B, N) -> (B, 1, h, w)
         anomaly_map = F.interpolate(distance, self.image_size, mode="bilinear", align_corners=True)
         height, width = (min(self.pool_size, side) for side in self.image_size)
-        pooled = F.avg_pool2d(F.avg_pool2d(anomaly_map, (height, 1), 1), (1, width), 1)  # a mean over a window
+        pooled = F.avg_pool2d(F.avg_pool2d(anomaly_map, (height, 1), 1), (1, width), 1)  # separable average pooling
         return InferenceBatch(pred_score=pooled.amax((1, 2, 3)), anomaly_map=anomaly_map)
 
     def summarize(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return one embedding of each image, by which its category is recognized: ``(B, N, C)`` -> ``(B, C)``."""
+        """Return the image embeddings of the category scale: ``(B, N, C)`` -> ``(B, C)``."""
         return self.standardize(tokens).float().mean(dim=1)
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
-        """Score images.
+        """Return scores and anomaly maps.
 
         Args:
             images (torch.Tensor): Normalized images, shape ``(B, 3, H, W)``.
@@ -157,17 +157,17 @@ def adversarial_pair(
     tokens: torch.Tensor,
     reconstruction: Reconstruction,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the two features that the adversarial loss makes alike.
+    """Return the two features of the adversarial loss.
 
     Args:
-        name (str): ``"decoder"``, the input and the output of the decoder; ``"layers"``, the inputs of all its layers
-            side by side, and their outputs; or ``"reconstruction"``, the tokens and their reconstruction.
+        name (str): ``"decoder"``: input and output of the decoder; ``"layers"``: concatenated inputs and concatenated
+            outputs of all decoder layers; ``"reconstruction"``: tokens and reconstruction.
         tokens (torch.Tensor): Tokens, shape ``(B, N, C)``.
-        reconstruction (Reconstruction): Their reconstruction.
+        reconstruction (Reconstruction): Reconstruction of the tokens.
 
     Returns:
-        tuple[torch.Tensor, torch.Tensor]: Features, shape ``(B, N, channels)``, the channels being those of
-        :func:`adversarial_channels`.
+        tuple[torch.Tensor, torch.Tensor]: Features, each of shape ``(B, N, channels)``. See
+        :func:`adversarial_channels` for the number of channels.
     """
     if name == "reconstruction":
         return tokens, reconstruction.tokens
@@ -178,10 +178,10 @@ def adversarial_pair(
 
 
 def adversarial_channels(name: str, channels: int, dim: int, num_layers: int) -> int:
-    """Return the number of channels of a pair.
+    """Return the number of channels of the features in :func:`adversarial_pair`.
 
     Raises:
-        ArgumentError: If there is no such pair.
+        ArgumentError: If ``name`` is unknown.
     """
     if name not in ADVERSARIAL_PAIRS:
         msg = f"`adversarial_pair` must be one of {ADVERSARIAL_PAIRS}, got {name!r}."

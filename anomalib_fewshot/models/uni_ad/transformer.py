@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The transformer of UniAD, which reconstructs a grid of tokens without attending to a position's neighbours."""
+"""Transformer of UniAD, which reconstructs a grid of tokens with neighbor-masked attention."""
 
 from typing import NamedTuple
 
@@ -12,17 +12,17 @@ from anomalib_fewshot.errors import ArgumentError
 
 
 def neighbor_mask(grid: tuple[int, int], neighbor_size: int) -> torch.Tensor:
-    """Return the attention mask that hides from each query the keys in a square window around it.
+    """Return an attention mask that excludes the keys in a square window around each query.
 
     Args:
-        grid (tuple[int, int]): Height h and width w of the grid, whose positions are counted row by row.
-        neighbor_size (int): Side of the window, in positions.
+        grid (tuple[int, int]): Height h and width w of the grid in row-major order.
+        neighbor_size (int): Side of the window in grid positions.
 
     Returns:
-        torch.Tensor: ``True`` where key j is hidden from query i, shape ``(h * w, h * w)``.
+        torch.Tensor: Boolean mask, shape ``(h * w, h * w)``. ``True`` means that query i cannot attend to key j.
 
     Raises:
-        ArgumentError: If the size is even, or so large that it hides all keys.
+        ArgumentError: If the size is even, or so large that it could mask all keys of a query.
 
     Example:
         >>> neighbor_mask((1, 4), 3).int()
@@ -34,7 +34,7 @@ def neighbor_mask(grid: tuple[int, int], neighbor_size: int) -> torch.Tensor:
     if neighbor_size % 2 == 0 or not 0 < neighbor_size < max(grid):
         msg = (
             f"`neighbor_size` must be odd and less than the longer side of the grid of {grid[0]} x {grid[1]} features, "
-            f"got {neighbor_size}. Lower it or enlarge `image_size`."
+            f"got {neighbor_size}. Decrease it or increase `image_size`."
         )
         raise ArgumentError(msg)
     positions = torch.cartesian_prod(torch.arange(grid[0]), torch.arange(grid[1]))  # (N, 2)
@@ -43,12 +43,12 @@ def neighbor_mask(grid: tuple[int, int], neighbor_size: int) -> torch.Tensor:
 
 
 def feature_jitter(tokens: torch.Tensor, scale: float, rng: torch.Generator) -> torch.Tensor:
-    """Add normal noise whose standard deviation is ``scale * |token| / C`` to tokens.
+    """Add Gaussian noise with a standard deviation of ``scale * |token| / C`` to tokens.
 
     Args:
         tokens (torch.Tensor): Tokens, shape ``(B, N, C)``.
-        scale (float): Factor of the noise.
-        rng (torch.Generator): Generator on the CPU that decides the noise.
+        scale (float): Scale of the noise.
+        rng (torch.Generator): Generator on the CPU.
 
     Returns:
         torch.Tensor: Noisy tokens, shape ``(B, N, C)``.
@@ -58,11 +58,11 @@ def feature_jitter(tokens: torch.Tensor, scale: float, rng: torch.Generator) -> 
 
 
 class AddNorm(nn.Module):
-    """Add a branch to its input, and normalize: the post-norm residual of a transformer.
+    """Residual connection with dropout and post-layer normalization.
 
     Args:
-        dim (int): Length D of an embedding.
-        dropout (float): Dropout of the branch.
+        dim (int): Embedding dimension D.
+        dropout (float): Dropout of the residual branch.
     """
 
     def __init__(self, dim: int, dropout: float) -> None:
@@ -86,18 +86,18 @@ def _attend(
     value: torch.Tensor,
     mask: torch.Tensor,
 ) -> torch.Tensor:
-    """Return the output of an attention. Without its weights torch takes the fused kernel, which never stores them."""
+    """Return the attention output. Without attention weights, torch uses a fused kernel that saves memory."""
     return attention(query, key, value, attn_mask=mask, need_weights=False)[0]
 
 
 class EncoderLayer(nn.Module):
-    """Masked self-attention, and a feed-forward network at each position.
+    """Encoder layer with masked self-attention and a feed-forward network.
 
     Args:
-        dim (int): Length D of an embedding.
-        num_heads (int): Number of heads.
-        feedforward_dim (int): Width of the network at each position.
-        dropout (float): Dropout everywhere.
+        dim (int): Embedding dimension D.
+        num_heads (int): Number of attention heads.
+        feedforward_dim (int): Hidden dimension of the feed-forward network.
+        dropout (float): Dropout of all sublayers.
     """
 
     def __init__(self, dim: int, num_heads: int, feedforward_dim: int, dropout: float) -> None:
@@ -107,12 +107,12 @@ class EncoderLayer(nn.Module):
         self.add_norms = nn.ModuleList(AddNorm(dim, dropout) for _ in range(2))
 
     def forward(self, embeddings: torch.Tensor, position: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Encode embeddings.
+        """Return the output of the layer.
 
         Args:
-            embeddings (torch.Tensor): Output of the layer before, shape ``(B, N, D)``.
-            position (torch.Tensor): Embedding of the positions, shape ``(N, D)``. It is added to queries and keys only.
-            mask (torch.Tensor): See :func:`neighbor_mask`, shape ``(N, N)``.
+            embeddings (torch.Tensor): Output of the previous layer, shape ``(B, N, D)``.
+            position (torch.Tensor): Position embeddings, shape ``(N, D)``, added to queries and keys only.
+            mask (torch.Tensor): Attention mask, shape ``(N, N)``, see :func:`neighbor_mask`.
 
         Returns:
             torch.Tensor: Output of the layer, shape ``(B, N, D)``.
@@ -123,14 +123,16 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """A learned query that attends to the memory, then to the output of the layer before: it has nothing to copy.
+    """Decoder layer with a learned query, which attends to the encoder memory and then to the previous layer.
+
+    The learned query prevents the layer from copying its input.
 
     Args:
-        num_positions (int): Number N of positions of the grid.
-        dim (int): Length D of an embedding.
-        num_heads (int): Number of heads.
-        feedforward_dim (int): Width of the network at each position.
-        dropout (float): Dropout everywhere.
+        num_positions (int): Number of grid positions N.
+        dim (int): Embedding dimension D.
+        num_heads (int): Number of attention heads.
+        feedforward_dim (int): Hidden dimension of the feed-forward network.
+        dropout (float): Dropout of all sublayers.
     """
 
     def __init__(self, num_positions: int, dim: int, num_heads: int, feedforward_dim: int, dropout: float) -> None:
@@ -148,13 +150,13 @@ class DecoderLayer(nn.Module):
         position: torch.Tensor,
         mask: torch.Tensor,
     ) -> torch.Tensor:
-        """Decode one layer.
+        """Return the output of the layer.
 
         Args:
             memory (torch.Tensor): Output of the encoder, shape ``(B, N, D)``.
-            previous (torch.Tensor): Output of the layer before, shape ``(B, N, D)``.
-            position (torch.Tensor): Embedding of the positions, shape ``(N, D)``. It is added to queries and keys only.
-            mask (torch.Tensor): See :func:`neighbor_mask`, shape ``(N, N)``.
+            previous (torch.Tensor): Output of the previous layer, shape ``(B, N, D)``.
+            position (torch.Tensor): Position embeddings, shape ``(N, D)``, added to queries and keys only.
+            mask (torch.Tensor): Attention mask, shape ``(N, N)``, see :func:`neighbor_mask`.
 
         Returns:
             torch.Tensor: Output of the layer, shape ``(B, N, D)``.
@@ -168,11 +170,11 @@ class DecoderLayer(nn.Module):
 
 
 class Reconstruction(NamedTuple):
-    """A reconstruction, and the embeddings on the way to it.
+    """Output of :class:`ReconstructionTransformer`.
 
     Args:
         tokens (torch.Tensor): Reconstructed tokens, shape ``(B, N, C)``.
-        layers (list[torch.Tensor]): Memory of the encoder and output of each decoder layer, each ``(B, N, D)``.
+        layers (list[torch.Tensor]): Encoder memory and output of each decoder layer, each of shape ``(B, N, D)``.
     """
 
     tokens: torch.Tensor
@@ -180,20 +182,20 @@ class Reconstruction(NamedTuple):
 
 
 class ReconstructionTransformer(nn.Module):
-    """Encoder and layer-wise query decoder, with :func:`neighbor_mask` in all attention.
+    """Transformer encoder and layer-wise query decoder with :func:`neighbor_mask` in all attention.
 
     Args:
-        channels (int): Channels C of a token.
-        grid (tuple[int, int]): Height and width of the grid of tokens.
+        channels (int): Number of channels C of a token.
+        grid (tuple[int, int]): Height and width of the token grid.
         neighbor_size (int): See :func:`neighbor_mask`.
-        dim (int): Length D of an embedding.
-        num_heads (int): Number of heads.
-        num_layers (int): Number of encoder layers, and of decoder layers.
-        feedforward_dim (int): Width of the network at each position.
-        dropout (float): Dropout everywhere.
+        dim (int): Embedding dimension D.
+        num_heads (int): Number of attention heads.
+        num_layers (int): Number of encoder layers and of decoder layers.
+        feedforward_dim (int): Hidden dimension of the feed-forward networks.
+        dropout (float): Dropout of all sublayers.
 
     Raises:
-        ArgumentError: If the heads do not divide the embedding, or as :func:`neighbor_mask` does.
+        ArgumentError: If ``dim`` is not a multiple of ``2 * num_heads``. See also :func:`neighbor_mask`.
     """
 
     def __init__(

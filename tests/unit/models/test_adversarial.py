@@ -43,7 +43,7 @@ def test_discriminator_sees_directions_at_every_position() -> None:
     torch.testing.assert_close(discriminator(rows.view(3, 2, 2, 8)), expected.view(3, 2, 2))
 
 
-def test_discriminator_learns_to_tell_two_gaussians() -> None:
+def test_discriminator_learns_to_separate_two_gaussians() -> None:
     adversarial = step_of()
     stats = [adversarial(features(-1, 2 * step), features(1, 2 * step + 1), step)[1] for step in range(60)]
     assert float(stats[0].loss) == pytest.approx(log(2), abs=0.05)
@@ -207,5 +207,5 @@ def test_gradient_of_the_discriminator_is_clipped(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(("arguments", "name"), [({"weight": -1}, "weight"), ({"ramp_steps": -1}, "ramp_steps")])
 def test_wrong_arguments(arguments: dict, name: str) -> None:
-    with pytest.raises(ValueError, match=f"`{name}` must not be below 0, got -1"):
+    with pytest.raises(ValueError, match=f"`{name}` must be at least 0, got -1"):
         step_of(**arguments)

@@ -64,5 +64,5 @@ def test_gradient_is_right() -> None:
 
 
 def test_shapes_must_agree() -> None:
-    with pytest.raises(ValueError, match=r"must have one shape, got \(2, 5, 2, 3\) and \(1, 5, 2, 3\)"):
+    with pytest.raises(ValueError, match=r"must have the same shape, got \(2, 5, 2, 3\) and \(1, 5, 2, 3\)"):
         negative_cosine_similarity(maps(), maps(batch=1))

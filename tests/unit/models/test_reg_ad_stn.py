@@ -136,8 +136,8 @@ def test_unknown_mode() -> None:
         SpatialTransformer(8, "perspective")
 
 
-def turned(angles: torch.Tensor) -> torch.Tensor:
-    """Return a map of two blobs, turned by each of the angles."""
+def rotated(angles: torch.Tensor) -> torch.Tensor:
+    """Return a map of two blobs, rotated by each of the angles."""
     y, x = torch.meshgrid(torch.linspace(-1, 1, 24), torch.linspace(-1, 1, 24), indexing="ij")
     blobs = (-((x - 0.4) ** 2) / 0.08 - y**2 / 0.25).exp(), (-((x + 0.3) ** 2) / 0.05 - (y - 0.3) ** 2 / 0.2).exp()
     maps = torch.stack(blobs).expand(len(angles), 2, 24, 24)
@@ -145,19 +145,19 @@ def turned(angles: torch.Tensor) -> torch.Tensor:
 
 
 def test_transformer_learns_to_register() -> None:
-    """Turned copies are brought into one pose, at angles too that were not seen. A rotation alone cannot collapse."""
+    """Rotated copies are aligned, also at angles that were not in the training. A pure rotation cannot collapse."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         transformer = SpatialTransformer(2, "rotation")
     optimizer = torch.optim.SGD(transformer.parameters(), lr=0.05, momentum=0.9)
     generator = torch.Generator().manual_seed(1)
     for _ in range(80):
-        warped = transformer(turned(1.2 * torch.rand(16, generator=generator) - 0.6))[0].flatten(1)
+        warped = transformer(rotated(1.2 * torch.rand(16, generator=generator) - 0.6))[0].flatten(1)
         loss = -torch.cosine_similarity(warped, warped.roll(1, 0)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    maps = turned(torch.linspace(-0.6, 0.6, 16))
+    maps = rotated(torch.linspace(-0.6, 0.6, 16))
     with torch.no_grad():
         warped = transformer.eval()(maps)[0]
     before, after = (torch.cosine_similarity(m.flatten(1), m.roll(8, 0).flatten(1)).mean() for m in (maps, warped))

@@ -8,11 +8,11 @@ import torch
 from anomalib.data import ImageBatch, InferenceBatch
 from torch import nn
 
-from anomalib_fewshot.models.components import ScoringMixin, parts_of
+from anomalib_fewshot.models.components import ScoringMixin, micro_batches
 
 
 class Model(nn.Module):
-    """Scores images by their mean, and keeps how many there were at once."""
+    """Model that scores images by their mean and records the batch sizes."""
 
     def __init__(self, *, has_map: bool = True) -> None:
         super().__init__()
@@ -20,13 +20,13 @@ class Model(nn.Module):
         self.sizes: list[int] = []
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
-        """Return means and, if there are any, maps."""
+        """Return means and, with ``has_map``, maps."""
         self.sizes.append(len(images))
         return InferenceBatch(images.mean((1, 2, 3)), anomaly_map=images[:, :1] if self.has_map else None)
 
 
 class Scoring(ScoringMixin):
-    """A model without anything but its steps."""
+    """Minimal model with the steps of the mixin."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -34,7 +34,7 @@ class Scoring(ScoringMixin):
 
 @pytest.mark.parametrize("step", ["validation_step", "test_step", "predict_step"])
 @pytest.mark.parametrize("has_map", [True, False])
-def test_a_batch_is_its_parts(step: str, has_map: bool) -> None:
+def test_micro_batches_give_the_scores_of_the_batch(step: str, has_map: bool) -> None:
     model, images = Model(has_map=has_map), torch.rand(5, 3, 8, 6)
     result = getattr(Scoring(model), step)(ImageBatch(image=images), 0)
     assert model.sizes == [2, 2, 1]
@@ -44,5 +44,5 @@ def test_a_batch_is_its_parts(step: str, has_map: bool) -> None:
         torch.testing.assert_close(result.anomaly_map, images[:, 0])
 
 
-def test_elsewhere_all_are_scored_at_once() -> None:
-    assert len(parts_of(torch.empty(5, 3, 8, 6, device="meta"))) == 1
+def test_other_devices_score_a_whole_batch() -> None:
+    assert len(micro_batches(torch.empty(5, 3, 8, 6, device="meta"))) == 1

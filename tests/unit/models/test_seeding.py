@@ -48,7 +48,7 @@ def test_global_generators_are_as_they_were(monkeypatch: pytest.MonkeyPatch) -> 
     ],
     ids=["CoftAD", "RegAD", "UniAD"],
 )
-def test_seed_decides_what_is_drawn_in_training(make, mvtec_root: Path, tmp_path: Path) -> None:  # noqa: ANN001
+def test_seed_determines_random_numbers_of_the_training(make, mvtec_root: Path, tmp_path: Path) -> None:  # noqa: ANN001
     """Not the initial parameters alone: those are the same here."""
     start, scores = make(0).state_dict(), []
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -36,7 +36,7 @@ def data_of(page: str) -> dict[str, Any]:
     return json.loads(found[1])
 
 
-def test_picture_page_and_numbers(mvtec_root: Path, tmp_path: Path) -> None:
+def test_plot_page_and_numbers(mvtec_root: Path, tmp_path: Path) -> None:
     small = {"k_shot": 2, "num_images": 6, "projection": "pca", "accelerator": "cpu"}
     table = compare_features(METHODS, source(mvtec_root), tmp_path, **small)
     assert table.index.tolist() == list(METHODS)
@@ -46,10 +46,10 @@ def test_picture_page_and_numbers(mvtec_root: Path, tmp_path: Path) -> None:
     page = (tmp_path / "features.html").read_text(encoding="utf-8")
     data = data_of(page)
     assert [panel["name"] for panel in data["panels"]] == list(METHODS)
-    kinds = [picture["kind"] for picture in data["pictures"]]
+    kinds = [image["kind"] for image in data["images"]]
     assert kinds[:2] == ["support"] * 2
     assert kinds.count("good") == kinds.count("defect") == 2  # of 4 each every second, at most 3
-    assert all(picture["thumbnail"].startswith("data:image/jpeg;base64,") for picture in data["pictures"])
+    assert all(image["thumbnail"].startswith("data:image/jpeg;base64,") for image in data["images"])
     assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", page)
 
 

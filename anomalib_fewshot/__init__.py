@@ -3,8 +3,8 @@
 
 """Few-shot anomaly detection for anomalib.
 
-The public names are loaded on first use (PEP 562), so that the start-up hook, which imports this package in every
-interpreter, costs next to nothing where anomalib is not used.
+The public names are imported on first use (PEP 562). The start-up hook imports this package in every interpreter, so
+the import must be fast.
 """
 
 __version__ = "0.1.0"

@@ -1,14 +1,14 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Errors that name the extra of this package that installs a missing optional package."""
+"""Error messages for missing optional packages, with the extra that installs them."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
 
 from .errors import MissingDependencyError
 
-# Top-level modules of the packages that each extra installs. `pyproject.toml` lists the packages.
+# Top-level modules that each extra installs. `pyproject.toml` lists the packages.
 EXTRAS = {
     "benchmark": {"filelock", "jinja2", "markupsafe", "matplotlib", "sklearn", "yaml"},
     "inspect": {"jinja2"},
@@ -17,11 +17,11 @@ EXTRAS = {
 
 @contextmanager
 def extra_required(extra: str, subject: str) -> Generator[None]:
-    """Name the extra to install when an import within the block fails.
+    """Raise an error that names the extra if an import within the block fails.
 
     Args:
         extra (str): Name of the extra, a key of ``EXTRAS``.
-        subject (str): What needs it, the first word of the message: a command or a module.
+        subject (str): Command or module that requires the extra, the subject of the message.
 
     Raises:
         MissingDependencyError: If a package of the extra is not installed.
@@ -32,5 +32,5 @@ def extra_required(extra: str, subject: str) -> Generator[None]:
         name = (error.name or "").partition(".")[0]
         if name not in EXTRAS[extra]:
             raise
-        msg = f"{subject} needs {name}, which is not installed. Run `pip install 'anomalib-fewshot[{extra}]'`."
+        msg = f"{subject} requires {name}, which is not installed. Run `pip install 'anomalib-fewshot[{extra}]'`."
         raise MissingDependencyError(msg, name=name) from error

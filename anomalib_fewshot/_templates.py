@@ -7,9 +7,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 
 def template_environment(package: str) -> Environment:
-    """Return an environment for the templates in the folder of a package.
+    """Return a Jinja environment for the templates in the folder of a package.
 
-    Values are escaped in ``*.html.j2`` and nowhere else. An undefined name is an error.
+    Values are escaped in ``*.html.j2`` only. An undefined name is an error.
 
     Args:
         package (str): Full name of the package, such as ``"anomalib_fewshot.inspection"``.

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Files that are there whole or not at all."""
+"""Atomic file writes."""
 
 import os
 from collections.abc import Generator
@@ -11,15 +11,15 @@ from pathlib import Path
 
 @contextmanager
 def complete_file(path: Path) -> Generator[Path]:
-    """Give a temporary path in the folder of a file, and move it to the file when the block ends without an error.
+    """Provide a temporary path, and rename it to the target if the block ends without an error.
 
-    Without a temporary file at the end nothing is moved. After an error or a signal the temporary file is deleted.
+    If the block writes no temporary file, nothing is renamed. After an error or a signal the temporary file is deleted.
 
     Args:
-        path (Path): The file. Its folder is made if it is not there.
+        path (Path): The file. Its folder is created if necessary.
 
     Yields:
-        Path: Where to write.
+        Path: The temporary path, in the same folder.
 
     Example:
         >>> folder = getfixture("tmp_path")
@@ -40,14 +40,14 @@ def complete_file(path: Path) -> Generator[Path]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is there whole or not at all, also when the machine stops or another process writes it.
+    """Write a file atomically: other processes, or a crash, never leave a partial file.
 
     Args:
-        path (Path): The file. Its folder is made if it is not there.
-        content (str | bytes): What to write, a text as UTF-8.
+        path (Path): The file. Its folder is created if necessary.
+        content (str | bytes): Content. Text is encoded as UTF-8.
 
     Raises:
-        OSError: If it cannot be written. What was there before is untouched.
+        OSError: If the file cannot be written. An existing file is not changed.
     """
     with complete_file(path) as part, part.open("wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Exceptions of this package. Each one is also a built-in ``ValueError``, ``RuntimeError`` or ``ImportError``."""
+"""Exceptions of this package. Each one is also a ``ValueError``, ``RuntimeError`` or ``ImportError``."""
 
 
 class FewShotError(Exception):
@@ -9,7 +9,7 @@ class FewShotError(Exception):
 
 
 class ArgumentError(FewShotError, ValueError):
-    """An argument is out of its range, or does not fit another one."""
+    """An argument is out of range, or conflicts with another argument."""
 
 
 class SupportError(FewShotError, ValueError):
@@ -17,19 +17,19 @@ class SupportError(FewShotError, ValueError):
 
 
 class DataValidationError(FewShotError, ValueError):
-    """Images, masks or folders cannot be read as they are meant."""
+    """Images, masks or folders cannot be read correctly."""
 
 
 class MissingDataError(DataValidationError, FileNotFoundError):
-    """A file or folder that an argument names does not exist."""
+    """The file or folder of an argument does not exist."""
 
 
 class NotFittedError(FewShotError, RuntimeError):
-    """The model is not fitted, or the training ended before the fit."""
+    """The model is not fitted."""
 
 
 class CheckpointMismatchError(FewShotError, ValueError):
-    """The checkpoint belongs to another model, or to other arguments."""
+    """The checkpoint belongs to another model or to other arguments."""
 
 
 class MissingDependencyError(FewShotError, ModuleNotFoundError):

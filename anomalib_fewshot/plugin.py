@@ -1,16 +1,16 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Makes the models, datamodules and pipelines of installed packages known to anomalib.
+"""Register the models, data modules and pipelines of installed packages with anomalib.
 
-anomalib finds its parts in tables of its own, see ``_host/registry.py``. A package takes part with an entry
-point in one of the groups ``anomalib.models``, ``anomalib.data`` or ``anomalib.pipelines``, whose name is the name
-that anomalib shall know and whose value is the class::
+anomalib looks them up in its own tables, see ``_host/registry.py``. A package registers a class with an entry point in
+one of the groups ``anomalib.models``, ``anomalib.data`` or ``anomalib.pipelines``. The name of the entry point is the
+name in anomalib, and its value is the class::
 
     [project.entry-points."anomalib.models"]
     MyModel = "my_package.my_model:MyModel"
 
-A name that anomalib already has is left alone.
+Existing names in anomalib are not replaced.
 """
 
 import warnings
@@ -21,7 +21,7 @@ from typing import Any
 
 from anomalib_fewshot._host.registry import add_data, add_model, add_pipeline, find_pipeline, has_pipelines
 
-# The module of anomalib that holds the names of each group.
+# Module of anomalib that has the names of each group.
 _HOSTS = {
     "anomalib.models": "anomalib.models",
     "anomalib.data": "anomalib.data",
@@ -32,13 +32,14 @@ _HOSTS = {
 def register(group: str | None = None) -> None:
     """Register the entry points of all installed packages with anomalib.
 
-    Called by the start-up hook. It may be called by hand, and any number of times.
+    The start-up hook calls this function. Repeated calls have no effect.
 
     Args:
-        group (str | None): One of ``anomalib.models``, ``anomalib.data`` and ``anomalib.pipelines``. All by default.
+        group (str | None): ``"anomalib.models"``, ``"anomalib.data"`` or ``"anomalib.pipelines"``. Defaults to
+            ``None``: all groups.
 
     Raises:
-        ValueError: If there is no such group.
+        ValueError: If ``group`` is unknown.
     """
     if group is not None and group not in _HOSTS:
         msg = f"`group` must be one of {sorted(_HOSTS)}, got {group!r}."
@@ -51,8 +52,8 @@ def register(group: str | None = None) -> None:
             _register(entry_point, host)
 
 
-def _find(host: ModuleType, entry_point: EntryPoint) -> Any:  # noqa: ANN401  a class, or anything of that name
-    """Return what anomalib already has under the name of an entry point. ``None`` if it has nothing."""
+def _find(host: ModuleType, entry_point: EntryPoint) -> Any:  # noqa: ANN401  a class, or any other attribute of the module
+    """Return the object that anomalib already has under the name of an entry point, or ``None``."""
     if entry_point.group == "anomalib.pipelines":
         return find_pipeline(host, entry_point.name)
     return getattr(host, entry_point.name, None)
@@ -63,9 +64,9 @@ def _register(entry_point: EntryPoint, host: ModuleType) -> None:
     known = _find(host, entry_point)
     if known is not None:
         origin = f"{getattr(known, '__module__', '')}:{getattr(known, '__qualname__', '')}"
-        if origin != entry_point.value:  # else it was registered by an earlier call
+        if origin != entry_point.value:  # otherwise an earlier call registered it
             warnings.warn(
-                f"anomalib already knows a `{entry_point.name}`: the one of the package `{package}` is not registered.",
+                f"`{entry_point.name}` of the package `{package}` is not registered: anomalib already has this name.",
                 stacklevel=3,
             )
         return
@@ -74,6 +75,6 @@ def _register(entry_point: EntryPoint, host: ModuleType) -> None:
         add[entry_point.group](host, entry_point.name, entry_point.load())
     except Exception as error:  # noqa: BLE001  a broken package must not break anomalib
         warnings.warn(
-            f"The plug-in `{entry_point.name}` of the package `{package}` cannot be loaded and is left out: {error!r}",
+            f"`{entry_point.name}` of the package `{package}` is not registered: its import failed with {error!r}",
             stacklevel=3,
         )

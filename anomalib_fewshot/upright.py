@@ -1,10 +1,10 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Rotates the pixels of all images in a folder by their EXIF orientation, which anomalib ignores.
+"""Apply the EXIF orientation of all images in a folder to their pixels, because anomalib ignores it.
 
-``python -m anomalib_fewshot.upright FOLDER`` replaces the files that have an orientation other than 1, in the folder
-and below. A JPEG is compressed again, at quality 95. The new files have no EXIF data.
+``python -m anomalib_fewshot.upright FOLDER`` replaces all files that have an orientation other than 1, in the folder
+and its subfolders. JPEG files are compressed again with quality 95. The new files have no EXIF data.
 """
 
 import io
@@ -15,27 +15,27 @@ from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from anomalib_fewshot.atomic import write_atomically
-from anomalib_fewshot.data.validation.image import read_picture, read_upright
+from anomalib_fewshot.data.validation.image import read_image_info, read_upright
 from anomalib_fewshot.errors import ArgumentError
 
 
 def rotate_pixels(folder: Path) -> int:
     """Replace the images that have an EXIF orientation other than 1 with upright ones.
 
-    The new files have no EXIF data. Files that cannot be read are left as they are.
+    The new files have no EXIF data. Files that cannot be read are not changed.
 
     Args:
-        folder (Path): Folder, which is searched with all folders in it.
+        folder (Path): Folder to search, including its subfolders.
 
     Returns:
         int: Number of files that were replaced.
 
     Raises:
         ArgumentError: If the folder does not exist.
-        OSError: If a file cannot be written. It is left as it was.
+        OSError: If a file cannot be written. The file is not changed.
     """
     if not folder.is_dir():
-        msg = f"`folder` must be a folder, got {folder}. Check the name."
+        msg = f"`folder` must be an existing folder, got {folder}. Check the path."
         raise ArgumentError(msg)
     count = 0
     for path in sorted(folder.rglob("*")):
@@ -45,15 +45,14 @@ def rotate_pixels(folder: Path) -> int:
 
 
 def _rotate_file(path: Path) -> bool:
-    picture = read_picture(path, decode=True)
-    if picture.orientation == 1:
+    if read_image_info(path, decode=True).orientation == 1:
         return False
     with Image.open(path) as file:
         file_format, mode, profile = file.format, file.mode, file.info.get("icc_profile")
     options = {"quality": 95, "subsampling": 0} if file_format in {"JPEG", "MPO"} else {"lossless": True}
     content = io.BytesIO()
     image = read_upright(path, mode)
-    for name in ("exif", "xmp", "XML:com.adobe.xmp"):  # PIL may write them again, with the old orientation
+    for name in ("exif", "xmp", "XML:com.adobe.xmp"):  # otherwise PIL writes them again, with the old orientation
         image.info.pop(name, None)
     image.save(content, "JPEG" if file_format == "MPO" else file_format, icc_profile=profile, **options)
     write_atomically(path, content.getvalue())
@@ -61,7 +60,7 @@ def _rotate_file(path: Path) -> bool:
 
 
 def main() -> None:
-    """Rotate the images of the folder that is given on the command line."""
+    """Run the command line."""
     if len(sys.argv) != 2:
         msg = "usage: python -m anomalib_fewshot.upright FOLDER"
         raise SystemExit(msg)
@@ -69,7 +68,7 @@ def main() -> None:
         count = rotate_pixels(Path(sys.argv[1]))
     except (ArgumentError, OSError) as error:
         raise SystemExit(str(error)) from error
-    print(f"{count} images rotated upright by their EXIF orientation: {sys.argv[1]}")
+    print(f"Rotated {count} images by their EXIF orientation: {sys.argv[1]}")
 
 
 if __name__ == "__main__":

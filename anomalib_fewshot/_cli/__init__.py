@@ -1,4 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What this package adds to anomalib's command line: subcommands, log lines, one-line errors and Ctrl-C."""
+"""Extensions of anomalib's command line: subcommands, log format, one-line errors and signal handling.
+
+This file imports nothing, because the start-up hook imports modules of this package.
+"""

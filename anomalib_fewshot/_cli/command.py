@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Functions as subcommands of anomalib."""
+"""Subcommands of anomalib that call a function."""
 
 import sys
 from abc import abstractmethod
@@ -15,19 +15,19 @@ from anomalib_fewshot._cli.signals import is_ending, last_line, raise_on_signals
 from anomalib_fewshot._extras import extra_required
 from anomalib_fewshot.errors import FewShotError, MissingDependencyError
 
-INTERRUPTED = 130  # exit status of a command that Ctrl-C has ended
+INTERRUPTED = 130  # exit status after Ctrl-C
 
 
 class Command(Pipeline):
-    """A function as a pipeline: its arguments come from the command line and from a file.
+    """Pipeline that calls a function with the arguments of the command line or of a configuration file.
 
-    anomalib makes the parsers of all subcommands for each command. So a missing optional package is an error of the
-    subcommand that needs it, and of no other.
+    anomalib creates the parsers of all subcommands in each command. Therefore a missing optional package must not raise
+    an error until the subcommand that requires it is used.
 
     Attributes:
         name (str): Name of the subcommand.
-        extra (str): Extra of this package that installs what the function imports.
-        skip (set[str]): Arguments that the parser does not have.
+        extra (str): Extra of this package that installs the imports of the function.
+        skip (set[str]): Arguments of the function that the parser omits.
     """
 
     name: ClassVar[str]
@@ -51,14 +51,14 @@ class Command(Pipeline):
 
     @classmethod
     def get_parser(cls, parser: ArgumentParser | None = None) -> ArgumentParser:  # type: ignore[override]
-        """Return a parser of the arguments of the function, which a file can give too."""
+        """Return a parser for the arguments of the function, with an option for a configuration file."""
         try:
             function = cls.function()
         except MissingDependencyError as error:
             return _FailingParser(error)
         if parser is None:
             parser = ArgumentParser(description=cls.__doc__)
-            parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file of the arguments below.")
+            parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with the arguments below.")
         parser.add_function_arguments(function, skip=cls.skip)
         return parser
 
@@ -66,11 +66,11 @@ class Command(Pipeline):
         """Call the function.
 
         Args:
-            args (Namespace | None): Its arguments. Defaults to ``None``: the command line's.
+            args (Namespace | None): Arguments of the function. Defaults to ``None``: parse the command line.
 
         Raises:
-            SystemExit: If an argument is wrong or results cannot be written, with the reason; or after Ctrl-C, with
-                exit status 130, or after SIGTERM, with 143.
+            SystemExit: With a message, if an argument is wrong or results cannot be written. With exit status 130 after
+                Ctrl-C, or 143 after SIGTERM.
         """
         arguments = (self.get_parser().parse_args() if args is None else args).as_dict()
         raise_on_signals()
@@ -80,24 +80,24 @@ class Command(Pipeline):
             msg = f"anomalib {self.name}: {error}"
             raise SystemExit(msg) from error
         except KeyboardInterrupt:
-            if not is_ending():  # otherwise the line is printed at the very end
+            if not is_ending():  # otherwise the signal handler prints the message
                 print(last_line(self.name), file=sys.stderr)
             raise SystemExit(INTERRUPTED) from None
         self.show(result)
 
     def show(self, result: Any) -> None:  # noqa: ANN401
-        """Print the result. By default nothing: the function has printed it."""
+        """Print the result. By default nothing, because the function has printed it."""
 
     def _setup_runners(self, args: dict) -> list:
-        """Not used: the base class would lose the results of a run that is ended."""
+        """Not used: the base class would lose the results of an interrupted run."""
         raise NotImplementedError
 
 
 class _FailingParser(ArgumentParser):
-    """The parser of a command that lacks a package: it raises the error when the command is used.
+    """Parser of a command with a missing package. It raises the error when the command is used.
 
     Args:
-        error (MissingDependencyError): The error.
+        error (MissingDependencyError): Error to raise.
     """
 
     def __init__(self, error: MissingDependencyError) -> None:
@@ -113,10 +113,12 @@ class _FailingParser(ArgumentParser):
         raise self._missing
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401  whatever a file may hold
-    """Return a value without the parser's namespaces, which it leaves in lists: in those of callbacks."""
+def _plain(value: Any) -> Any:  # noqa: ANN401  any value of a YAML file
+    """Return a value with namespaces converted to dictionaries. ``as_dict`` skips namespaces in lists."""
     if isinstance(value, Namespace):
         value = value.as_dict()
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return value

@@ -1,9 +1,9 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Log lines of anomalib's command line: each message once, and paths unbroken.
+"""Log format of anomalib's command line: each message once, and without line breaks in paths.
 
-anomalib adds two handlers to the root logger, which print every message twice, and one of them breaks long paths.
+anomalib adds two handlers to the root logger, which print each message twice. One of them breaks long paths.
 """
 
 import logging
@@ -14,7 +14,7 @@ from rich.logging import RichHandler
 
 from anomalib_fewshot._host import is_anomalib_command
 
-# Loggers whose information is about the trainer's set-up.
+# Loggers whose INFO messages describe the setup of the trainer.
 _VERBOSE = (
     "anomalib.engine.engine",
     "anomalib.callbacks",
@@ -23,7 +23,7 @@ _VERBOSE = (
     "lightning.pytorch.utilities.rank_zero",
     "lightning_fabric.utilities.rank_zero",
 )
-# Warnings of a normal run with few images, as regular expressions.
+# Warnings of any run with few images, as regular expressions.
 _EXPECTED = (
     "`LightningModule.configure_optimizers` returned `None`",
     "Total length of `list` across ranks is zero",
@@ -36,7 +36,7 @@ _EXPECTED = (
 
 
 class LineHandler(logging.Handler):
-    """Print a record as one line on the console of rich's progress bars."""
+    """Print a record as one line, on the console of rich's progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record. Warnings and errors start with their level."""
@@ -45,9 +45,9 @@ class LineHandler(logging.Handler):
 
 
 def print_messages_once() -> None:
-    """Replace the handlers of anomalib's command line by one. Other programs keep theirs.
+    """Replace the log handlers of anomalib's command line with a single handler. Other programs keep their handlers.
 
-    A model or data module of this package calls it when it is made, so that other runs stay as they are.
+    The models and data modules of this package call this in their constructors, so that other runs are not affected.
     """
     loggers = [logging.getLogger(name) for name in (None, "lightning.pytorch")]
     is_set_up = any(isinstance(handler, RichHandler) for handler in loggers[0].handlers)

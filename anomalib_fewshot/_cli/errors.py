@@ -1,9 +1,9 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Errors of this package end the command line of anomalib with one line and exit code 1, without a traceback.
+"""One-line error messages in anomalib's command line, for errors of this package.
 
-Other programs get the exceptions as they are, and other exceptions are printed as before.
+The command ends with exit code 1 and without a traceback. Other programs and other exceptions are not affected.
 """
 
 import sys
@@ -16,20 +16,19 @@ from anomalib_fewshot._cli.signals import is_ending
 from anomalib_fewshot._host import explain_checkpoint_error, is_anomalib_command
 from anomalib_fewshot.errors import FewShotError
 
-_UNION = (
-    "raise_union_unexpected_value"  # jsonargparse: its frame is the only place that holds the errors of a constructor
-)
-_PACKAGE = "anomalib_fewshot."  # in the class paths of a command that uses this package
+# Function of jsonargparse. Only its stack frame has the original errors of a constructor.
+_UNION = "raise_union_unexpected_value"
+_PACKAGE = "anomalib_fewshot."  # prefix of the class paths in the configuration of a command
 
 
 def install_hook() -> None:
-    """Print errors of this package as one line if the running program is anomalib's command line."""
+    """Print errors of this package as one line, if the running program is anomalib's command line."""
     if not is_anomalib_command():
         return
     previous = sys.excepthook
 
     def print_error(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        if is_ending():  # by a signal, of which one line tells at the end
+        if is_ending():  # the signal handler prints a message at the end
             return
         message = explain(error)
         if message is None:
@@ -42,11 +41,11 @@ def install_hook() -> None:
 
 
 def explain(error: BaseException) -> str | None:
-    """Return the message to print instead of a traceback. ``None`` for errors that are not of this package.
+    """Return the message to print instead of a traceback. ``None`` for other errors.
 
     Args:
-        error (BaseException): Error that ends the command. jsonargparse raises one of its own for an error of a
-            constructor.
+        error (BaseException): Error that ends the command. For an error in a constructor, this is an error of
+            jsonargparse.
     """
     if isinstance(error, FewShotError):
         return str(error)
@@ -54,9 +53,9 @@ def explain(error: BaseException) -> str | None:
     for each in hidden:
         if isinstance(each, FewShotError):
             return str(each)
-    checkpoints = explain_checkpoint_error(error)
-    if checkpoints is not None and _uses_package(error):
-        return checkpoints
+    checkpoint_message = explain_checkpoint_error(error)
+    if checkpoint_message is not None and _uses_package(error):
+        return checkpoint_message
     missing = [each for each in hidden if isinstance(each, ImportError)]
     if missing and _uses_package(error):
         return f"An optional package is not installed. {missing[0]}"
@@ -64,7 +63,7 @@ def explain(error: BaseException) -> str | None:
 
 
 def _hidden_errors(error: BaseException) -> Iterator[BaseException]:
-    """Yield the errors that jsonargparse caught while it tried the types of an argument, causes first."""
+    """Yield the errors that jsonargparse caught while it tried the types of an argument, and their causes first."""
     for frame, _ in walk_tb(error.__traceback__):
         if frame.f_code.co_name == _UNION:
             for each in frame.f_locals.get("exceptions", []):

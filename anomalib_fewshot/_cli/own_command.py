@@ -1,9 +1,9 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Whether a command of anomalib's command line uses this package, and what it need not print while it starts.
+"""Detect anomalib commands that use this package, and suppress irrelevant messages of their imports.
 
-The answer is needed before anomalib is imported, so this file uses the standard library alone.
+This must run before anomalib is imported, so this file imports only the standard library.
 """
 
 import logging
@@ -19,15 +19,15 @@ from anomalib_fewshot._host.program import is_anomalib_command
 GROUPS = ("anomalib.models", "anomalib.data", "anomalib.pipelines")
 PACKAGE = "anomalib_fewshot."
 COMMENT = re.compile(r"(?:^|\s)#.*")
-# A value in a YAML or JSON file, such as `class_path: CoftAD`, `"FewShot",` and `data: anomalib_fewshot.FewShot`.
+# A value in a YAML or JSON file, for example `class_path: CoftAD`, `"FewShot",` and `data: anomalib_fewshot.FewShot`.
 VALUE = re.compile(r"[:\s\[{,]['\"]?([A-Za-z_][\w.]*)['\"]?\s*(?=[,}\]#\n]|$)", re.MULTILINE)
 
 
 @cache
 def names_in_command() -> frozenset[str]:
-    """Return the models, data modules and subcommands of this package that a command of anomalib's names.
+    """Return the models, data modules and subcommands of this package that the current anomalib command uses.
 
-    They stand in an argument of the command, or in one of its configuration files. Empty in other programs.
+    The names are read from the arguments and their configuration files. The result is empty in other programs.
     """
     if not is_anomalib_command():
         return frozenset()
@@ -41,16 +41,16 @@ def names_in_command() -> frozenset[str]:
 
 
 def suppress_import_messages(names: frozenset[str]) -> None:
-    """Suppress the messages that anomalib prints while it is imported and while its command line is built.
+    """Suppress messages of the import of anomalib and of its command line.
 
-    These are deprecations in anomalib's own code, and optional packages that are not installed.
+    These are deprecation warnings of anomalib's own code, and messages about optional packages.
 
     Args:
-        names (frozenset[str]): The names in the command. `anomalib inspect` prints its own messages alone.
+        names (frozenset[str]): Names in the command. `anomalib inspect` suppresses the warnings of all modules.
     """
     modules = "" if "inspect" in names else r"(anomalib|timm)\."
     warnings.filterwarnings("ignore", category=FutureWarning, module=modules)
     logging.getLogger("anomalib.cli").setLevel(logging.WARNING)
     subcommands = {point.name for point in entry_points(group="anomalib.pipelines")}
-    if names & subcommands:  # all pipelines are announced as experimental
+    if names & subcommands:  # anomalib warns that pipelines are experimental
         logging.getLogger("anomalib.cli.pipelines").setLevel(logging.ERROR)

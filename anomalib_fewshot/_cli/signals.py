@@ -1,15 +1,17 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Ctrl-C and SIGTERM end anomalib's command line within five seconds, with one line and exit status 130 or 143.
+"""Signal handling: Ctrl-C and SIGTERM end an anomalib command within five seconds, without a traceback.
 
-While anomalib is imported, a signal ends the process at once. As soon as a command of this package runs, or a model or
-data module of this package is made, a signal raises ``KeyboardInterrupt``, so that the run can complete its files and
-end its workers. If that takes too long, a thread ends the process. Other programs, and commands of anomalib without
-this package, keep their handlers. The start-up hook imports this file, so it needs the standard library alone.
+The exit status is 130 after Ctrl-C and 143 after SIGTERM. During the import of anomalib, a signal ends the process at
+once. Afterwards it raises ``KeyboardInterrupt``, so that the run can complete its files and end its workers. If this
+takes too long, a thread ends the process.
+
+Other programs, and anomalib commands that do not use this package, keep their handlers. The start-up hook imports this
+file, so it imports only the standard library.
 """
 
-# ruff: noqa: ANN001, ANN202  annotations would need imports
+# ruff: noqa: ANN001, ANN202  annotations would require imports
 
 import os
 import signal
@@ -17,27 +19,27 @@ import sys
 import time
 from contextlib import contextmanager
 
-GRACE = 4.0  # seconds from a signal to the end of the process, whatever it does
-REPEAT = 1.0  # seconds after which a second signal ends it at once; some programs send each signal twice
-_WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+GRACE = 4.0  # seconds from a signal until the process is ended
+REPEAT = 1.0  # a second signal after these seconds ends the process at once; some programs send each signal twice
+_MESSAGES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
-_received = 0  # signal that ends the command
-_received_at = 0.0  # when it was handled
-_raises = False  # whether a signal raises an exception, or ends the process at once
-_continues = False
+_received = 0  # the signal that ends the command, 0 if there is none
+_received_at = 0.0  # time of its handler
+_raises = False  # False: a signal ends the process at once
+_continues = False  # True: the command handles Ctrl-C itself
 _hint = ""
 
 
 def exit_on_signals() -> None:
-    """End the process at once when a signal arrives. A process that ignores Ctrl-C continues to do so."""
-    for signum in _WORDS:
+    """End the process at once when a signal arrives. A process that ignores Ctrl-C continues to ignore it."""
+    for signum in _MESSAGES:
         if signal.getsignal(signum) in {signal.SIG_DFL, signal.default_int_handler}:
             signal.signal(signum, _handle)
 
 
 def raise_on_signals() -> None:
     """Raise ``KeyboardInterrupt`` when a signal arrives, if this is anomalib's command line."""
-    global _raises  # noqa: PLW0603  the handlers of a process
+    global _raises  # noqa: PLW0603  signal handlers are global
     import atexit
     import threading
     from multiprocessing import parent_process
@@ -54,7 +56,7 @@ def raise_on_signals() -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     threading.Thread(target=_enforce, args=(reader,), daemon=True).start()
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)  # reaches the thread while the main thread computes
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)  # also works while the main thread is in native code
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_leave_to_parent)
 
@@ -66,7 +68,7 @@ def restore_handler() -> None:
 
 
 def set_hint(hint: str) -> None:
-    """Set what the last line says after the reason of the end, for example how to resume."""
+    """Set the text at the end of the last line, for example how to resume."""
     global _hint  # noqa: PLW0603
     _hint = hint
 
@@ -77,28 +79,27 @@ def is_ending() -> bool:
 
 
 def last_line(name: str, signum: int = signal.SIGINT) -> str:
-    """Return the line with which a command reports that a signal has ended it.
+    """Return the message of a command that a signal has ended.
 
     Args:
         name (str): Name of the command.
         signum (int): The signal. Defaults to ``signal.SIGINT``.
-
-    Example:
-        >>> last_line("inspect")
-        'anomalib inspect: interrupted.'
     """
-    return f"{f'anomalib {name}'.rstrip()}: {_WORDS[signal.Signals(signum)]}. {_hint}".rstrip()
+    return f"{f'anomalib {name}'.rstrip()}: {_MESSAGES[signal.Signals(signum)]}. {_hint}".rstrip()
 
 
 def continue_after_interrupt() -> None:
-    """Let a command that runs until Ctrl-C end as usual."""
+    """Treat Ctrl-C as the regular end of a command that runs until Ctrl-C."""
     global _continues  # noqa: PLW0603
     _continues = _received == signal.SIGINT
 
 
 @contextmanager
 def interruptible():
-    """Let Ctrl-C be a ``KeyboardInterrupt``: Lightning makes it a ``SystemExit``, and ignores the next one."""
+    """Raise ``KeyboardInterrupt`` for Ctrl-C within the block.
+
+    Lightning raises ``SystemExit`` instead, and ignores the next Ctrl-C.
+    """
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -120,12 +121,12 @@ def _handle(signum, _frame):
 
 
 def _enforce(reader):
-    """End the process some seconds after a signal, even if the main thread has not handled it."""
+    """End the process ``GRACE`` seconds after a signal, even if the main thread has not handled it."""
     global _received  # noqa: PLW0603
     while True:
         (signum,) = os.read(reader, 1)
-        if signum in _WORDS:
-            _received = _received or signum  # another handler may have replaced this module's
+        if signum in _MESSAGES:
+            _received = _received or signum  # if another handler has replaced the handler of this module
             time.sleep(GRACE)
             if not _continues:
                 _exit(signum)
@@ -139,12 +140,12 @@ def _exit_if_received():
 
 
 def _exit(signum):
-    """End the process and its workers, with a line on stderr."""
+    """Print the last line on stderr, and end the process and its workers."""
     processes = sys.modules.get("multiprocessing.process")
     if processes is not None:
         for child in processes.active_children():
             child.kill()
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # of the processes of one training, the first reports
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # only the main process of a distributed training prints
         name = "".join(word for word in sys.argv[1:2] if not word.startswith("-"))
         show_cursor = "\x1b[?25h" if os.isatty(2) else ""  # a progress bar hides it
         os.write(2, f"{show_cursor}{last_line(name, signum)}\n".encode(errors="replace"))
@@ -152,7 +153,7 @@ def _exit(signum):
 
 
 def _leave_to_parent():
-    """Leave signals to the parent in a forked process, such as a worker of a data loader: the parent ends it."""
+    """Ignore Ctrl-C in a forked process, such as a data loader worker, because the parent ends it."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

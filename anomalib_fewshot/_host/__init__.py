@@ -1,25 +1,25 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Every use of anomalib, Lightning, timm and CPython that these packages do not document.
+"""All uses of undocumented behavior of anomalib, Lightning, timm and CPython.
 
-Each function says what the host does not document, and has a test in ``tests/unit/test_host.py``: a host that changes
-breaks the test that names the function. The start-up hook, which patches an import, is in ``_autoload.py``.
+Each docstring says what is undocumented. ``tests/unit/test_host.py`` has a test for each function, which fails if the
+host changes. The start-up hook, which patches an import, is in ``_autoload.py``.
 
 | File | Host and part |
 |---|---|
-| ``program.py`` | how anomalib's command line is started |
+| ``program.py`` | detection of anomalib's command line |
 | ``registry.py`` | anomalib's tables of models, data modules and subcommands |
 | ``trainer.py`` | Lightning's trainer: last epoch, checkpoint, callbacks, sampler |
 | ``progress.py`` | Lightning's rich progress bar |
 | ``models.py`` | anomalib's memory banks, Patchcore, component settings in checkpoints |
-| ``data.py`` | what anomalib's data modules keep between two setups |
+| ``data.py`` | state of anomalib's data modules between setups |
 | ``post_processing.py`` | private steps of anomalib's post-processor |
 | ``export.py`` | OpenVINO compression in anomalib's export |
 | ``timm_models.py`` | timm's table of models |
 | ``processes.py`` | processes of the standard library |
 
-The modules that are imported here import no other package when they are loaded.
+Importing this package imports only the standard library.
 """
 
 from .data import forget_validation_data, update_augmentations

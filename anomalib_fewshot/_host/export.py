@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class QuantizationHook:
-    """Part of an anomalib model, before anomalib's own, that quantizes with :meth:`quantize_openvino`.
+    """Mixin of an anomalib model that quantizes with :meth:`quantize_openvino`. It must precede anomalib's base class.
 
-    Undocumented: that ``to_openvino`` calls the private method for ``int8_ptq``.
+    Undocumented: ``to_openvino`` calls the private method for ``int8_ptq``.
     """
 
     @staticmethod
@@ -36,8 +36,8 @@ def compress_openvino(
     compression: "CompressionType",
     datamodule: "AnomalibDataModule",
 ) -> Any:  # noqa: ANN401
-    """Return an OpenVINO model of an anomalib model, compressed as ``to_openvino`` compresses it.
+    """Return an exported OpenVINO model with the compression of ``to_openvino``.
 
-    Undocumented: the private method. The public one would export the model once more.
+    Undocumented: the private method. The public method would export the model again.
     """
     return model._compress_ov_model(exported, compression, datamodule)  # noqa: SLF001

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""anomalib's memory banks, Patchcore, and the settings of a model's parts in a checkpoint."""
+"""anomalib's memory banks, Patchcore, and the component settings in a checkpoint."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def is_memory_bank(model: "LightningModule") -> bool:
-    """Return whether a model is a memory bank of anomalib's, such as ``Patchcore``, which is fitted in one call.
+    """Return whether an anomalib model is a memory bank, such as ``Patchcore``, which ``fit`` fits in one call.
 
-    Undocumented: that all such models, and no others, are a ``MemoryBankMixin``.
+    Undocumented: all these models, and no others, inherit from ``MemoryBankMixin``.
     """
-    from anomalib.models.components import MemoryBankMixin  # imports all models, this package's among them
+    from anomalib.models.components import MemoryBankMixin  # imports all models, including those of this package
 
     return isinstance(model, MemoryBankMixin)
 
@@ -25,8 +25,8 @@ def is_memory_bank(model: "LightningModule") -> bool:
 def fit_memory_bank(model: "AnomalibModule", images: "torch.Tensor", batch_size: int, epochs: int) -> None:
     """Fit a memory bank to pre-processed images, ``(B, 3, H, W)``, without Lightning's loop.
 
-    Undocumented: that ``training_step`` and ``fit`` need no loop. A ``self.log`` in a ``training_step`` would log for
-    the hook that is running.
+    Undocumented: ``training_step`` and ``fit`` work without the loop. A ``self.log`` in ``training_step`` would log for
+    the current hook.
     """
     from anomalib.data import ImageBatch
 
@@ -37,7 +37,7 @@ def fit_memory_bank(model: "AnomalibModule", images: "torch.Tensor", batch_size:
 
 
 def patchcore_embedding(model: "PatchcoreModel", images: "torch.Tensor") -> "torch.Tensor":
-    """Return the patch features that the memory bank of ``Patchcore`` is made of, shape ``(B, C, H, W)``.
+    """Return the patch features that ``Patchcore`` stores in its memory bank, shape ``(B, C, H, W)``.
 
     Undocumented: the attributes ``feature_extractor`` and ``feature_pooler``, and the method ``generate_embedding``.
     """

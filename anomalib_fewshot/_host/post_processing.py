@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Private steps of anomalib's post-processor, as methods that a subclass may override."""
+"""Private steps of anomalib's post-processor, as public methods that a subclass can override."""
 
 from typing import ClassVar
 
@@ -13,10 +13,10 @@ class OpenPostProcessor(PostProcessor):
     """anomalib's post-processor with public steps.
 
     Undocumented: the buffers ``_image_threshold`` and ``_pixel_threshold``, and the steps ``_normalize`` and
-    ``_apply_threshold``, which anomalib calls as methods. ``_checkpoint_config_keys`` is made to be extended.
+    ``_apply_threshold``, which anomalib calls as methods. ``_checkpoint_config_keys`` can be extended.
 
     Attributes:
-        checkpoint_keys (tuple[str, ...]): Further attributes of plain values that a checkpoint keeps.
+        checkpoint_keys (tuple[str, ...]): Names of additional attributes with plain values for the checkpoint.
     """
 
     checkpoint_keys: ClassVar[tuple[str, ...]] = ()

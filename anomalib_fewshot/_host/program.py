@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""How anomalib's command line is started."""
+"""Detection of anomalib's command line."""
 
 import sys
 from pathlib import PurePath
@@ -10,8 +10,8 @@ from pathlib import PurePath
 def is_anomalib_command() -> bool:
     """Return whether the running program is anomalib's command line.
 
-    anomalib documents the name of its console script, ``anomalib``, but not that ``python -m anomalib.cli.cli`` does
-    the same. While Python imports the packages of a ``-m`` module, ``sys.argv[0]`` is ``-m``.
+    anomalib documents its console script ``anomalib``. Undocumented: ``python -m anomalib.cli.cli`` does the same.
+    While Python imports the parent packages of a ``-m`` module, ``sys.argv[0]`` is ``-m``.
     """
     program = sys.argv[0] if sys.argv else ""
     if program == "-m":

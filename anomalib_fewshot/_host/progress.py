@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 
 class StepProgressBar(RichProgressBar):
-    """Lightning's bar over all steps of a training, where Lightning shows one of each epoch.
+    """Progress bar over all training steps. Lightning's bar starts again in each epoch.
 
     Undocumented: ``total_train_batches``, ``_get_train_description`` and ``train_progress_bar_id``.
     """
@@ -43,9 +43,9 @@ class StepProgressBar(RichProgressBar):
 
 
 def count_steps(trainer: Trainer) -> None:
-    """Let the progress bar count steps, if it is Lightning's rich bar and the number of steps is limited.
+    """Make the progress bar count steps, if it is Lightning's rich bar and ``max_steps`` is set.
 
-    Undocumented: that the class of a bar may be changed. anomalib's ``MaxStepsProgressCallback`` does the same.
+    Undocumented: the class of a bar may be replaced. anomalib's ``MaxStepsProgressCallback`` does the same.
     """
     if trainer.max_steps > 0 and type(trainer.progress_bar_callback) is RichProgressBar:
         trainer.progress_bar_callback.__class__ = StepProgressBar

@@ -3,9 +3,9 @@
 
 """anomalib's tables of models, data modules and subcommands.
 
-anomalib documents no way to add to them. It plans to import its models, data modules and pipelines when they are first
-used (pull request 3535). Then a module has a ``__getattr__`` and a table of names, and the subcommands have a table of
-their descriptions. The functions here work with both forms.
+anomalib documents no way to extend them. It plans to import models, data modules and pipelines on first use (pull
+request 3535): modules will have a ``__getattr__`` and a table of names, and subcommands a table of descriptions. The
+functions here work with both forms.
 """
 
 from collections.abc import Iterable
@@ -14,14 +14,14 @@ from itertools import accumulate
 from types import ModuleType
 from typing import Any
 
-OWN_SUBCOMMAND = "benchmark"  # of anomalib: each table of subcommands has it
+OWN_SUBCOMMAND = "benchmark"  # a subcommand of anomalib, which is in each table of subcommands
 
 
 def add_model(host: ModuleType, name: str, value: type) -> None:
     """Add a model to ``anomalib.models``.
 
-    Undocumented: that names are looked up as attributes of the module, that ``__all__`` lists them, and that
-    ``get_model`` imports a full class path from the modules in ``ALLOWED_MODULES`` only.
+    Undocumented: anomalib looks up names as attributes of the module and in ``__all__``, and ``get_model`` imports full
+    class paths only from the modules in ``ALLOWED_MODULES``.
     """
     add_data(host, name, value)
     allowed = getattr(host, "ALLOWED_MODULES", None)
@@ -38,8 +38,8 @@ def add_data(host: ModuleType, name: str, value: type) -> None:
 def add_pipeline(host: ModuleType, name: str, value: type) -> None:
     """Add a pipeline to ``anomalib.cli.pipelines``, as a subcommand.
 
-    Undocumented: the dictionary ``PIPELINE_REGISTRY``. Every dictionary of the module that has anomalib's own
-    subcommand gets the name: a class for a table of classes, the description for a table of descriptions.
+    Undocumented: the dictionary ``PIPELINE_REGISTRY``. The name is added to each dictionary of the module that contains
+    a subcommand of anomalib. The value is the class, or its description in a table of descriptions.
 
     Raises:
         LookupError: If the module has no such table.
@@ -58,7 +58,7 @@ def add_pipeline(host: ModuleType, name: str, value: type) -> None:
 
 
 def find_pipeline(host: ModuleType, name: str) -> Any:  # noqa: ANN401  a class or a description
-    """Return what ``anomalib.cli.pipelines`` has under a name. ``None`` if it has nothing."""
+    """Return the entry of ``anomalib.cli.pipelines`` with the given name. ``None`` if there is none."""
     for table in pipeline_tables(host):
         if name in table:
             return table[name]
@@ -66,20 +66,20 @@ def find_pipeline(host: ModuleType, name: str) -> Any:  # noqa: ANN401  a class 
 
 
 def has_pipelines(host: ModuleType) -> bool:
-    """Return whether this installation of anomalib has pipelines: its registry is ``None`` where it has none."""
+    """Return whether this installation of anomalib has pipelines. Without them its registry is ``None``."""
     return getattr(host, "PIPELINE_REGISTRY", {}) is not None
 
 
 def pipeline_tables(host: ModuleType) -> list[dict[str, Any]]:
-    """Return the tables of subcommands: the registry, even if it is empty, and others that have anomalib's own."""
-    registry = getattr(host, "PIPELINE_REGISTRY", None)  # a lazy module makes it now
+    """Return the tables of subcommands: the registry, and all dictionaries that contain a subcommand of anomalib."""
+    registry = getattr(host, "PIPELINE_REGISTRY", None)  # in a lazy module, this creates it
     tables = [registry] if isinstance(registry, dict) else []
     others = (table for table in vars(host).values() if isinstance(table, dict) and OWN_SUBCOMMAND in table)
     return [*tables, *(table for table in others if table is not registry)]
 
 
 def _extend(host: ModuleType, attribute: str, names: Iterable[str]) -> None:
-    """Add names to a list, a set, or another collection of a module, in place if that is possible."""
+    """Add names to a collection of a module, in place if possible."""
     collection = getattr(host, attribute, [])
     if isinstance(collection, list):
         collection.extend(names)

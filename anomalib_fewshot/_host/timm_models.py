@@ -14,9 +14,9 @@ ModelFunction = Callable[..., nn.Module]
 
 
 def register_backbone(**config: Any) -> Callable[[ModelFunction], ModelFunction]:  # noqa: ANN401
-    """Return a decorator that makes a function known to ``timm.create_model`` under its name.
+    """Return a decorator that registers a function with ``timm.create_model`` under its name.
 
-    Undocumented: that ``register_model`` reads the configuration from a module attribute ``default_cfgs``.
+    Undocumented: ``register_model`` reads the configuration from a module attribute ``default_cfgs``.
 
     Args:
         **config: Entries of timm's ``PretrainedCfg``, such as ``mean`` and ``std``.

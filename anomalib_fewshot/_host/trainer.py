@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def is_last_epoch(trainer: "Trainer") -> bool:
     """Return whether the training ends with the current epoch, in a hook ``on_train_epoch_end``.
 
-    Undocumented: that the epoch and step are counted up after this hook, and not before it.
+    Undocumented: the epoch and step counters are incremented after this hook.
     """
     epochs_done = trainer.max_epochs not in {None, -1} and trainer.current_epoch + 1 >= trainer.max_epochs
     steps_done = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
@@ -26,9 +26,9 @@ def is_last_epoch(trainer: "Trainer") -> bool:
 
 
 def save_checkpoint(trainer: "Trainer") -> None:
-    """Write the checkpoint that Lightning would have written at a validation, if the trainer writes checkpoints.
+    """Write the checkpoint that Lightning would write after a validation, if the trainer writes checkpoints.
 
-    Undocumented: the candidates of ``ModelCheckpoint`` for a file name, and that ``best_model_path`` may be set.
+    Undocumented: the values of ``ModelCheckpoint`` for the file name, and assignments to ``best_model_path``.
     """
     from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -44,11 +44,11 @@ def save_checkpoint(trainer: "Trainer") -> None:
 
 
 def explain_checkpoint_error(error: BaseException) -> str | None:
-    """Return what to do if a trainer was refused for its checkpoint callbacks. ``None`` for other errors.
+    """Return a clearer message for Lightning's errors about checkpoint callbacks. ``None`` for other errors.
 
-    anomalib's engine adds a ``ModelCheckpoint`` of its own class unless the user gives one of this class. Lightning
-    then refuses ``enable_checkpointing=False``, and a ``ModelCheckpoint`` of Lightning's with the same settings.
-    Undocumented: the functions that refuse them, which are known from the traceback.
+    anomalib's engine adds its ``ModelCheckpoint`` unless the user gives one of this class. Lightning then rejects
+    ``enable_checkpointing=False``, and a ``ModelCheckpoint`` of Lightning with the same settings. Undocumented: the
+    names of the functions that raise the errors.
 
     Args:
         error (BaseException): Error of a fit, a validation, a test or a prediction.
@@ -56,8 +56,8 @@ def explain_checkpoint_error(error: BaseException) -> str | None:
     functions = {frame.f_code.co_name for frame, _ in walk_tb(error.__traceback__)}
     if "_configure_checkpoint_callbacks" in functions:
         return (
-            "`enable_checkpointing` must be true, got false: anomalib always adds a checkpoint callback. To write no "
-            "checkpoint, give `--trainer.callbacks anomalib.callbacks.ModelCheckpoint "
+            "`enable_checkpointing` must be true, got false: anomalib always adds a checkpoint callback. To disable "
+            "checkpoints, set `--trainer.callbacks anomalib.callbacks.ModelCheckpoint "
             "--trainer.callbacks.save_top_k 0`."
         )
     if "_validate_callbacks_list" in functions and "ModelCheckpoint" in str(error):
@@ -69,11 +69,11 @@ def explain_checkpoint_error(error: BaseException) -> str | None:
 
 
 def add_callbacks(trainer: "Trainer", callbacks: "Sequence[Callback]") -> None:
-    """Add callbacks before those of the trainer, unless it has callbacks of their types.
+    """Add callbacks before those of the trainer, unless the trainer already has callbacks of the same types.
 
-    For the ``setup`` of a data module: Lightning has ``LightningModule.configure_callbacks`` for models and nothing for
-    data modules. Undocumented: that ``setup`` of the data comes before all callback hooks of a stage but
-    ``configure_callbacks``, and that hooks read ``trainer.callbacks`` anew.
+    This is for the ``setup`` of a data module, because only models have ``configure_callbacks``. Undocumented:
+    ``setup`` of the data module runs before the callback hooks of a stage, and each hook reads ``trainer.callbacks``
+    again.
     """
     known = {type(callback) for callback in trainer.callbacks}  # type: ignore[attr-defined]
     new = [callback for callback in callbacks if type(callback) not in known]
@@ -81,8 +81,8 @@ def add_callbacks(trainer: "Trainer", callbacks: "Sequence[Callback]") -> None:
 
 
 def replaces_sampler(trainer: "Trainer") -> bool:
-    """Return whether the trainer divides the batches of a loader between processes: ``use_distributed_sampler``.
+    """Return the argument ``use_distributed_sampler`` of the trainer: it divides batches between processes.
 
-    Undocumented: where the trainer keeps this argument.
+    Undocumented: the attribute of this argument.
     """
     return trainer._accelerator_connector.use_distributed_sampler  # noqa: SLF001

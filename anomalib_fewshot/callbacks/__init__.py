@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Callbacks for models of anomalib and others."""
+"""Callbacks for models of this package, anomalib and others."""
 
 from lightning.pytorch import Callback
 

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Metrics of anomalib's evaluator that the scored images do not define."""
+"""Check of anomalib's evaluator for metrics that are undefined on the scored images."""
 
 import logging
 from typing import Any
@@ -14,31 +14,37 @@ from torch import nn
 
 from anomalib_fewshot.data import MVTecFolder
 from anomalib_fewshot.data.support import SupportDataModule
-from anomalib_fewshot.metrics import CategoryEvaluator, ScoredImages, Undefined, warn_of_undefined, were_updated
+from anomalib_fewshot.metrics import (
+    CategoryEvaluator,
+    ScoredImages,
+    UndefinedMetric,
+    warn_undefined_metrics,
+    were_updated,
+)
 
 logger = logging.getLogger(__name__)
 
 
 class EvaluationCheck(Callback):
-    """Leave metrics out of a test that are not defined: AUROC and F1 of one class, or of scores that are NaN.
+    """Exclude undefined metrics from a test, for example AUROC and F1 of one class only, or of NaN scores.
 
-    It acts on anomalib's ``Evaluator`` in tests on the datamodules of this package. Other runs stay as they are. The
-    evaluator of this package, :class:`CategoryEvaluator`, does the same by itself.
+    The callback changes anomalib's ``Evaluator`` in tests with the data modules of this package, and nothing in other
+    runs. :class:`CategoryEvaluator` has its own check.
     """
 
     def __init__(self) -> None:
         self._scored = ScoredImages()
         self._evaluator: Evaluator | None = None
-        self._metrics = nn.ModuleList()  # as the evaluator has them
+        self._metrics = nn.ModuleList()  # all metrics of the evaluator
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Warn of a test without images."""
+        """Warn about a test without images."""
         del pl_module
         if stage == TrainerFn.TESTING and trainer.limit_test_batches == 0 and _is_own(trainer):
             logger.warning("Not measured: all metrics. Reason: `limit_test_batches` is 0, so no image is scored.")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look whether the test is one to check."""
+        """Decide whether to check this test."""
         self._restore()
         evaluator = getattr(pl_module, "evaluator", None)
         if _is_own(trainer) and isinstance(evaluator, Evaluator) and not isinstance(evaluator, CategoryEvaluator):
@@ -53,36 +59,36 @@ class EvaluationCheck(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Count the images. The evaluator comes after this callback."""
+        """Count the images, before the evaluator is called."""
         del trainer, pl_module, outputs, batch_idx, dataloader_idx
         if self._evaluator is not None:
             self._scored.update(batch)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the metrics that are not defined from the evaluator until the test is over, and warn of them."""
+        """Remove undefined metrics from the evaluator until the test ends, and warn about them."""
         if self._evaluator is None:
             return
         scored = self._scored.reduce(trainer)
         defined, undefined = [], []
         updated = were_updated(list(self._metrics), trainer)
         for metric, is_updated in zip(self._metrics, updated, strict=True):
-            reason = scored.why_undefined(metric)
+            reason = scored.undefined_reason(metric)
             if reason:
-                undefined.append(Undefined(metric.name, reason, scored))
+                undefined.append(UndefinedMetric(metric.name, reason, scored))
             if reason or not is_updated:
                 metric.reset()
             else:
                 defined.append(metric)
         self._evaluator.test_metrics = nn.ModuleList(defined)
-        warn_of_undefined(undefined, trainer, pl_module)
+        warn_undefined_metrics(undefined, trainer, pl_module)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the evaluator its metrics back."""
+        """Restore the metrics of the evaluator."""
         del trainer, pl_module
         self._restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the evaluator its metrics back."""
+        """Restore the metrics of the evaluator."""
         del trainer, pl_module, exception
         self._restore()
 

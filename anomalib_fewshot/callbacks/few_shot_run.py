@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Keeps the results of a run with few-shot data consistent: manifest, checkpoint and thresholds."""
+"""Manifest, checkpoint and thresholds of a run with few-shot data."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -21,10 +21,10 @@ from anomalib_fewshot.post_processing import SupportPostProcessor
 
 
 class FewShotRun(Callback):
-    """Write the manifest of the support set after a fit, and refuse a fit that trained nothing.
+    """Write the manifest of the support set after a fit, and raise an error if the fit ran no training step.
 
-    A model of anomalib also gets a checkpoint if Lightning wrote none, and keeps the thresholds of its fit in
-    ``Engine.validate``. This package's models do both themselves. With other data the callback does nothing.
+    For models of anomalib, the callback also writes a missing checkpoint, and preserves the thresholds of the fit in
+    ``Engine.validate``. The models of this package do both themselves. With other data the callback does nothing.
     """
 
     def __init__(self) -> None:
@@ -33,17 +33,17 @@ class FewShotRun(Callback):
         self._thresholds: dict[str, Any] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget an earlier run."""
+        """Reset the state of an earlier run."""
         del trainer, pl_module
         self._trained = self._saved = False
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        """Note that a training step runs, which changes the model."""
+        """Record that a training step changes the model."""
         del trainer, pl_module, batch, batch_idx
         self._trained, self._saved = True, False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note that the model of the last step is saved."""
+        """Record that the current model is saved."""
         del trainer, pl_module, checkpoint
         self._saved = True
 
@@ -57,10 +57,10 @@ class FewShotRun(Callback):
             save_checkpoint(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the manifest of the support set, or refuse a fit without a training step.
+        """Write the manifest of the support set.
 
         Raises:
-            NotFittedError: If a model of anomalib was not trained.
+            NotFittedError: If the fit of a model of anomalib ran no training step.
         """
         datamodule = _datamodule(trainer)
         if not isinstance(datamodule, SupportDataModule):
@@ -69,13 +69,13 @@ class FewShotRun(Callback):
             _write_manifests(trainer, datamodule)
         elif trainer.ckpt_path is None and not isinstance(pl_module, FittedMixin):
             msg = (
-                f"{type(pl_module).__name__} was not fitted: the trainer has run no training step. Check `max_epochs`, "
-                "`max_steps` and `limit_train_batches`. For a second fit, create a new `Engine`: a trainer trains once."
+                f"{type(pl_module).__name__} was not fitted, because the trainer ran no training step. Check "
+                "`max_epochs`, `max_steps` and `limit_train_batches`. For a second fit, create a new `Engine`."
             )
             raise NotFittedError(msg)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the thresholds of a model of anomalib: its post-processor replaces them in every validation."""
+        """Save the thresholds of a model of anomalib, because its post-processor replaces them in every validation."""
         self._thresholds = None
         post_processor = getattr(pl_module, "post_processor", None)
         if (
@@ -98,7 +98,7 @@ class FewShotRun(Callback):
             _write_manifests(trainer, datamodule)
 
 
-def _datamodule(trainer: Trainer) -> Any:  # noqa: ANN401  of a trainer, which takes any
+def _datamodule(trainer: Trainer) -> Any:  # noqa: ANN401  a trainer accepts any data
     return getattr(trainer, "datamodule", None)
 
 

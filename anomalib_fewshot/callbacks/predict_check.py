@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a prediction is told before it, and says after it: no datamodule sees its pictures."""
+"""Check of the images of a prediction, and a summary of its results."""
 
 import logging
 import os
@@ -16,31 +16,31 @@ from anomalib.utils.path import generate_output_filename
 from anomalib.visualization import ImageVisualizer
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from anomalib_fewshot.data.validation.image_check import check_pictures, find_skipped_files
+from anomalib_fewshot.data.validation.image_check import check_images, find_skipped_files
 from anomalib_fewshot.data.validation.issue import report
 from anomalib_fewshot.post_processing import UNKNOWN, VERDICTS
 
 logger = logging.getLogger(__name__)
 
-NUM_SHOWN = 3  # names in a line
+NUM_SHOWN = 3  # highest number of file names in a message
 
 
 class PredictCheck(Callback):
-    """Check the pictures that ``anomalib predict`` is given, and say what was found when they are scored.
+    """Check the images of ``anomalib predict``, and log a summary of the results.
 
-    Lightning adds it to every trainer of anomalib's engine: the package has an entry point for that.
+    The callback is part of each run with a model of this package, because no data module checks these images.
     """
 
     def __init__(self) -> None:
         self.files: list[Path] = []
         self._counts: Counter[str] = Counter()
-        self._last: Any = None  # a batch, which post-processors complete after this callback
+        self._last: Any = None  # the last batch: post-processors run after this callback
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn of pictures that are perhaps not as they are meant, and of heat maps that are lost.
+        """Check the images, and warn about heat maps that would be overwritten.
 
         Raises:
-            ValueError: If anomalib cannot read one, or would read it as something else.
+            DataValidationError: If anomalib cannot read an image correctly.
         """
         del pl_module
         self.files, self._counts = [], Counter()
@@ -50,10 +50,10 @@ class PredictCheck(Callback):
             if isinstance(dataset, PredictDataset):
                 files = dataset.image_filenames
                 folders = dict.fromkeys(path.parent for path in files) if len(files) > 1 else ()
-                report([*check_pictures((), files, decode=False), *find_skipped_files(folders)])
+                report([*check_images((), files, decode=False), *find_skipped_files(folders)])
                 self.files += files
         if (folder := _map_folder(trainer)) is not None:
-            _warn_of_lost_maps(self.files, folder)
+            _warn_overwritten_maps(self.files, folder)
 
     def on_predict_batch_end(
         self,
@@ -63,57 +63,57 @@ class PredictCheck(Callback):
         *args: Any,  # noqa: ANN401
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        """Count the verdicts of the batch before."""
+        """Count the verdicts of the previous batch, which is now post-processed."""
         del trainer, pl_module, args, kwargs
-        self._count()
+        self._count_verdicts()
         self._last = outputs
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say how many pictures are good, and where the heat maps are."""
-        self._count()
+        """Log the number of images for each verdict, and the path of the heat maps."""
+        self._count_verdicts()
         if not self.files:
             return
-        explained = set(self._counts) <= {UNKNOWN, *VERDICTS}
-        kinds = VERDICTS[::-1] if explained else ("anomalous", "normal")
+        has_verdicts = set(self._counts) <= {UNKNOWN, *VERDICTS}
+        names = VERDICTS[::-1] if has_verdicts else ("anomalous", "normal")
         if self._counts[UNKNOWN]:
-            kinds = (UNKNOWN, *kinds)
-        verdicts = ", ".join(f"{self._counts[kind]} {kind}" for kind in kinds) if self._counts else "no labels"
-        logger.info("%d pictures: %s.", len(self.files), verdicts)
+            names = (UNKNOWN, *names)
+        summary = ", ".join(f"{self._counts[name]} {name}" for name in names) if self._counts else "no labels"
+        logger.info("%d images: %s.", len(self.files), summary)
         if (folder := _map_folder(trainer)) is not None:
             logger.info("Heat maps: %s", folder)
         if type(pl_module).__name__ == "CoftAD" and trainer.ckpt_path:
             model, new = (shlex.quote(str(path)) for path in (trainer.ckpt_path, _common_folder(self.files)))
             command = f"anomalib inspect --model {model} --new {new}"
-            logger.info("Scores in a table, a page, and heat maps at the photos' own size: %s", command)
+            logger.info("For a table of scores, a results page and full-size heat maps, run: %s", command)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Say of a checkpoint that does not exist which others do: `latest` is also that of a failed run."""
+        """Add the newest existing checkpoint to the error about a missing one: a failed run also moves `latest`."""
         del pl_module
         path = Path(trainer.ckpt_path or "")
         if isinstance(exception, FileNotFoundError) and path.suffix == ".ckpt" and not path.exists():
             runs = path.parents[3].glob(f"v*/{'/'.join(path.parts[-3:])}") if len(path.parents) > 3 else ()
-            others = [str(run) for run in sorted(runs, key=lambda run: run.stat().st_mtime, reverse=True)]
-            words = f"The latest of other runs is {others[0]}." if others else "Train a model first."
-            exception.args = (f"`ckpt_path` must exist, got {path}: a run that failed leaves none. {words}",)
+            newest = max(runs, key=lambda run: run.stat().st_mtime, default=None)
+            advice = "Train a model first." if newest is None else f"The newest checkpoint is {newest}"
+            exception.args = (f"`ckpt_path` must exist, got {path}. The run may have failed. {advice}",)
 
-    def _count(self) -> None:
+    def _count_verdicts(self) -> None:
         last, self._last = self._last, None
         if getattr(last, "explanation", None) is not None:
-            self._counts.update(words.partition(",")[0] for words in last.explanation)
+            self._counts.update(explanation.partition(",")[0] for explanation in last.explanation)
         elif getattr(last, "pred_label", None) is not None:
             self._counts.update("anomalous" if label else "normal" for label in last.pred_label.flatten().tolist())
 
 
 def _map_folder(trainer: Trainer) -> Path | None:
-    """Return the folder of heat maps, if there are any."""
+    """Return the folder of the heat maps. ``None`` without a visualizer."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, ImageVisualizer):
             return Path(callback.output_dir or Path(trainer.default_root_dir) / "images")
     return None
 
 
-def _warn_of_lost_maps(files: Sequence[Path], folder: Path) -> None:
-    """Warn where anomalib's visualizer gives two pictures one file, or the file of an earlier run."""
+def _warn_overwritten_maps(files: Sequence[Path], folder: Path) -> None:
+    """Warn if anomalib's visualizer writes two heat maps to the same file, or replaces one of an earlier run."""
     names = defaultdict(list)
     for path in files:
         names[generate_output_filename(path, folder, mkdir=False)].append(str(path))
@@ -121,13 +121,13 @@ def _warn_of_lost_maps(files: Sequence[Path], folder: Path) -> None:
     if shared:
         shown = ", ".join(shared[:NUM_SHOWN]) + (", ..." if len(shared) > NUM_SHOWN else "")
         logger.warning(
-            "%d pictures have a name and a folder's name in common with others, and one heat map for all: %s. Rename "
-            "them, or use `anomalib inspect`, which keeps all.",
+            "%d images have the same file and folder names as others, so their heat maps overwrite each other. Rename "
+            "them, or use `anomalib inspect`, which keeps all heat maps: %s",
             len(shared),
             shown,
         )
     if earlier := sum(name.exists() for name in names):
-        logger.warning("%d heat maps of an earlier run in %s are replaced.", earlier, folder)
+        logger.warning("%d heat maps of an earlier run are replaced: %s", earlier, folder)
 
 
 def _common_folder(files: Sequence[Path]) -> Path:

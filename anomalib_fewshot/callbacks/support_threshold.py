@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Thresholds from the support for anomalib's own models that do not train."""
+"""Thresholds from the support set for anomalib's memory banks, such as ``Patchcore``."""
 
 import logging
 from collections.abc import Iterator
@@ -20,24 +20,25 @@ from anomalib_fewshot.post_processing import CalibrationScheme, CalibrationScore
 
 logger = logging.getLogger(__name__)
 
-HEADROOM = {"image": 99, "pixel": 1}  # ranges above the threshold, where upstream cuts scores off: ties have no AUROC
-MAX_FITS = 32  # of the support without a part of it: without single images, unless there are more
+# Score range above the threshold, in widths of the range below. anomalib clips scores above it, and clipped scores tie.
+HEADROOM = {"image": 99, "pixel": 1}
+MAX_FITS = 32  # with more support images, each fit leaves several images out
 
 
 class SupportThreshold(Callback):
-    """Set the thresholds of a memory-bank model by its own fits to all but one of the support's images.
+    """Set the thresholds of a memory bank to its highest leave-one-out score on the support set.
 
-    ``Patchcore``, ``Padim`` and others do not train, but pass over the images, ``MHPatchcore`` three times: they are
-    fitted once more without each image, which the fit then scores. The highest such score is the threshold, for which
-    no rate of false alarms is guaranteed, see :class:`CalibrationScheme`. It takes three images or more.
+    Memory banks such as ``Patchcore`` and ``Padim`` are not trained. They are fitted again without each support image,
+    and this fit scores the image. The threshold has no guaranteed false-alarm rate, see :class:`CalibrationScheme`.
+    The support set must have at least three images.
     """
 
     def __init__(self) -> None:
-        self._empty: nn.Module | None = None  # the model before it has seen an image
+        self._empty: nn.Module | None = None  # the model before its fit
         self._start: dict[str, torch.Tensor] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep a copy of the model before it has seen an image, if the thresholds come from the support set."""
+        """Copy the model before its fit, if the thresholds are calibrated on the support set."""
         self._empty = None
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(datamodule, SupportDataModule) or hasattr(datamodule, "val_data"):
@@ -48,7 +49,7 @@ class SupportThreshold(Callback):
             self._start = _own_buffers(pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set the thresholds, before the model itself is fitted and a checkpoint is written."""
+        """Set the thresholds, before the model is fitted to all images and a checkpoint is written."""
         post_processor = pl_module.post_processor
         if self._empty is None or not is_last_epoch(trainer) or not isinstance(post_processor, PostProcessor):
             return
@@ -74,7 +75,7 @@ class SupportThreshold(Callback):
 
     @torch.no_grad()
     def _scores(self, pl_module: LightningModule, empty: nn.Module, images: torch.Tensor) -> Iterator[InferenceBatch]:
-        """Yield the scores of images by the model fitted to the others, as many as there are."""
+        """Yield the leave-one-out scores of images, or out-of-fold scores if there are more than ``MAX_FITS``."""
         whole, fold = pl_module.model, torch.arange(len(images)) % MAX_FITS
         buffers, trainer = _own_buffers(pl_module), pl_module.trainer
         batch_size = trainer.datamodule.train_batch_size  # type: ignore[attr-defined]
@@ -90,7 +91,7 @@ class SupportThreshold(Callback):
 
 
 def _own_buffers(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Return copies of a module's buffers, without those of its parts: how far a fit has come."""
+    """Return copies of the direct buffers of a module, which hold the state of its fit."""
     return {name: value.clone() for name, value in module.named_buffers(recurse=False)}
 
 

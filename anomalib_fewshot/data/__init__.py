@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Datamodules for few-shot learning."""
+"""Data modules for few-shot learning."""
 
 import anomalib.data  # noqa: F401  first: its import registers the plug-ins, which import the modules below
 
@@ -10,7 +10,7 @@ from .elpv import ELPV
 from .few_shot import FewShot
 from .multi_category import MultiCategory
 from .mvtec_folder import MVTecFolder
-from .validation.image_check import check_pictures
+from .validation.image_check import check_images
 from .validation.issue import DataIssue
 
-__all__ = ["DAGM", "DataIssue", "ELPV", "FewShot", "MVTecFolder", "MultiCategory", "check_pictures"]
+__all__ = ["DAGM", "DataIssue", "ELPV", "FewShot", "MVTecFolder", "MultiCategory", "check_images"]

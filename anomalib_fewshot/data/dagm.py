@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""DAGM 2007: ten artificial textures with defects, whose masks are ellipses."""
+"""DAGM 2007: ten synthetic textures with defects. The masks are ellipses."""
 
 from pathlib import Path
 
@@ -17,18 +17,19 @@ HOMEPAGE = "https://hci.iwr.uni-heidelberg.de/content/weakly-supervised-learning
 
 
 class DAGMDataset(AnomalibDataset):
-    """Images of one texture, grey. An image is anomalous if it has an ellipse in the folder ``Label``.
+    """Grayscale images of one texture. An image is anomalous if the folder ``Label`` contains its mask.
 
-    Both published parts hold defects. Those of ``Train`` are not used: a model learns from normal images alone.
+    Both published splits contain defects. The anomalous images of ``Train`` are not used.
 
     Args:
-        root (str | Path): Folder of the categories.
+        root (str | Path): Folder that contains the categories.
         category (str): ``"Class1"`` to ``"Class10"``. Defaults to ``"Class1"``.
-        split (Split | str | None): ``"train"``, ``"test"`` or both. Defaults to ``None``, which is both.
+        split (Split | str | None): ``"train"``, ``"test"`` or both. Defaults to ``None``, both.
         augmentations (Transform | None): Augmentations of the images. Defaults to ``None``.
 
     Raises:
-        ValueError: As :func:`make_dagm_samples` does.
+        ArgumentError: If ``category`` is unknown.
+        DataValidationError: If the folders do not have the published layout.
     """
 
     def __init__(
@@ -48,10 +49,11 @@ class DAGMDataset(AnomalibDataset):
 
 
 def make_dagm_samples(root: Path, category: str) -> pd.DataFrame:
-    """Return the table of samples that anomalib's datasets are made from.
+    """Return the table of samples for an anomalib dataset.
 
     Raises:
-        ValueError: If there is no such category, or if a folder is not as published.
+        ArgumentError: If ``category`` is unknown.
+        DataValidationError: If the folders do not have the published layout.
     """
     if category not in CATEGORIES:
         msg = f"`category` must be one of {CATEGORIES}, got {category!r}."
@@ -64,7 +66,7 @@ def make_dagm_samples(root: Path, category: str) -> pd.DataFrame:
         if not images or not masks:
             msg = (
                 f"`root` must be the folder of DAGM 2007, with {category}/{folder.name}/0001.PNG and masks in "
-                f"{category}/{folder.name}/Label/0001_label.PNG, got {root}. The data set is at {HOMEPAGE}."
+                f"{category}/{folder.name}/Label/0001_label.PNG, got {root}. Download the data set from {HOMEPAGE}."
             )
             raise DataValidationError(msg)
         for path in images:
@@ -82,10 +84,10 @@ def _images(folder: Path) -> list[Path]:
 
 
 class DAGM(AnomalibDataModule):
-    """DAGM 2007 in its published layout: normal images of ``Train`` to learn from, all images of ``Test`` to test on.
+    """DAGM 2007 in its published layout. Trains on the normal images of ``Train`` and tests on all images of ``Test``.
 
     Args:
-        root (str | Path): Folder of the categories. Defaults to ``"./datasets/DAGM"``.
+        root (str | Path): Folder that contains the categories. Defaults to ``"./datasets/DAGM"``.
         category (str): ``"Class1"`` to ``"Class10"``. Defaults to ``"Class1"``.
         train_batch_size (int): Defaults to ``32``.
         eval_batch_size (int): Defaults to ``32``.
@@ -93,13 +95,14 @@ class DAGM(AnomalibDataModule):
         train_augmentations (Transform | None): Defaults to ``None``.
         val_augmentations (Transform | None): Defaults to ``None``.
         test_augmentations (Transform | None): Defaults to ``None``.
-        augmentations (Transform | None): Used where there are none for a stage. Defaults to ``None``.
-        val_split_mode (ValSplitMode | str): Defaults to the test images, as ``MVTecAD`` has it.
+        augmentations (Transform | None): Augmentations for stages without their own. Defaults to ``None``.
+        val_split_mode (ValSplitMode | str): Defaults to the test images, as in ``MVTecAD``.
         val_split_ratio (float): Defaults to ``0.5``.
         seed (int | None): Seed of the validation split. Defaults to ``None``.
 
     Raises:
-        ValueError: Not here but before the images are read, as :func:`make_dagm_samples` does.
+        ArgumentError: During ``setup``, if ``category`` is unknown.
+        DataValidationError: During ``setup``, if the folders do not have the published layout.
 
     Example:
         >>> DAGM("datasets/DAGM", "Class7").category
@@ -142,7 +145,11 @@ class DAGM(AnomalibDataModule):
         self.category = category
 
     def prepare_data(self) -> None:
-        """Say what is missing before any split is made."""
+        """Check that the data set exists.
+
+        Raises:
+            DataValidationError: If the folders do not have the published layout.
+        """
         make_dagm_samples(Path(self.root), self.category)
 
     def _setup(self, _stage: str | None = None) -> None:

@@ -19,25 +19,25 @@ CATEGORIES = ("mono", "poly")
 
 
 class ELPVDataset(AnomalibDataset):
-    """Solar cells of one kind of silicon, 300 x 300 pixels, grey. The labels are per image: there are no masks.
+    """Grayscale images of solar cells of one silicon type, 300 x 300 pixels, with image-level labels and no masks.
 
-    Cells that the experts were sure of are used: a defect probability of 0 is normal, 1 is anomalous. Files are drawn
-    without a seed of the user's, so that the split is the same for everybody.
+    Only cells with a defect probability of 0 (normal) or 1 (anomalous) are used. The train/test split is fixed: it
+    depends on no seed.
 
     Args:
         category (str): ``"mono"`` or ``"poly"``, for mono- or polycrystalline. Defaults to ``"mono"``.
-        split (Split | str | None): ``"train"``, ``"test"`` or both. Defaults to ``None``, which is both.
-        num_test (int | None): Number of normal and of anomalous test images. The other normal ones are for training.
-            ``None`` is all anomalous ones and as many normal ones, up to half. Defaults to ``100``.
+        split (Split | str | None): ``"train"``, ``"test"`` or both. Defaults to ``None``, both.
+        num_test (int | None): Number of normal and of anomalous test images. All other normal images are training
+            images. ``None``: all anomalous images, and as many normal ones, at most half of them. Defaults to ``100``.
         augmentations (Transform | None): Augmentations of the images. Defaults to ``None``.
 
     Raises:
         MissingDependencyError: If the package ``elpv-dataset`` is not installed.
-        ValueError: If there is no such category, or ``num_test`` is below 1.
+        ArgumentError: If ``category`` is unknown or ``num_test`` is below 1.
 
     Reference:
         Buerhop-Lutz et al., A Benchmark for Visual Identification of Defective Solar Cells in Electroluminescence
-        Imagery, EU PVSEC 2018. The images are licensed CC BY-NC-SA 4.0.
+        Imagery, EU PVSEC 2018. The images are licensed under CC BY-NC-SA 4.0.
     """
 
     def __init__(
@@ -63,16 +63,20 @@ class ELPVDataset(AnomalibDataset):
 
 
 def package_folder() -> Path:
-    """Return the folder of the installed package ``elpv-dataset``."""
+    """Return the folder of the installed package ``elpv-dataset``.
+
+    Raises:
+        MissingDependencyError: If it is not installed.
+    """
     spec = find_spec("elpv_dataset")
     if spec is None or not spec.submodule_search_locations:
-        msg = "ELPV needs the package `elpv-dataset`. Install it with `pip install 'anomalib-fewshot[elpv]'`."
+        msg = "ELPV requires the package `elpv-dataset`. Run `pip install 'anomalib-fewshot[elpv]'`."
         raise MissingDependencyError(msg)
     return Path(spec.submodule_search_locations[0])
 
 
 def make_elpv_samples(root: Path, category: str, num_test: int | None) -> pd.DataFrame:
-    """Return the table of samples that anomalib's datasets are made from."""
+    """Return the table of samples for an anomalib dataset."""
     cells = pd.read_csv(root / "labels.csv", sep=r"\s+", names=["path", "probability", "type"])
     cells = cells[cells.type == category]
     normal, anomalous = (shuffled(list(cells.path[cells.probability == label]), category) for label in (0, 1))
@@ -91,7 +95,7 @@ def make_elpv_samples(root: Path, category: str, num_test: int | None) -> pd.Dat
 
 
 class ELPV(AnomalibDataModule):
-    """Solar cells from the package ``elpv-dataset``: real images that need no download.
+    """Solar cells from the package ``elpv-dataset``: real images without a download.
 
     Args:
         category (str): ``"mono"`` or ``"poly"``. Defaults to ``"mono"``.
@@ -99,12 +103,12 @@ class ELPV(AnomalibDataModule):
             Defaults to ``100``.
         train_batch_size (int): Defaults to ``32``.
         eval_batch_size (int): Defaults to ``32``.
-        num_workers (int): Defaults to ``0``, the images are small.
+        num_workers (int): Defaults to ``0``, because the images are small.
         train_augmentations (Transform | None): Defaults to ``None``.
         val_augmentations (Transform | None): Defaults to ``None``.
         test_augmentations (Transform | None): Defaults to ``None``.
-        augmentations (Transform | None): Used where there are none for a stage. Defaults to ``None``.
-        val_split_mode (ValSplitMode | str): Defaults to half of the test images, so that a threshold is not fitted on
+        augmentations (Transform | None): Augmentations for stages without their own. Defaults to ``None``.
+        val_split_mode (ValSplitMode | str): Defaults to half of the test images, so that no threshold is fitted to
             the images that it is tested on.
         val_split_ratio (float): Defaults to ``0.5``.
         seed (int | None): Seed of the validation split. Defaults to ``0``.

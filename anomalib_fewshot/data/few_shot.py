@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Few-shot data: keep k normal training images of any anomalib image datamodule."""
+"""Few-shot data: keep k normal training images of any anomalib image data module."""
 
 import logging
 import os
@@ -24,10 +24,10 @@ from anomalib_fewshot.errors import ArgumentError, DataValidationError, FewShotE
 from .manifest import SupportManifest, sha256
 from .object_strings import object_strings
 from .sampling import choose_support, match_support
-from .support import SupportDataModule, can_fit_thresholds, join_run, ordered_dataloader, without_global_draws
-from .validation.image_check import check_pictures, find_skipped_files
+from .support import SupportDataModule, add_run_callbacks, can_fit_thresholds, ordered_dataloader, with_own_generator
+from .validation.image_check import check_images, find_skipped_files
 from .validation.issue import DataIssue, report
-from .validation.layout_check import check_kinds
+from .validation.layout_check import check_label_classes
 
 logger = logging.getLogger(__name__)
 
@@ -35,31 +35,30 @@ VALIDATIONS = ("support", "source")
 
 
 class FewShot(SupportDataModule):
-    """Keep k normal training images of a datamodule. Validation and test data stay as the datamodule makes them.
+    """Keep k normal training images of a data module, the support set. Validation and test images are not changed.
 
-    The choice depends on the dataset's name, the category and the seed alone, and is nested: the image at k = 1 is the
-    first of those at k = 2. It is made after the datamodule has split validation and test data off its training
-    images, so these never hold a support image. A manifest, ``support.json``, is written beside the results.
+    The choice depends only on the dataset name, the category and the seed. It is nested: the image for k = 1 is the
+    first one for k = 2. Images that the data module splits off for validation and test are never chosen. A fit writes
+    a manifest, ``support.json``, to the results folder.
 
     Args:
-        source (AnomalibDataModule | dict): Datamodule to choose from, or its ``class_path`` and ``init_args``. If it
-            has no seed of its own it gets 0, so that its splits are the same for every choice of a support.
-        k_shot (int | None): Number of images to keep, ``None`` for all. Not used where ``support`` is given.
+        source (AnomalibDataModule | dict): Data module to choose from, or its ``class_path`` and ``init_args``. If its
+            ``seed`` is ``None``, it is set to 0, so that its splits are the same for every support set.
+        k_shot (int | None): Number of images to keep, ``None`` for all. Not used if ``support`` is given.
             Defaults to ``4``.
-        seed (int): Seed of the choice. Defaults to ``0``.
-        support (str | Path | Sequence[str] | None): The images to keep instead of a choice: path of a manifest, or a
-            list of file names. Defaults to ``None``.
-        validation (str): Where thresholds come from: ``"support"``, the images that are kept, see
-            ``SupportThreshold``, or ``"source"``, the validation images of the datamodule, which for many are the
-            test images. Defaults to ``"support"``.
+        seed (int): Seed of the random choice. Defaults to ``0``.
+        support (str | Path | Sequence[str] | None): Images to keep instead of a random choice: path of a manifest,
+            or a list of file names. Defaults to ``None``.
+        validation (str): Images that determine the thresholds: ``"support"``, the support set, see
+            ``SupportThreshold``; or ``"source"``, the validation images of the data module, which in many data
+            modules are the test images. Defaults to ``"support"``.
 
     Raises:
-        TypeError: If ``source`` is not a datamodule.
-        ArgumentError: If ``k_shot`` is below 1, ``seed`` is not an integer, or there is no such ``validation``.
-        SupportError: During ``setup``, if there are fewer normal images than ``k_shot``, or if ``support`` names an
-            image that is not a normal training image or has changed.
-        DataValidationError: During ``setup``, if anomalib cannot read an image of the support or of a test, or would
-            read it as something else.
+        TypeError: If ``source`` is not a data module.
+        ArgumentError: If ``k_shot`` is below 1, ``seed`` is not an integer, or ``validation`` is unknown.
+        SupportError: During ``setup``, if there are fewer normal images than ``k_shot``, or if an image of ``support``
+            is not a normal training image or has changed.
+        DataValidationError: During ``setup``, if anomalib cannot read an image correctly.
 
     Example:
         >>> from anomalib_fewshot import ELPV
@@ -93,20 +92,20 @@ class FewShot(SupportDataModule):
         self.support = support
         self.validation = validation
         self.manifest: SupportManifest | None = None
-        self.findings: list[DataIssue] = []  # what the check of the pictures has found, after ``setup``
-        self.is_tested = True  # else its test images are of no concern
-        self.manifest_file: str | None = "support.json"  # beside the results
-        self.logged_paths: set[Path] = set()  # of results: a training and its test log each once
-        self.warned_for: set[str] = set()  # models whose thresholds were warned of; categories of one run share it
+        self.data_issues: list[DataIssue] = []  # after ``setup``
+        self.is_tested = True  # False: the test images are not checked
+        self.manifest_file: str | None = "support.json"  # in the results folder
+        self.logged_paths: set[Path] = set()  # so that a fit and its test log each path once
+        self.warned_for: set[str] = set()  # names of models; all categories of a run share it
 
     @property
-    def name(self) -> str:  # type: ignore[override]  # as in anomalib, over an attribute of Lightning's
-        """Name of the source: results lie where they lie without this datamodule."""
+    def name(self) -> str:  # type: ignore[override]  # as in anomalib: Lightning has an attribute
+        """Name of the source, so that the results folder is the same as without this data module."""
         return self.source.name
 
     @property
     def train_categories(self) -> list[str]:
-        """The categories that a network is trained on."""
+        """Categories that a network is trained on."""
         return [self.category]
 
     @property
@@ -119,21 +118,26 @@ class FewShot(SupportDataModule):
         self.source.category = category
 
     def prepare_data(self) -> None:
-        """Let the source download its data, unless only the category is not there."""
+        """Let the source download its data.
+
+        Raises:
+            ArgumentError: If other categories exist, but not this one.
+            MissingDataError: If there is no data and the download fails.
+        """
         check_category(self.source)
         try:
             self.source.prepare_data()
-        except FewShotError:  # some are an OSError, too
+        except FewShotError:  # some are also an OSError
             raise
         except OSError as error:
             root = getattr(self.source, "root", None)
-            msg = f"`source` finds no data in {root} and cannot download it ({error}). Check `root` and `category`."
+            msg = f"`source` must have data, got none in {root}, and the download failed ({error}). Check `root`."
             raise MissingDataError(msg) from error
 
     def setup(self, stage: str | None = None) -> None:
-        """Set up the source and keep the support of its training images."""
-        join_run(self.trainer)
-        self.source.trainer = self.trainer  # through it anomalib finds the size that the model resizes to
+        """Set up the source and keep the support set of its training images."""
+        add_run_callbacks(self.trainer)
+        self.source.trainer = self.trainer  # anomalib reads the image size of the model from it
         try:
             with object_strings():
                 self.source.setup(stage)
@@ -144,20 +148,20 @@ class FewShot(SupportDataModule):
             raise DataValidationError(msg) from error
         rows, folder = self._normal_images()
         support = self._choose(sorted(rows), folder)
-        forget_validation_data(self)  # of a model or stage that had a validation
+        forget_validation_data(self)  # of an earlier stage
         for name in ("val_data", "test_data") if self._validates(stage, len(support)) else ("test_data",):
             if hasattr(self.source, name):
                 setattr(self, name, getattr(self.source, name))
         images = {path: sha256(folder / path) for path in support}
         if self.manifest is None or images != self.manifest.images:
-            self._check_pictures([folder / path for path in support])
+            self._check_images([folder / path for path in support])
             seed = self.seed if self.support is None else None
             self.manifest = SupportManifest(self.name, self.category, len(support), seed, images)
         self.normal_data = self.source.train_data.subsample(sorted(rows.values()))
         self.train_data = self.source.train_data.subsample([rows[path] for path in support])
 
     def _validates(self, stage: str | None, count: int) -> bool:
-        """Return whether there is a validation: also of a model that cannot take its thresholds from the support."""
+        """Return whether to keep the validation images: on request, or if the support set cannot give thresholds."""
         if self.validation == "source" or stage == TrainerFn.VALIDATING:
             return True
         if self.trainer is None or can_fit_thresholds(self.trainer.lightning_module, count):
@@ -172,31 +176,29 @@ class FewShot(SupportDataModule):
         if hasattr(self.source, "val_data"):
             self.warned_for.add(name)
             logger.warning(
-                "The thresholds of %s cannot come from a support of %d: they are from the validation images of the "
-                "source, which for many data sets are the test images (`val_split_mode`).",
+                "The thresholds of %s cannot be calibrated on %d support images. They are fitted to the validation "
+                "images, which in many data modules are the test images (`val_split_mode`).",
                 name,
                 count,
             )
-        elif stage == TrainerFn.FITTING and not hasattr(
-            model,
-            "calibrates_out_of_fold",
-        ):  # this package's say it themselves
+        elif stage == TrainerFn.FITTING and not hasattr(model, "calibrates_out_of_fold"):
+            # The models of this package, which have this attribute, log their own warning.
             self.warned_for.add(name)
             logger.warning(
-                "%s has no threshold: it cannot come from a support of %d, and the source has no validation images. "
-                "Give it some (`val_split_mode`): the labels mean nothing.",
+                "%s has no threshold, so predicted labels are not meaningful: it cannot be calibrated on %d support "
+                "images, and there are no validation images. Set `val_split_mode` of the source.",
                 name,
                 count,
             )
 
     def _setup(self, _stage: str | None = None) -> None:
-        """Not used: the source makes the datasets."""
+        """Not used: the source creates the datasets."""
 
     def train_dataloader(self) -> DataLoader:
-        """Return the loader of the support, in an order that the seed alone decides.
+        """Return the loader of the support set, shuffled with the seed.
 
-        A training of many steps takes the same few images again and again. They are read once, unless there are
-        augmentations of the user's, or the model does not say to which size they are to be resized.
+        A long training repeats the same few images. They are read only once, unless the user sets augmentations or the
+        image size of the model is unknown.
         """
         data = self.support_items()
         return DataLoader(
@@ -209,13 +211,15 @@ class FewShot(SupportDataModule):
         )
 
     def support_dataloader(self) -> DataLoader:
-        """Return the loader of the support, in the order of its paths."""
+        """Return the loader of the support set, in a fixed order."""
         return ordered_dataloader(self, self.train_data)
 
     def normal_images(self, category: str) -> AnomalibDataset:
         """Return the normal training images of the category, after ``setup``."""
         if category != self.category:
-            msg = f"`category` must be {self.category!r}, got {category!r}. Use `MultiCategory` for several."
+            msg = (
+                f"`category` must be {self.category!r}, got {category!r}. For several categories, use `MultiCategory`."
+            )
             raise ArgumentError(msg)
         return self.normal_data
 
@@ -223,37 +227,37 @@ class FewShot(SupportDataModule):
         """Do nothing: there are no other categories.
 
         Raises:
-            ArgumentError: If one is named.
+            ArgumentError: If ``categories`` is not empty.
         """
         if categories:
-            msg = f"`categories` must be empty, got {list(categories)}. Use `MultiCategory` for several."
+            msg = f"`categories` must be empty, got {list(categories)}. For several categories, use `MultiCategory`."
             raise ArgumentError(msg)
 
     def support_items(self) -> list[ImageItem] | AnomalibDataset:
-        """Return the support: in memory, unless it is all images, there are augmentations or no size is known."""
+        """Return the support set, as a list in memory if it is small and has no random augmentations."""
         is_small = self.k_shot is not None or self.support is not None
         return [*self.train_data] if is_small and isinstance(self.train_data.augmentations, Resize) else self.train_data
 
     def write_manifests(self, folder: Path) -> None:
-        """Write the manifest of the support set to a folder of results, after a fit."""
+        """Write the manifest of the support set to the results folder, after a fit."""
         if self.manifest is not None and self.manifest_file is not None:
             self.manifest.write(folder / self.manifest_file)
 
     def val_dataloader(self) -> DataLoader | list:
-        """Return the loader of the validation images, or none if the thresholds come from the support."""
-        return without_global_draws(super().val_dataloader()) if hasattr(self, "val_data") else []
+        """Return the loader of the validation images. Empty if the thresholds are calibrated on the support set."""
+        return with_own_generator(super().val_dataloader()) if hasattr(self, "val_data") else []
 
     def test_dataloader(self) -> DataLoader:
         """Return the loader of the test images."""
-        return without_global_draws(super().test_dataloader())
+        return with_own_generator(super().test_dataloader())
 
     def teardown(self, stage: str) -> None:
-        """Say after a fit and a test where the results lie."""
+        """Log the paths of the results after a fit or a test."""
         if stage in {TrainerFn.FITTING, TrainerFn.TESTING}:
             log_result_paths(self.trainer, self.logged_paths)
 
     def _normal_images(self) -> tuple[dict[str, int], Path]:
-        """Return the row of each normal training image by its path, and the folder that the paths are relative to."""
+        """Return the row of each normal training image, keyed by its path relative to the returned folder."""
         samples = self.source.train_data.samples
         samples = samples[samples.label_index == LabelName.NORMAL]
         if samples.empty:
@@ -263,28 +267,28 @@ class FewShot(SupportDataModule):
         paths = [Path(path).relative_to(folder).as_posix() for path in samples.image_path]
         return dict(zip(paths, samples.index, strict=True)), folder
 
-    def _check_pictures(self, support: list[Path]) -> None:
-        """Decode the support, read the headers of the images to score, and refuse or warn of what is wrong."""
+    def _check_images(self, support: list[Path]) -> None:
+        """Decode the support set, read the headers of the other images, and report the issues."""
         names = ("val_data", "test_data") if self.is_tested else ()
         subsets = [getattr(self, name).samples for name in names if hasattr(self, name)]
         scored = list(dict.fromkeys(Path(path) for samples in subsets for path in samples.image_path))
         pairs = [pair for samples in subsets for pair in zip(samples.image_path, samples.mask_path, strict=True)]
         masks = {image: mask for image, mask in pairs if isinstance(mask, str) and mask}
-        known = getattr(self.source, "findings", [])
-        upright = getattr(self.source, "reads_upright", False)  # else anomalib reads, which ignores EXIF
-        findings = [
+        known = getattr(self.source, "data_issues", [])
+        upright = getattr(self.source, "reads_upright", False)  # anomalib ignores the EXIF orientation
+        issues = [
             *known,
-            *check_pictures(support, scored, masks, decode=False, upright=upright),
+            *check_images(support, scored, masks, decode=False, upright=upright),
             *find_skipped_files(dict.fromkeys(path.parent for path in [*support, *scored])),
         ]
         if "test_data" in names and hasattr(self, "test_data"):
             folder = os.path.commonpath([path.parent for path in [*support, *scored]])
-            findings += check_kinds(self.test_data.samples.label_index, folder)
-        self.findings = list(dict.fromkeys(findings))
-        report(self.findings, known)
+            issues += check_label_classes(self.test_data.samples.label_index, folder)
+        self.data_issues = list(dict.fromkeys(issues))
+        report(self.data_issues, known)
 
     def _choose(self, paths: list[str], folder: Path) -> list[str]:
-        """Return the paths to keep: a choice, those that the user names, or those of a manifest."""
+        """Return the paths to keep: chosen at random, named by the user, or from a manifest."""
         if self.support is None:
             k_shot = len(paths) if self.k_shot is None else self.k_shot
             return choose_support(paths, k_shot, dataset=self.name, category=self.category, seed=self.seed)
@@ -295,40 +299,40 @@ class FewShot(SupportDataModule):
         manifest = SupportManifest.read(Path(self.support))
         if (manifest.dataset, manifest.category) != (self.name, self.category):
             msg = (
-                f"`support` must be a manifest of {self.name} {self.category}, got {self.support}, which is of "
-                f"{manifest.dataset} {manifest.category}."
+                f"`support` must be a manifest of {self.name} {self.category}, got one of {manifest.dataset} "
+                f"{manifest.category}: {self.support}"
             )
             raise SupportError(msg)
         chosen = match_support(list(manifest.images), paths)
         changed = [path for path in chosen if sha256(folder / path) != manifest.images[path]]
         if changed:
-            msg = f"`support` must name images that have not changed, got {self.support}, but {changed} have."
+            msg = f"`support` must list unchanged images, got {len(changed)} that changed since: {', '.join(changed)}."
             raise SupportError(msg)
         return chosen
 
     def _other_images(self) -> dict[str, str]:
-        """Return what is known of each image that must not be in a support, by its path."""
-        known = {}
+        """Return a description of each image of the source, keyed by its path."""
+        descriptions = {}
         for title in ("train", "val", "test"):
             subset: AnomalibDataset | None = getattr(self.source, f"{title}_data", None)
             if subset is not None:
                 for path, label in zip(subset.samples.image_path, subset.samples.label_index, strict=True):
                     kind = "a normal" if label == LabelName.NORMAL else "an anomalous"
-                    known[Path(path).as_posix()] = f"{kind} image of the {title} data"
-        return known
+                    descriptions[Path(path).as_posix()] = f"{kind} image of the {title} data"
+        return descriptions
 
 
 def check_arguments(k_shot: int | None, seed: int, validation: str) -> None:
-    """Raise if an argument of :class:`FewShot` or :class:`MultiCategory` is out of its range.
+    """Raise an error if an argument of :class:`FewShot` or :class:`MultiCategory` is out of range.
 
     Raises:
-        ArgumentError: If ``k_shot`` is below 1, ``seed`` is not an integer, or there is no such ``validation``.
+        ArgumentError: If ``k_shot`` is below 1, ``seed`` is not an integer, or ``validation`` is unknown.
     """
     if k_shot is not None and k_shot < 1:
         msg = f"`k_shot` must be at least 1, got {k_shot}."
         raise ArgumentError(msg)
     if not isinstance(seed, Integral):
-        msg = f"`seed` must be an integer, got {seed!r}. Use 0, or another number for another support set."
+        msg = f"`seed` must be an integer, got {seed!r}. Each integer gives another support set."
         raise ArgumentError(msg)
     if validation not in VALIDATIONS:
         msg = f"`validation` must be one of {VALIDATIONS}, got {validation!r}."
@@ -336,11 +340,11 @@ def check_arguments(k_shot: int | None, seed: int, validation: str) -> None:
 
 
 def log_result_paths(trainer: Trainer | None, logged: set[Path]) -> None:
-    """Log the folders and files that a fit or a test has left, and add them to those that were logged before."""
+    """Log the results of a fit or a test, and add their paths to ``logged``. Paths in ``logged`` are skipped."""
     if trainer is None or not trainer.is_global_zero:
         return
     parts = {"Heat maps": "images", "Checkpoint": "weights/lightning/model.ckpt"}
-    for title, part in (parts | {"Support": "support.json", "Supports": "supports"}).items():
+    for title, part in (parts | {"Support set": "support.json", "Support sets": "supports"}).items():
         path = Path(trainer.default_root_dir) / part
         if path.exists() and path not in logged:
             logged.add(path)
@@ -348,57 +352,64 @@ def log_result_paths(trainer: Trainer | None, logged: set[Path]) -> None:
 
 
 def as_datamodule(source: AnomalibDataModule | Mapping[str, Any]) -> AnomalibDataModule:
-    """Return a datamodule, made if its ``class_path`` and ``init_args`` are given.
+    """Return a data module, created from its ``class_path`` and ``init_args`` if it is a mapping.
 
     Raises:
-        TypeError: If it is neither.
+        TypeError: If ``source`` is neither a data module nor a mapping.
     """
     if isinstance(source, Mapping):
         source = get_datamodule(dict(source))
     if not isinstance(source, AnomalibDataModule):
-        msg = f"`source` must be an anomalib datamodule or its class_path and init_args, got {type(source).__name__}."
+        msg = f"`source` must be an anomalib data module or its class_path and init_args, got {type(source).__name__}."
         raise TypeError(msg)
     return source
 
 
 def category_folders(root: str | Path | None) -> list[str]:
-    """Return the categories that are folders of a root: those with a folder ``train``, or ``Train`` as DAGM has it."""
+    """Return the categories in a root folder: the folders that contain ``train`` (``Train`` in DAGM)."""
     return [] if root is None else sorted(path.parent.name for path in Path(root).glob("*/[Tt]rain"))
 
 
 def check_category(source: AnomalibDataModule) -> None:
-    """Raise if the root has folders of categories, but not the one that is asked for.
+    """Raise an error if the root folder contains categories, but not the one of the data module.
 
-    anomalib's datamodules would take this for a data set that is yet to be downloaded.
+    Otherwise anomalib's data modules would download the data set again.
+
+    Raises:
+        ArgumentError: If the category is missing.
     """
     root = getattr(source, "root", None)
     if not source.category or root is None or (Path(root) / source.category).exists():
         return
     categories = category_folders(root)
     if categories:
-        msg = f"`category` must be a folder of {root}, got {source.category!r}. There are {categories}."
+        msg = f"`category` must be a folder of {root}, got {source.category!r}. Available: {categories}."
         raise ArgumentError(msg)
 
 
 def check_ascii(path: str | Path) -> None:
-    """Raise if a path holds letters that anomalib refuses."""
+    """Raise an error if a path contains characters that anomalib rejects.
+
+    Raises:
+        DataValidationError: If a name in the path is not printable ASCII.
+    """
     names = [name for name in Path(path).parts if not (name.isascii() and name.isprintable())]
     if names:
         msg = (
-            f"Folders must have names of ASCII letters alone, got {names[0]!r} in {path}: anomalib refuses others. "
-            "Rename the folder."
+            "Folder names must be printable ASCII, because anomalib rejects others, "
+            f"got {names[0]!r}. Rename the folder: {path}"
         )
         raise DataValidationError(msg)
 
 
 def _explain_host_error(error: str) -> str | None:
-    """Return what an error of anomalib's or pandas' in a setup means, nothing of one that is not known."""
-    if "non-printable characters: " in error:  # anomalib's words for all but ASCII
+    """Return a clearer message for a known error of anomalib or pandas during ``setup``. ``None`` for other errors."""
+    if "non-printable characters: " in error:  # anomalib's message for names that are not ASCII
         check_ascii(error.partition("non-printable characters: ")[2])
     if "not enough values to unpack" in error:
         return (
-            f"`source` cannot make its splits ({error}). With good images alone, set its `val_split_mode` and "
-            "`test_split_mode` to `none`."
+            f"`source` cannot create its splits ({error}). If there are only normal images, set its "
+            "`val_split_mode` and `test_split_mode` to `none`."
         )
     if "equal len keys" in error:
         return (

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The manifest of a support: which images a detector was made from, so that a run can be repeated."""
+"""Manifest of a support set: the images that a model was fitted to, so that a run can be repeated."""
 
 import hashlib
 import json
@@ -16,14 +16,14 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class SupportManifest:
-    """The images of a support.
+    """The images of a support set.
 
     Args:
         dataset (str): Name of the dataset.
         category (str): Name of the category.
         k_shot (int): Number of images.
-        seed (int | None): Seed of the choice. ``None`` if the images were named by the user.
-        images (dict[str, str]): SHA-256 of each file by its path, relative to the folder of all normal training images.
+        seed (int | None): Seed of the random choice. ``None`` if the user named the images.
+        images (dict[str, str]): SHA-256 of each file, keyed by its path relative to the folder of the normal images.
     """
 
     dataset: str
@@ -34,12 +34,12 @@ class SupportManifest:
 
     @property
     def digest(self) -> str:
-        """Eight digits that are equal for equal images."""
+        """Eight hexadecimal digits that identify the images."""
         images = json.dumps(self.images, sort_keys=True)
         return hashlib.sha256(images.encode()).hexdigest()[:8]
 
     def write(self, path: Path) -> None:
-        """Write the manifest as JSON. A file that is there is replaced in one step."""
+        """Write the manifest as JSON. An existing file is replaced atomically."""
         write_atomically(path, json.dumps({"version": VERSION, **asdict(self)}, indent=2) + "\n")
 
     @classmethod
@@ -47,21 +47,21 @@ class SupportManifest:
         """Read a manifest.
 
         Raises:
-            MissingDataError: If there is no such file.
-            SupportError: If the file is not a manifest, or one of another version.
+            MissingDataError: If the file does not exist.
+            SupportError: If the file is not a manifest, or has another version.
         """
         if not path.is_file():
-            msg = f"`support` must be a manifest or a list of file names, got {str(path)!r}, which is not a file."
+            msg = f"`support` must be a manifest or a list of file names, got {str(path)!r}, which does not exist."
             raise MissingDataError(msg)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             version = content.pop("version")
             if version != VERSION:
-                msg = f"`support` must be a manifest of version {VERSION}, got version {version!r} in {path}."
+                msg = f"`support` must be a manifest of version {VERSION}, got version {version!r}: {path}"
                 raise SupportError(msg)
             return cls(**content)
         except (AttributeError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            msg = f"`support` must be a manifest as written beside the results, got {path}, which is none ({error})."
+            msg = f"`support` must be a `support.json` file written by a fit, got an invalid file ({error}): {path}"
             raise SupportError(msg) from error
 
 

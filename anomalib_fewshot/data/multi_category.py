@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Several categories as one datamodule: a target and the other categories, or a few images of each."""
+"""Several categories in one data module: a target and other categories, or a support set for each category."""
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -22,7 +22,7 @@ from anomalib_fewshot.errors import ArgumentError, DataValidationError, SupportE
 
 from .few_shot import FewShot, as_datamodule, category_folders, check_arguments, log_result_paths
 from .manifest import SupportManifest
-from .support import SupportDataModule, collate_normal, join_run
+from .support import SupportDataModule, add_run_callbacks, collate_normal
 from .validation.issue import report_together
 
 Source = AnomalibDataModule | dict[str, Any]
@@ -31,30 +31,33 @@ Source = AnomalibDataModule | dict[str, Any]
 class MultiCategory(SupportDataModule):
     """Several categories of an anomalib dataset.
 
-    With a ``target``, a network is trained on all normal training images of the other categories; the support is
-    ``k_shot`` images of the target, and the test is on the target. Without one, ``k_shot`` images of each category are
-    trained on and are the support, and each is tested: the figures are those of each category and their mean.
+    With a ``target``, a network is trained on all normal training images of the other categories. The support set is
+    ``k_shot`` images of the target, and the test images are those of the target.
 
-    A batch is of one category, as episodes need it; without a target, training batches are mixed.
+    Without a ``target``, the training images and the support set are ``k_shot`` images of each category. All categories
+    are tested, and each metric is reported for each category and as their mean.
+
+    All images of a batch belong to one category. Training batches without a ``target`` are mixed.
 
     Args:
-        source (AnomalibDataModule | dict | list): Datamodule of a category dataset, or its ``class_path`` and
-            ``init_args``: each category gets a copy. Or a list of datamodules, one for each category, which may be of
-            different classes.
-        categories (list[str] | None): Categories. Defaults to ``None``: the folders of the source's root that have a
-            folder ``train``, or the categories of a list of sources.
-        target (str | None): Category to test on. No model is trained on it. Defaults to ``None``.
-        k_shot (int | None): Number of normal images in a support, ``None`` for all. Defaults to ``4``.
-        seed (int): Seed of the supports and of the order of batches. Defaults to ``0``.
-        support (str | Path | list[str] | None): The target's support instead of a choice, as in :class:`FewShot`.
+        source (AnomalibDataModule | dict | list): Data module of a dataset with categories, or its ``class_path``
+            and ``init_args``, which is copied for each category. Or a list with one data module for each category,
+            which may have different classes.
+        categories (list[str] | None): Names of the categories. Defaults to ``None``: all folders in the root of
+            the source that contain ``train``, or the categories of the list of sources.
+        target (str | None): Category to test on. It is not used for training. Defaults to ``None``.
+        k_shot (int | None): Number of images in each support set, ``None`` for all. Defaults to ``4``.
+        seed (int): Seed of the support sets and of the batch order. Defaults to ``0``.
+        support (str | Path | list[str] | None): Support set of the target, as in :class:`FewShot`.
             Defaults to ``None``.
-        validation (str): Where thresholds come from, as in :class:`FewShot`. Defaults to ``"support"``.
+        validation (str): Images that determine the thresholds, as in :class:`FewShot`. Defaults to ``"support"``.
 
     Raises:
-        TypeError: If a source is not a datamodule.
-        ArgumentError: If an argument is out of its range, if a support is given without a target, or during ``setup``
-            if there are fewer than two categories, if the target is not one of them, or if a category is there twice.
-        SupportError, DataValidationError: During ``setup``, as :class:`FewShot` does.
+        TypeError: If a source is not a data module.
+        ArgumentError: If an argument is out of range, or if ``support`` is given without ``target``. During
+            ``setup``: if there are fewer than two categories, if ``target`` is not one of them, or if a category is
+            given twice.
+        SupportError, DataValidationError: During ``setup``, as in :class:`FewShot`.
 
     Example:
         >>> from anomalib_fewshot import ELPV
@@ -64,7 +67,7 @@ class MultiCategory(SupportDataModule):
     """
 
     seed: int
-    train_data: ConcatDataset  # type: ignore[assignment]  # categories may be datasets of different classes
+    train_data: ConcatDataset  # type: ignore[assignment]  # the datasets of the categories may have different classes
 
     def __init__(
         self,
@@ -77,38 +80,38 @@ class MultiCategory(SupportDataModule):
         validation: str = "support",
     ) -> None:
         check_arguments(k_shot, seed, validation)
-        given = [as_datamodule(part) for part in (source if isinstance(source, list) else [source])]
+        sources = [as_datamodule(part) for part in (source if isinstance(source, list) else [source])]
         if isinstance(source, list) and categories is not None:
-            msg = "`categories` must be left out where `source` is a list: each source has its own."
+            msg = "`categories` must not be given if `source` is a list. Set the category of each source."
             raise ArgumentError(msg)
         if support is not None and target is None:
-            msg = "`support` must be that of a `target`, got no target. Name one."
+            msg = "`support` requires `target`, got none. Give a target."
             raise ArgumentError(msg)
         super().__init__(
-            train_batch_size=given[0].train_batch_size,
-            eval_batch_size=given[0].eval_batch_size,
-            num_workers=given[0].num_workers,
+            train_batch_size=sources[0].train_batch_size,
+            eval_batch_size=sources[0].eval_batch_size,
+            num_workers=sources[0].num_workers,
             seed=seed,
         )
-        self.sources = given
+        self.sources = sources
         self.categories = categories
         self.target = target
         self.k_shot = k_shot
         self.support = support
         self.validation = validation
-        self.logged_paths: set[Path] = set()  # of results
-        self.warned_for: set[str] = set()  # shared by the parts, so that each warning comes once
+        self.logged_paths: set[Path] = set()  # of the results
+        self.warned_for: set[str] = set()  # shared by the parts, so that each warning is logged once
         self._parts: dict[str, FewShot] = {}
-        self._chosen: list[str] | None = None  # of the other categories, by a model
+        self._chosen: list[str] | None = None  # training categories chosen by a model
 
     @property
-    def name(self) -> str:  # type: ignore[override]  # as in anomalib, over an attribute of Lightning's
+    def name(self) -> str:  # type: ignore[override]  # as in anomalib: Lightning has an attribute
         """Name of the first source."""
         return self.sources[0].name
 
     @property
     def category(self) -> str:
-        """The target, or nothing where all categories are tested."""
+        """The target. Empty if all categories are tested."""
         return self.target or ""
 
     @category.setter
@@ -118,31 +121,31 @@ class MultiCategory(SupportDataModule):
 
     @property
     def parts(self) -> dict[str, FewShot]:
-        """The few-shot datamodule of each category, by its name."""
+        """The few-shot data module of each category, by its name."""
         if not self._parts:
             sources = self._sources_by_category()
             if self.target is not None and self.target not in sources:
                 msg = f"`target` must be one of the categories {list(sources)}, got {self.target!r}."
                 raise ArgumentError(msg)
             if len(sources) < 2:
-                msg = f"`categories` must be at least two, got {list(sources)}. For one category, use `FewShot`."
+                msg = f"`categories` must have two or more names, got {list(sources)}. For one category, use `FewShot`."
                 raise ArgumentError(msg)
             self._parts = {name: self._part(name, source) for name, source in sources.items()}
         return self._parts
 
     @property
     def train_categories(self) -> list[str]:
-        """The categories that a network is trained on."""
+        """Categories that a network is trained on."""
         return [name for name in self.parts if name != self.target] if self._chosen is None else self._chosen
 
     @property
-    def manifest(self) -> SupportManifest | None:  # type: ignore[override]  # it is the target's, and not assigned
-        """The target's support, after ``setup``."""
+    def manifest(self) -> SupportManifest | None:  # type: ignore[override]  # a property here
+        """Manifest of the target, after ``setup``. ``None`` without a target."""
         return None if self.target is None else self.parts[self.target].manifest
 
     @property
     def category_by_path(self) -> dict[str, str]:
-        """The category of each image by its path, after ``setup``. Empty where one category is tested."""
+        """Category of each image by its path, after ``setup``. Empty with a target."""
         if self.target is not None:
             return {}
         subsets = [(name, data) for name, part in self.parts.items() for data in _subsets(part)]
@@ -158,14 +161,14 @@ class MultiCategory(SupportDataModule):
         """Let the sources download their data."""
         root = getattr(self.sources[0], "root", None)
         if self.categories is None and len(self.sources) == 1 and not category_folders(root):
-            self.sources[0].prepare_data()  # the categories are known once they are there
+            self.sources[0].prepare_data()  # a download creates the folders of the categories
         with report_together():
             for part in self.parts.values():
                 part.prepare_data()
 
     def setup(self, stage: str | None = None) -> None:
-        """Set up all categories, choose the supports, and check that nothing of the target is trained on."""
-        join_run(self.trainer)
+        """Set up all categories, choose the support sets, and check that training uses no image of the target."""
+        add_run_callbacks(self.trainer)
         self._check_devices()
         self._chosen = None
         with report_together():
@@ -187,7 +190,7 @@ class MultiCategory(SupportDataModule):
         """Return the normal training images of a category, after ``setup``.
 
         Raises:
-            ArgumentError: If there is no such category.
+            ArgumentError: If the data module does not have the category.
         """
         if category not in self.parts:
             msg = f"`category` must be one of {list(self.parts)}, got {category!r}."
@@ -195,13 +198,13 @@ class MultiCategory(SupportDataModule):
         return self.parts[category].normal_data
 
     def train_on(self, categories: Sequence[str]) -> None:
-        """Train on some of the other categories alone. Call it after ``setup``, which goes back to all.
+        """Train on the given categories only. Call this after ``setup``, which resets the choice.
 
         Args:
-            categories (Sequence[str]): Their names. Of none, the training images are the support.
+            categories (Sequence[str]): Names of categories. If empty, the training images are the support set.
 
         Raises:
-            ArgumentError: If one is not among ``train_categories``.
+            ArgumentError: If a category is not in ``train_categories``.
         """
         unknown = [name for name in categories if name not in self.train_categories]
         if unknown:
@@ -216,20 +219,20 @@ class MultiCategory(SupportDataModule):
         return [manifest for name in names for manifest in self.parts[name].manifests()]
 
     def write_manifests(self, folder: Path) -> None:
-        """Write the manifests of the tested categories to a folder of results, after a fit."""
+        """Write the manifests of the tested categories to the results folder, after a fit."""
         for part in self.parts.values():
             part.write_manifests(folder)
 
     def teardown(self, stage: str) -> None:
-        """Say after the test where the results lie."""
+        """Log the paths of the results after a test."""
         if stage == TrainerFn.TESTING:
             log_result_paths(self.trainer, self.logged_paths)
 
     def _setup(self, _stage: str | None = None) -> None:
-        """Not used: the sources make the datasets."""
+        """Not used: the sources create the datasets."""
 
     def train_dataloader(self) -> DataLoader:
-        """Return the loader of the training images, in an order that the seed alone decides."""
+        """Return the loader of the training images, shuffled with the seed."""
         generator = torch.Generator().manual_seed(self.seed)
         if self.target is None:
             items = [part.support_items() for part in self.parts.values()]
@@ -249,32 +252,32 @@ class MultiCategory(SupportDataModule):
         return self._loader(self.train_data, self.train_batch_size, generator)
 
     def support_dataloader(self) -> DataLoader:
-        """Return the loader of the supports of what is tested, in their order."""
+        """Return the loader of the support sets of the tested categories, in a fixed order."""
         return self._loader(self.support_data, self.train_batch_size)
 
     def val_dataloader(self) -> DataLoader | list:
-        """Return the loader of the validation images, or none if a category has none."""
+        """Return the loader of the validation images. Empty if a tested category has none."""
         return self._loader(self.val_data, self.eval_batch_size) if hasattr(self, "val_data") else []
 
     def test_dataloader(self) -> DataLoader:
-        """Return the loader of the test images, whose batches are of one category."""
+        """Return the loader of the test images. All images of a batch belong to one category."""
         return self._loader(self.test_data, self.eval_batch_size)
 
     def _loader(self, data: ConcatDataset, batch_size: int, generator: torch.Generator | None = None) -> DataLoader:
         lengths = [len(part) for part in data.datasets]
-        # every process sees the whole of a support, and of what is tested
+        # only training batches are divided between processes
         process = (self.trainer.global_rank, self.trainer.world_size) if generator and self.trainer else (0, 1)
         return DataLoader(
             data,
-            batch_sampler=CategoryBatches(lengths, batch_size, generator, *process),
-            generator=torch.Generator(),  # else a loader draws from the global generator
+            batch_sampler=CategoryBatchSampler(lengths, batch_size, generator, *process),
+            generator=torch.Generator(),  # otherwise the loader draws from the global generator
             num_workers=self.num_workers,
             collate_fn=self.external_collate_fn or ImageBatch.collate,
         )
 
     def _part(self, name: str, source: AnomalibDataModule) -> FewShot:
         support = self.support if name == self.target else None
-        k_shot = self.k_shot if self.target in {None, name} else 1  # a support of the others is not used
+        k_shot = self.k_shot if self.target in {None, name} else 1  # the support sets of other categories are not used
         part = FewShot(source, k_shot, self.seed, support, self.validation)
         part.warned_for = self.warned_for
         part.is_tested = self.target in {None, name}
@@ -285,14 +288,14 @@ class MultiCategory(SupportDataModule):
         if len(self.sources) > 1:
             names = [source.category for source in self.sources]
             if len(set(names)) < len(names):
-                msg = f"`source` must be a list of different categories, got {names}."
+                msg = f"`source` must have each category once, got {names}."
                 raise ArgumentError(msg)
             return dict(zip(names, self.sources, strict=True))
         source = self.sources[0]
         root = getattr(source, "root", None)
         names = self.categories if self.categories is not None else category_folders(root)
         if not names:
-            msg = f"`categories` must be named, as the root {root} has no folder with a `train` in it."
+            msg = f"`categories` must be given, because no folder of the root contains `train`: {root}"
             raise ArgumentError(msg)
         sources = {name: deepcopy(source) for name in names}
         for name, copy in sources.items():
@@ -304,51 +307,51 @@ class MultiCategory(SupportDataModule):
             return
         if replaces_sampler(self.trainer):
             msg = (
-                "`use_distributed_sampler` must be false on several devices: MultiCategory divides the batches itself. "
-                "Give `--trainer.use_distributed_sampler false`, or train on one device."
+                "`use_distributed_sampler` must be false on several devices, because MultiCategory distributes the "
+                "batches. Set `--trainer.use_distributed_sampler false`, or train on one device."
             )
             raise ArgumentError(msg)
 
     def _check(self) -> None:
-        """Raise if a training category has one image, or if an image of the target is in another category."""
+        """Raise an error if a training category has one image, or if it contains an image of the target."""
         if self.target is None:
             return
         small = [name for name in self.train_categories if len(self.parts[name].normal_data) < 2]
         if small:
-            msg = f"Every category must have two normal training images or more, got one in {small}. Leave it out."
+            msg = f"`categories` must have at least two normal training images each, got one in {small}. Remove them."
             raise SupportError(msg)
         target = self.parts[self.target].source
-        held = {path for data in _subsets(target) for path in data.samples.image_path}
-        leaked = held & {path for data in self.train_data.datasets for path in data.samples.image_path}
+        held_out = {path for data in _subsets(target) for path in data.samples.image_path}
+        leaked = held_out & {path for data in self.train_data.datasets for path in data.samples.image_path}
         if leaked:
-            msg = f"No image of the target must be trained on, got {sorted(leaked)[0]} in another category too."
+            msg = f"Training categories must not contain images of the target, got {sorted(leaked)[0]}."
             raise DataValidationError(msg)
 
     def _check_evaluator(self) -> None:
-        """Raise if the model's evaluator would pool the scores of several categories."""
+        """Raise an error if the evaluator of the model would pool the scores of several categories."""
         evaluator = getattr(getattr(self.trainer, "lightning_module", None), "evaluator", None)
         if self.target is None and isinstance(evaluator, Evaluator) and not hasattr(evaluator, "measures_by_category"):
             msg = (
-                "`evaluator` must measure each category by itself, got anomalib's, which pools their scores. Give the "
-                "model `anomalib_fewshot.CategoryEvaluator`: `--model.evaluator CategoryEvaluator`."
+                "`evaluator` must compute the metrics of each category, got anomalib's `Evaluator`, which pools the "
+                "scores. Set `--model.evaluator CategoryEvaluator` (`anomalib_fewshot.CategoryEvaluator`)."
             )
             raise ArgumentError(msg)
 
 
-class CategoryBatches(Sampler[list[int]]):
-    """Batches of indices, each of one category of concatenated datasets, of nearly one size and at least two indices.
+class CategoryBatchSampler(Sampler[list[int]]):
+    """Batches of indices of concatenated datasets. Each batch has one category, and at least two images if possible.
 
     Args:
         lengths (Sequence[int]): Number of images of each category.
-        batch_size (int): Images in a batch at most, but for a category that would leave a batch of one.
-        generator (torch.Generator | None): Generator that shuffles the images of a category and the batches.
-            Defaults to ``None``: all in their order.
-        rank (int): Number of this process, which gets its share of the batches, as many as any other: some come twice
-            if they do not come out even. Defaults to ``0``.
+        batch_size (int): Highest number of images in a batch. A batch may have one image more, to avoid batches of one.
+        generator (torch.Generator | None): Generator that shuffles the images of each category and the batches.
+            Defaults to ``None``: a fixed order.
+        rank (int): Rank of this process. All processes get the same number of batches, so a few batches may be used
+            twice. Defaults to ``0``.
         num_replicas (int): Number of processes. Defaults to ``1``.
 
     Example:
-        >>> list(CategoryBatches([5, 2], batch_size=3))
+        >>> list(CategoryBatchSampler([5, 2], batch_size=3))
         [[0, 1, 2], [3, 4], [5, 6]]
     """
 

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""MVTecFolder: any data set in MVTec AD's layout, with or without masks."""
+"""MVTecFolder: any data set in the layout of MVTec AD, with or without masks."""
 
 import os
 from pathlib import Path
@@ -14,39 +14,39 @@ from torchvision.transforms.v2 import Transform
 from anomalib_fewshot.errors import DataValidationError, MissingDataError
 
 from .few_shot import check_ascii, check_category
-from .support import join_run
+from .support import add_run_callbacks
 from .validation.issue import DataIssue, report
-from .validation.layout_check import check_kinds, check_layout
+from .validation.layout_check import check_label_classes, check_layout
 from .validation.mask_check import check_masks
 
 
 class MVTecFolder(Folder):
-    """A category in MVTec AD's layout, of images with any suffix that anomalib reads.
+    """A category in the layout of MVTec AD. Images may have any suffix that anomalib reads.
 
     The folders are ``<category>/train/good``, ``<category>/test/good``, and ``<category>/test/<defect>`` for each kind
-    of defect. The mask of ``test/<defect>/000.jpg`` is ``ground_truth/<defect>/000_mask.png``, of any suffix too and
-    with or without ``_mask``. Either all anomalous images have one or none has, and then there is no pixel level.
+    of defect. The mask of ``test/<defect>/000.jpg`` is ``ground_truth/<defect>/000_mask.png``, with any suffix and with
+    or without ``_mask``. Either all anomalous images have a mask, or none. Without masks there are no pixel metrics.
 
     Args:
-        root (str | Path): Folder of the categories. Its name is the name of the data set.
-        category (str): Folder in ``root``. Defaults to ``""``, for those who set it later.
+        root (str | Path): Folder that contains the categories. Its name is the name of the data set.
+        category (str): Folder in ``root``. Defaults to ``""``: to be set later.
         train_batch_size (int): Defaults to ``32``.
         eval_batch_size (int): Defaults to ``32``.
         num_workers (int): Defaults to ``8``.
         train_augmentations (Transform | None): Defaults to ``None``.
         val_augmentations (Transform | None): Defaults to ``None``.
         test_augmentations (Transform | None): Defaults to ``None``.
-        augmentations (Transform | None): Used where there are none for a stage. Defaults to ``None``.
+        augmentations (Transform | None): Augmentations for stages without their own. Defaults to ``None``.
         test_split_mode (TestSplitMode | str): Defaults to the images in ``test``.
-        test_split_ratio (float): Fraction of the training images to test on where there are no normal test images.
+        test_split_ratio (float): Fraction of the training images to test on if there are no normal test images.
             Defaults to ``0.2``.
-        val_split_mode (ValSplitMode | str): Defaults to the test images, as ``MVTecAD`` has it.
+        val_split_mode (ValSplitMode | str): Defaults to the test images, as in ``MVTecAD``.
         val_split_ratio (float): Defaults to ``0.5``.
         seed (int | None): Seed of the splits. Defaults to ``None``.
 
     Raises:
-        DataValidationError: Not here but before the images are read, if a folder is missing or some of the masks are,
-            if good pictures would be tested as defects, or if a mask cannot be meant.
+        DataValidationError: During ``setup``, if a folder or a mask is missing, if a folder of normal images would be
+            tested as a defect, or if a mask is empty or has the wrong shape.
 
     Example:
         >>> from anomalib_fewshot import FewShot
@@ -91,35 +91,39 @@ class MVTecFolder(Folder):
         )
         self.root: str | Path = root
         self.category = category
-        self.findings: list[DataIssue] = []  # what the check of the folders and masks has found
+        self.data_issues: list[DataIssue] = []  # issues of the folders and masks
 
     def prepare_data(self) -> None:
-        """Say what is missing before any split is made."""
-        self._find()
+        """Check the folders of the category.
+
+        Raises:
+            DataValidationError: If a folder is missing.
+        """
+        self._find_folders()
 
     def setup(self, stage: str | None = None) -> None:
-        """Set up the datasets, and say whether the test images are of one kind alone."""
-        join_run(self.trainer)
+        """Set up the datasets. Warn if the test images are of one class only."""
+        add_run_callbacks(self.trainer)
         super().setup(stage)
         if len(self.test_data):
             folder = (Path(self.root) / self.category).resolve()
-            self._report(check_kinds(self.test_data.samples.label_index, folder))
+            self._report(check_label_classes(self.test_data.samples.label_index, folder))
 
     def _setup(self, _stage: str | None = None) -> None:
-        masks = self._find()
+        masks = self._find_folders()
         self._report(check_masks(masks))
         super()._setup(_stage)
         for data in (self.train_data, self.test_data):
             data.samples["mask_path"] = [masks.get(path, "") for path in data.samples.image_path]
             data.samples.attrs["task"] = "segmentation" if masks else "classification"
 
-    def _report(self, findings: list[DataIssue]) -> None:
-        """Refuse what is wrong and warn of it, once: there is a setup for each stage."""
-        report(findings, self.findings)
-        self.findings = [*dict.fromkeys([*self.findings, *findings])]
+    def _report(self, issues: list[DataIssue]) -> None:
+        """Report issues, each one once: Lightning calls ``setup`` for each stage."""
+        report(issues, self.data_issues)
+        self.data_issues = [*dict.fromkeys([*self.data_issues, *issues])]
 
-    def _find(self) -> dict[str, str]:
-        """Find the folders of the category, and return the mask of each anomalous image if they have masks."""
+    def _find_folders(self) -> dict[str, str]:
+        """Set the folders of the category. Return the path of the mask of each anomalous image, empty without masks."""
         if not Path(self.root).is_dir():
             msg = f"`root` must be a folder, got {self.root}, which does not exist."
             raise MissingDataError(msg)
@@ -134,7 +138,7 @@ class MVTecFolder(Folder):
         if not tested and self.test_split_mode == TestSplitMode.FROM_DIR:
             msg = (
                 f"`category` must have images in test/good or test/<defect>, got {folder}, which has none. "
-                "With good images alone, set `val_split_mode` and `test_split_mode` to `none`."
+                "If there are only normal images, set `val_split_mode` and `test_split_mode` to `none`."
             )
             raise DataValidationError(msg)
         for path in (normal, *tested):
@@ -146,33 +150,33 @@ class MVTecFolder(Folder):
 
 
 def _find_masks(folder: Path, defects: list[str]) -> dict[str, str]:
-    """Return the path of the mask of each anomalous image, or nothing if there are no masks."""
+    """Return the path of the mask of each anomalous image. Empty if there are no masks."""
     images, masks = [], {}
     for defect in defects:
         image_folder, mask_folder = (folder / "test" / defect).resolve(), folder / "ground_truth" / defect
         images += _images(image_folder)
         for path in _images(mask_folder):
-            of = image_folder / path.relative_to(mask_folder).with_name(path.stem.removesuffix("_mask"))
-            masks[of] = str(path)
+            image = image_folder / path.relative_to(mask_folder).with_name(path.stem.removesuffix("_mask"))
+            masks[image] = str(path)
     if masks:
         _check_stems(images)
     without = [image for image in images if image.with_suffix("") not in masks]
     if masks and without:
         msg = (
-            f"`root` must have masks of all anomalous images or of none, got none of {without[0]} and of "
-            f"{len(without) - 1} others. Add ground_truth/<defect>/<name>_mask.png, or remove `ground_truth`."
+            f"`root` must have masks for all anomalous images or for none, got {len(without)} images without a mask. "
+            f"Add ground_truth/<defect>/<name>_mask.png, or remove `ground_truth`. The first image is {without[0]}"
         )
         raise DataValidationError(msg)
     return {str(image): masks[image.with_suffix("")] for image in images} if masks else {}
 
 
 def _check_stems(images: list[Path]) -> None:
-    """Raise if two images would share a mask."""
+    """Raise an error if two images would share a mask."""
     by_stem: dict[Path, Path] = {}
     for image in images:
         other = by_stem.setdefault(image.with_suffix(""), image)
         if other != image:
-            msg = f"Images with masks must differ in more than the suffix, got {other} and {image}. Rename one."
+            msg = f"Images with masks must differ in more than their suffix, got {other} and {image}. Rename one."
             raise DataValidationError(msg)
 
 

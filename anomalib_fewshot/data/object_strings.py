@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Tables of strings as pandas 2 makes them."""
+"""String columns with the dtype of pandas 2."""
 
 import warnings
 from collections.abc import Generator
@@ -9,19 +9,19 @@ from contextlib import contextmanager
 
 import pandas as pd
 
-OPTION = "future.infer_string"  # from pandas 2.1 on, deprecated in pandas 3
+OPTION = "future.infer_string"  # since pandas 2.1, deprecated in pandas 3
 
 
 @contextmanager
 def object_strings() -> Generator[None]:
-    """Let pandas infer the type ``object`` for columns of strings within the block, as before pandas 3.
+    """Let pandas infer the dtype ``object`` for string columns within the block, as pandas 2 does.
 
-    anomalib's ``Tabular`` and ``MVTecLOCO`` assign paths and lists to such columns, which the string type of pandas 3
-    refuses with a ``TypeError``.
+    anomalib's ``Tabular`` and ``MVTecLOCO`` assign paths and lists to string columns. The string dtype of pandas 3
+    raises a ``TypeError`` for them.
     """
     try:
         before = _get()
-    except KeyError:  # a version without the option
+    except KeyError:  # this version of pandas does not have the option
         yield
         return
     _set(value=False)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which images are the support: pure functions of paths, without files."""
+"""Choice of the support set: pure functions of paths, without file access."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -11,36 +11,36 @@ from anomalib_fewshot.errors import ArgumentError, SupportError
 
 
 def shuffled(paths: Sequence[str], key: str) -> list[str]:
-    """Return the paths in a random order that the key alone decides, with every version of Python.
+    """Return the paths in a random order that depends only on the key, in every version of Python.
 
     Example:
         >>> shuffled(["c.png", "a.png", "b.png"], "bottle")
         ['a.png', 'c.png', 'b.png']
     """
     generator = random.Random(key)  # noqa: S311
-    # Python guarantees to keep the sequence of `random()` for a seed, and of no other draw.
+    # Python keeps the sequence of `random()` for a seed stable across versions. `shuffle` has no such guarantee.
     return sorted(sorted(paths), key=lambda _: generator.random())
 
 
 def choose_support(paths: Sequence[str], k_shot: int, *, dataset: str, category: str, seed: int) -> list[str]:
-    """Choose ``k_shot`` of the paths at random, without replacement.
+    """Choose ``k_shot`` paths at random, without replacement.
 
-    The choice depends on nothing but the arguments: not on the order of the paths, on a global seed or on other
-    categories. It is nested: the first j of a choice of k are the choice of j.
+    The choice depends only on the arguments, not on the order of the paths or a global seed. Choices are nested: the
+    first j of k chosen paths are the choice for ``k_shot=j``.
 
     Args:
         paths (Sequence[str]): Paths of the normal training images, relative to their common folder.
         k_shot (int): Number of images to choose.
-        dataset (str): Name of the dataset, part of the generator's key.
-        category (str): Name of the category, part of the generator's key.
-        seed (int): Seed, part of the generator's key.
+        dataset (str): Name of the dataset, part of the random key.
+        category (str): Name of the category, part of the random key.
+        seed (int): Seed, part of the random key.
 
     Returns:
-        list[str]: The chosen paths, in the order in which they were drawn.
+        list[str]: The chosen paths, in random order.
 
     Raises:
         ArgumentError: If ``k_shot`` is below 1.
-        SupportError: If it is above the number of paths.
+        SupportError: If ``k_shot`` is greater than the number of paths.
 
     Example:
         >>> choose_support(["c.png", "a.png", "b.png"], 2, dataset="MVTecAD", category="bottle", seed=0)
@@ -58,19 +58,24 @@ def choose_support(paths: Sequence[str], k_shot: int, *, dataset: str, category:
     return shuffled(paths, f"{dataset}/{category}/{seed}")[:k_shot]
 
 
-def match_support(names: Sequence[str], paths: Sequence[str], others: Mapping[str, str] | None = None) -> list[str]:
-    """Find the path that each name means: that of the name, or the only one that ends in it.
+def match_support(
+    names: Sequence[str],
+    paths: Sequence[str],
+    other_images: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Return the path that matches each name: an equal path, or the only path that ends with the name.
 
     Args:
-        names (Sequence[str]): File names, or paths with as many folders as it takes to tell files apart.
+        names (Sequence[str]): File names, with parent folders where file names are ambiguous.
         paths (Sequence[str]): Paths of the normal training images.
-        others (Mapping[str, str] | None): What other images are, by path, for the error. Defaults to ``None``.
+        other_images (Mapping[str, str] | None): Description of other images by path, for the error message. Defaults to
+            ``None``.
 
     Returns:
         list[str]: A path for each name, in the order of the names.
 
     Raises:
-        SupportError: If there is no name, if a name means no path or several, or if two names mean one path.
+        SupportError: If ``names`` is empty, if a name matches no path or several, or if two names match the same path.
 
     Example:
         >>> match_support(["b/0.png"], ["a/0.png", "b/0.png"])
@@ -81,11 +86,16 @@ def match_support(names: Sequence[str], paths: Sequence[str], others: Mapping[st
         raise SupportError(msg)
     matches = []
     for name in names:
-        found = [name] if name in paths else [path for path in paths if _ends_in(path, name)]
-        if len(found) != 1:
-            other = next((what for path, what in (others or {}).items() if _ends_in(path, name)), "none of them")
-            got = f"{len(found)} of them: name its folder too" if found else other
-            msg = f"`support` must name normal training images, got {name!r}, which is {got}."
+        found = [name] if name in paths else [path for path in paths if _ends_with(path, name)]
+        if len(found) > 1:
+            msg = f"`support` must name each image uniquely, got {name!r}, which matches {len(found)}. Add its folder."
+            raise SupportError(msg)
+        if not found:
+            reason = "matches no image"
+            for path, description in (other_images or {}).items():
+                if _ends_with(path, name):
+                    reason = f"is {description}"
+            msg = f"`support` must name normal training images, got {name!r}, which {reason}."
             raise SupportError(msg)
         matches += found
     if len(set(matches)) != len(matches):
@@ -94,6 +104,6 @@ def match_support(names: Sequence[str], paths: Sequence[str], others: Mapping[st
     return matches
 
 
-def _ends_in(path: str, name: str) -> bool:
+def _ends_with(path: str, name: str) -> bool:
     tail = PurePath(name).parts
     return bool(tail) and PurePath(path).parts[-len(tail) :] == tail

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The one road to the support: the normal images that a model is fitted to, never shuffled."""
+"""Access to the support set: the normal images that a model is fitted to, in a fixed order."""
 
 import hashlib
 import json
@@ -25,19 +25,18 @@ from anomalib_fewshot._host import add_callbacks, is_memory_bank
 
 from .manifest import SupportManifest
 
-MIN_IMAGES = 3  # for the thresholds of a memory bank: some models score NaN after a fit to a single image
+MIN_IMAGES = 3  # for leave-one-out thresholds: some memory banks score NaN after a fit to a single image
 
-
-CALLBACK_GROUP = "anomalib_fewshot.callbacks"  # of entry points, since `callbacks` imports this module
+CALLBACK_GROUP = "anomalib_fewshot.callbacks"  # entry points avoid a circular import: `callbacks` imports this module
 
 
 class SupportDataModule(AnomalibDataModule):
-    """Base class of datamodules that choose a support set: :class:`FewShot` and :class:`MultiCategory`.
+    """Base class of data modules that choose a support set: :class:`FewShot` and :class:`MultiCategory`.
 
-    Models and callbacks ask ``isinstance(datamodule, SupportDataModule)``, which reads no property.
+    Models and callbacks check ``isinstance(datamodule, SupportDataModule)``.
 
     Attributes:
-        manifest (SupportManifest | None): The support set after ``setup``. ``None`` if there are several categories.
+        manifest (SupportManifest | None): The support set after ``setup``. ``None`` with several support sets.
     """
 
     manifest: SupportManifest | None
@@ -54,12 +53,12 @@ class SupportDataModule(AnomalibDataModule):
 
     @property
     def other_categories(self) -> list[str]:
-        """Categories that a network is trained on and that are not tested."""
+        """Categories that a network is trained on, without the tested category."""
         return [name for name in self.train_categories if name != self.category] if self.category else []
 
     @property
     def category_by_path(self) -> Mapping[str, str]:
-        """Category of each image by its path, after ``setup``. Empty where one category is tested."""
+        """Category of each image by its path, after ``setup``. Empty if only one category is tested."""
         return {}
 
     @abstractmethod
@@ -71,7 +70,7 @@ class SupportDataModule(AnomalibDataModule):
         return [] if self.manifest is None else [self.manifest]
 
     def write_manifests(self, folder: Path) -> None:
-        """Write the manifests to a folder of results, after a fit."""
+        """Write the manifests to the results folder, after a fit."""
         if self.manifest is not None:
             self.manifest.write(folder / "support.json")
 
@@ -80,22 +79,23 @@ class SupportDataModule(AnomalibDataModule):
         """Return the normal training images of a category, after ``setup``.
 
         Raises:
-            ArgumentError: If the datamodule does not have the category.
+            ArgumentError: If the data module does not have the category.
         """
 
     @abstractmethod
     def train_on(self, categories: Sequence[str]) -> None:
-        """Train on some of the other categories only, or on the support set if none is named. Call after ``setup``.
+        """Train on the given categories only, or on the support set if the list is empty. Call this after ``setup``.
 
         Raises:
-            ArgumentError: If one is not among ``train_categories``.
+            ArgumentError: If a category is not in ``train_categories``.
         """
 
 
 def make_callbacks() -> list[Callback]:
-    """Return new callbacks for a run with a model or a data module of this package. Other runs have none of them.
+    """Return new callbacks for a run with a model or a data module of this package.
 
-    A model returns them from ``configure_callbacks``, a data module adds them in ``setup`` (:func:`join_run`).
+    A model returns them from ``configure_callbacks``. A data module adds them in ``setup``, with
+    :func:`add_run_callbacks`.
     """
     callbacks: list[Callback] = []
     for entry_point in entry_points(group=CALLBACK_GROUP):
@@ -103,24 +103,26 @@ def make_callbacks() -> list[Callback]:
     return callbacks
 
 
-def join_run(trainer: Trainer | None) -> None:
-    """Add the callbacks of this package to a run whose data module is of this package. Call it in ``setup``.
+def add_run_callbacks(trainer: Trainer | None) -> None:
+    """Add the callbacks of this package to a trainer. A data module of this package calls this in ``setup``.
 
     Args:
-        trainer (Trainer | None): Trainer of the data module. ``None`` if it is set up by hand.
+        trainer (Trainer | None): Trainer of the data module. ``None`` without a trainer: nothing is added.
     """
     if trainer is not None:
         add_callbacks(trainer, make_callbacks())
 
 
 def support_dataloader(datamodule: AnomalibDataModule) -> DataLoader:
-    """Return the loader of the support in a fixed order: of a datamodule without shots, all normal training images.
+    """Return the loader of the support set, in a fixed order.
+
+    For a data module that chooses no support set, these are all normal training images.
 
     Args:
-        datamodule (AnomalibDataModule): Datamodule after ``setup``.
+        datamodule (AnomalibDataModule): Data module after ``setup``.
 
     Raises:
-        TypeError: If it is no datamodule of anomalib, which alone can be read without shuffling.
+        TypeError: If ``datamodule`` is not an anomalib data module.
     """
     if isinstance(datamodule, SupportDataModule):
         return datamodule.support_dataloader()
@@ -132,14 +134,14 @@ def support_dataloader(datamodule: AnomalibDataModule) -> DataLoader:
 
 
 def ordered_dataloader(datamodule: AnomalibDataModule, data: Any = None) -> DataLoader:  # noqa: ANN401
-    """Return a loader of images in their order, with no more processes than batches.
+    """Return a loader without shuffling, with at most one worker process per full batch.
 
     Args:
-        datamodule (AnomalibDataModule): Datamodule after ``setup``.
+        datamodule (AnomalibDataModule): Data module after ``setup``.
         data (Any): Dataset with a length. Defaults to ``None``: all training images.
 
     Raises:
-        TypeError: If it is no datamodule of anomalib.
+        TypeError: If ``datamodule`` is not an anomalib data module.
     """
     _check_datamodule(datamodule)
     data = datamodule.train_data if data is None else data
@@ -147,30 +149,34 @@ def ordered_dataloader(datamodule: AnomalibDataModule, data: Any = None) -> Data
     return DataLoader(
         data,
         batch_size=batch_size,
-        generator=torch.Generator(),  # else a loader draws from the global generator
+        generator=torch.Generator(),  # otherwise the loader draws from the global generator
         num_workers=min(datamodule.num_workers, len(data) // batch_size),
         collate_fn=datamodule.external_collate_fn or getattr(data, "collate_fn", collate_normal),
     )
 
 
-def without_global_draws(loader: DataLoader) -> DataLoader:
-    """Give a loader a generator of its own: each pass over a loader without one advances the global generator."""
+def with_own_generator(loader: DataLoader) -> DataLoader:
+    """Give a loader its own generator, because iterating over a loader without one advances the global generator."""
     if loader.generator is None:
         loader.generator = torch.Generator()
     return loader
 
 
 def collate_normal(items: Sequence[ImageItem]) -> ImageBatch:
-    """Collate normal images of several categories, of which some have masks and others do not."""
+    """Collate normal images without their masks, because only some categories may have masks."""
     batch: Any = ImageBatch.collate([replace(item, gt_mask=None, mask_path=None) for item in items])
     return batch
 
 
 def can_fit_thresholds(model: LightningModule, count: int) -> bool:
-    """Return whether the thresholds of a model can come from a support set of so many images.
+    """Return whether the thresholds of a model can be calibrated on the support set.
 
-    The models of this package declare it (``calibrates_out_of_fold``). The callback ``SupportThreshold`` refits a
-    memory bank of anomalib without each image in turn.
+    The models of this package set ``calibrates_out_of_fold``. For anomalib's memory banks, the callback
+    ``SupportThreshold`` computes leave-one-out scores.
+
+    Args:
+        model (LightningModule): The model.
+        count (int): Number of support images.
     """
     if is_memory_bank(model):
         return count >= MIN_IMAGES
@@ -180,28 +186,28 @@ def can_fit_thresholds(model: LightningModule, count: int) -> bool:
 def support_digest(datamodule: AnomalibDataModule) -> str:
     """Return eight hexadecimal digits that identify the support set.
 
-    With :class:`FewShot` they are those of the manifest, which depend on the content of the files. Other data modules
-    have no manifest: there the digits depend on the names of the normal training images.
+    With :class:`FewShot` they are the digest of the manifest and depend on the content of the files. Other data modules
+    have no manifest: their digits depend on the names of the normal training images.
 
     Args:
-        datamodule (AnomalibDataModule): Datamodule after ``setup``.
+        datamodule (AnomalibDataModule): Data module after ``setup``.
     """
     manifests = datamodule.manifests() if isinstance(datamodule, SupportDataModule) else []
     if len(manifests) == 1:
         return manifests[0].digest
     if manifests:
-        names = [manifest.digest for manifest in manifests]
+        parts = [manifest.digest for manifest in manifests]
     else:
         _check_datamodule(datamodule)
         samples = datamodule.train_data.samples
         paths = samples.image_path[samples.label_index == LabelName.NORMAL]
         folder = os.path.commonpath([Path(path).parent for path in paths])
-        names = sorted(Path(path).relative_to(folder).as_posix() for path in paths)
-        names.append(f"{datamodule.name}/{datamodule.category}")
-    return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]
+        parts = sorted(Path(path).relative_to(folder).as_posix() for path in paths)
+        parts.append(f"{datamodule.name}/{datamodule.category}")
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
 
 
-def _check_datamodule(datamodule: Any) -> None:  # noqa: ANN401  of a trainer, which takes any
+def _check_datamodule(datamodule: Any) -> None:  # noqa: ANN401  a trainer accepts any data
     if not isinstance(datamodule, AnomalibDataModule):
-        msg = f"The data must be an anomalib datamodule, got {type(datamodule).__name__}. Give it as `datamodule`."
+        msg = f"`datamodule` must be an anomalib data module, got {type(datamodule).__name__}."
         raise TypeError(msg)

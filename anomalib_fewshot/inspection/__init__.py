@@ -1,10 +1,10 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""From a folder of good pictures to verdicts on a page.
+"""Train a detector on a folder of good pictures and show verdicts for new pictures on a web page.
 
-The function is loaded on first use: it needs the extra ``inspect``, and anomalib's command line imports this package
-for every command.
+:func:`inspect` is imported on first use, because it requires the extra ``inspect`` and anomalib's command line imports
+this package for every command.
 """
 
 from typing import TYPE_CHECKING

@@ -1,32 +1,33 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Drift: whether new pictures still score like the good ones, by two tests with a known false-alarm rate."""
+"""Drift detection: two tests with known false-alarm rates compare new pictures with the good ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scipy.stats import betabinom, kendalltau
 
-LEVEL_LIMIT = 0.05  # p-value; four good pictures reach it from 12 new ones on, and .01 only from 32 on
-TREND_LIMIT = 0.01  # p-value
-MIN_PICTURES = 8  # new ones, below which nothing is tested
+# Significance levels. With four good pictures, 0.05 is within reach from 12 new pictures on, and 0.01 only from 32.
+LEVEL_LIMIT = 0.05
+TREND_LIMIT = 0.01
+MIN_IMAGES = 8  # new pictures that both tests require
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Result of the two tests.
+    """Result of the level test and the trend test.
 
-    Where no picture has changed, the level test reports a change in at most 5 % of cases and the trend test in about
-    1 %. Simulated with normally distributed scores, at least one of them did in 0.5 % (k = 4, 8 new pictures) to 5 %
-    (k = 8, 50 new pictures) of 2000 cases.
+    Without drift, the level test raises an alarm in at most 5 % of cases, and the trend test in about 1 %. In 2000
+    simulations with normally distributed scores, at least one test raised an alarm in 0.5 % (k = 4, 8 new pictures) to
+    5 % (k = 8, 50 new pictures) of cases.
 
     Args:
-        num_above (int): New pictures that score above the median of the held-out good pictures.
+        num_above (int): Number of new pictures above the median score of the held-out good pictures.
         num_new (int): Number of new pictures.
         num_good (int): Number k of good pictures.
-        trend (float): Kendall's tau of the scores of new pictures and their order, NaN if all scores are equal.
-        trend_p_value (float): Its p-value, NaN if all scores are equal.
+        trend (float): Kendall's tau between score and order of the new pictures. NaN if all scores are equal.
+        trend_p_value (float): p-value of Kendall's tau. NaN if all scores are equal.
     """
 
     num_above: int
@@ -37,28 +38,28 @@ class Drift:
 
     @property
     def p_value(self) -> float:
-        """The p-value of the level test."""
+        """p-value of the level test."""
         return level_p_value(self.num_above, self.num_new, self.num_good)
 
     @property
-    def has_changed_level(self) -> bool:
-        """Whether so many new pictures above the median are a change."""
+    def has_level_shift(self) -> bool:
+        """Whether the level test finds more high scores than chance explains."""
         return self.p_value <= LEVEL_LIMIT
 
     @property
     def has_trend(self) -> bool:
-        """Whether the scores rise or fall in the order of the pictures."""
+        """Whether the trend test finds rising or falling scores."""
         return self.trend_p_value <= TREND_LIMIT
 
 
 def level_p_value(num_above: int, num_new: int, num_good: int) -> float:
-    """Return the probability that at least so many new pictures exceed the median good picture by chance.
+    """Return the probability that ``num_above`` or more new pictures exceed the median good picture by chance.
 
-    Of k exchangeable good pictures, the share of new ones above the j-th lowest is Beta(k - j + 1, j): a binomial test
-    would take the median of a few pictures for that of all.
+    For k exchangeable good pictures, the share of new pictures above the j-th lowest score is Beta(k - j + 1, j). A
+    binomial test would ignore that the median of few pictures is uncertain.
 
     Args:
-        num_above (int): New pictures above the median, the lower one of an even number.
+        num_above (int): Number of new pictures above the median (the lower median if k is even).
         num_new (int): Number of new pictures.
         num_good (int): Number k of good pictures.
 
@@ -70,30 +71,30 @@ def level_p_value(num_above: int, num_new: int, num_good: int) -> float:
     return float(betabinom.sf(num_above - 1, num_new, num_good - rank + 1, rank))
 
 
-def num_needed(num_good: int) -> int:
-    """Return the smallest number of new pictures with which the level test can report a change.
+def min_new_images(num_good: int) -> int:
+    """Return the smallest number of new pictures for which the level test can detect drift.
 
     Example:
-        >>> num_needed(4), num_needed(2)
+        >>> min_new_images(4), min_new_images(2)
         (12, 39)
     """
-    number = MIN_PICTURES
+    number = MIN_IMAGES
     while level_p_value(number, number, num_good) > LEVEL_LIMIT:
         number += 1
     return number
 
 
 def measure_drift(scores: Sequence[float], calibration_scores: Sequence[float]) -> Drift | None:
-    """Test whether new pictures have changed.
+    """Test whether the scores of new pictures have drifted.
 
     Args:
-        scores (Sequence[float]): Scores of new pictures, in order.
-        calibration_scores (Sequence[float]): Scores of held-out good pictures, ascending.
+        scores (Sequence[float]): Scores of the new pictures, in order.
+        calibration_scores (Sequence[float]): Scores of the held-out good pictures, ascending.
 
     Returns:
-        Drift | None: The result, or ``None`` with fewer than eight new pictures or two good ones.
+        Drift | None: The result, or ``None`` for fewer than eight new pictures or fewer than two good ones.
     """
-    if len(scores) < MIN_PICTURES or len(calibration_scores) < 2:
+    if len(scores) < MIN_IMAGES or len(calibration_scores) < 2:
         return None
     median = calibration_scores[(len(calibration_scores) + 1) // 2 - 1]
     num_above = sum(score > median for score in scores)
@@ -102,31 +103,31 @@ def measure_drift(scores: Sequence[float], calibration_scores: Sequence[float]) 
 
 
 def describe_drift(scores: Sequence[float], calibration_scores: Sequence[float]) -> str:
-    """Return the drift report as text, empty with too few pictures for any test.
+    """Return the drift report as text, or an empty string if there are too few pictures for a test.
 
     Args:
-        scores (Sequence[float]): Scores of new pictures, in order.
-        calibration_scores (Sequence[float]): Scores of held-out good pictures, ascending.
+        scores (Sequence[float]): Scores of the new pictures, in order.
+        calibration_scores (Sequence[float]): Scores of the held-out good pictures, ascending.
     """
     drift = measure_drift(scores, calibration_scores)
     if drift is None:
         return ""
     count = f"{drift.num_above} of {drift.num_new} new pictures score above the median good picture"
-    needed = num_needed(drift.num_good)
-    if drift.has_changed_level:
+    needed = min_new_images(drift.num_good)
+    if drift.has_level_shift:
         text = (
-            f"The pictures have changed: {count}, which chance does in {_percent(drift.p_value)} of cases. Light, "
-            "camera or tool are different now, or many pictures are defects. Add good pictures that were taken now."
+            f"Drift detected: {count}. Without drift, this happens in {_percent(drift.p_value)} of cases. Either "
+            "lighting, camera or tooling has changed, or many pictures show defects. Add recent good pictures."
         )
     elif drift.num_new < needed:
-        text = f"{count}. With {drift.num_good} good pictures, a change can be detected from {needed} new pictures on."
+        text = f"{count}. With {drift.num_good} good pictures, detecting drift requires at least {needed} new pictures."
     else:
-        text = f"No change detected: {count}, which is within chance."
+        text = f"No sign of drift: {count}, which is within chance."
     if drift.has_trend:
         direction = "rise" if drift.trend > 0 else "fall"
         text += (
-            f" Scores {direction} in the order of file names (Kendall's test, p = {drift.trend_p_value:.1g}): a "
-            "gradual change, or defects that came together."
+            f" Scores {direction} in the order of file names (Kendall's tau, p = {drift.trend_p_value:.1g}). Either "
+            "the process changes gradually, or the defects occurred together."
         )
     return text
 

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A region of all pictures that does not count: a clock, a label, a neighbour of the part."""
+"""Mask for a region to ignore, such as a clock, a label or a neighboring part."""
 
 from pathlib import Path
 
@@ -10,46 +10,47 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_fewshot.data.validation.image import read_upright
+from anomalib_fewshot.errors import DataValidationError
 
-GREY = 0.5  # of what is painted over: equal in all pictures, and known before any is seen
+GRAY = 0.5  # a constant, so the fill value does not depend on the pictures
 
 
 class IgnoreMask:
-    """Paints a region over, in good and new pictures alike, so that no patch there differs from another.
+    """Gray out a region in all pictures, good and new.
 
-    It is a fixed change of all pictures, which leaves them exchangeable: what thresholds guarantee holds.
+    All pictures are changed in the same way and stay exchangeable, so the guarantee of the thresholds still holds.
 
     Args:
-        path (Path): Mask, white where pictures do not count. It is resized to the pictures.
+        path (Path): Mask image, white in the region to ignore. It is resized to each picture.
 
     Raises:
-        ValueError: If it is not a picture, marks nothing or marks all.
+        DataValidationError: If the file cannot be read, or if the mask is entirely black or white.
     """
 
     def __init__(self, path: Path) -> None:
         try:
             mask = np.asarray(read_upright(path, "L")) > 127
         except (OSError, SyntaxError) as error:
-            msg = f"`ignore` must be a mask, got {path}, which cannot be read ({error}). Give a PNG."
-            raise ValueError(msg) from error
+            msg = f"`ignore` must be a readable mask image, got {path} ({error}). Provide a PNG file."
+            raise DataValidationError(msg) from error
         if mask.all() or not mask.any():
-            colour = "white" if mask.all() else "black"
+            color = "white" if mask.all() else "black"
             msg = (
-                f"`ignore` must mark a part of the picture, got {path}, which is all {colour}. Paint white what does "
-                "not count, and the rest black."
+                f"`ignore` must contain black and white regions, got {path}, which is all {color}. Paint the region "
+                "to ignore white and the rest black."
             )
-            raise ValueError(msg)
+            raise DataValidationError(msg)
         self.mask = torch.from_numpy(mask)  # (H, W)
 
     def resized(self, size: tuple[int, int]) -> torch.Tensor:
-        """Return the mask in another size, where a pixel is in it if a part of it is: ``(H, W)`` -> ``(h, w)``."""
+        """Return the mask resized to ``(h, w)``. A pixel is set if any part of it is masked."""
         return F.adaptive_max_pool2d(self.mask[None].float(), size)[0] > 0
 
     def apply(self, image: torch.Tensor) -> torch.Tensor:
-        """Return an image of shape ``(3, H, W)`` with the region in one colour."""
-        return image.masked_fill(self.resized((image.shape[-2], image.shape[-1])), GREY)
+        """Return an image of shape ``(3, H, W)`` with the region grayed out."""
+        return image.masked_fill(self.resized((image.shape[-2], image.shape[-1])), GRAY)
 
     def clear(self, heat: np.ndarray) -> np.ndarray:
-        """Return a map of shape ``(H, W)`` without the region."""
+        """Return an anomaly map of shape ``(H, W)`` with zeros in the region."""
         size = (heat.shape[0], heat.shape[1])
         return np.where(self.resized(size).numpy(), 0, heat)

@@ -1,50 +1,57 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The pictures of a page within it, so that it is one file to send or to keep."""
+"""Embed the pictures in the page, so that it is a single file."""
 
 from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
 
-from .pictures import PARTS, page_file
+from .rendering import PARTS, page_file
 
-MAX_MEGABYTES = 64  # of a page: one with more takes a browser many seconds, and no mail takes it
-TYPES = {"jpg": "image/jpeg", "png": "image/png"}
+MAX_MEGABYTES = 64  # a larger page loads slowly in a browser and exceeds the limits of mail servers
+MEDIA_TYPES = {"jpg": "image/jpeg", "png": "image/png"}
 
 
 def choose_parts(folder: Path, names: Sequence[str]) -> tuple[list[str], str]:
-    """Return what of the pictures fits into a page, and a line on what does not.
+    """Return the kinds of files that fit into the page, and a note about the ones that do not.
 
     Args:
         folder (Path): Folder of the run.
-        names (Sequence[str]): Paths of the pictures in the folder of new pictures.
+        names (Sequence[str]): Paths of the pictures, relative to the folder of new pictures.
 
     Returns:
-        tuple[list[str], str]: ``"photos"``, ``"thumbnails"`` and ``"heat"``, the last two, or none.
+        tuple[list[str], str]: All of ``"photos"``, ``"thumbnails"`` and ``"heat"``, only the last two, or none; and the
+            note, empty if everything fits.
     """
     sizes = {part: _megabytes(folder, part, names) for part in PARTS}
-    whole, small = sum(sizes.values()), sum(sizes.values()) - sizes["photos"]
-    if whole <= MAX_MEGABYTES:
+    total = sum(sizes.values())
+    reduced = total - sizes["photos"]
+    if total <= MAX_MEGABYTES:
         return list(PARTS), ""
-    words = f"The page would have {whole:.0f} MB with the photos, {small:.0f} MB with small pictures alone."
-    if small <= MAX_MEGABYTES:
-        return ["thumbnails", "heat"], f"{words} Small ones are in it: what is enlarged is blurred."
-    return [], f"{words} Above {MAX_MEGABYTES} MB they stay beside it: send the folder, or score fewer at a time."
+    note = f"The page would take {total:.0f} MB with full pictures and {reduced:.0f} MB with thumbnails only."
+    if reduced <= MAX_MEGABYTES:
+        return ["thumbnails", "heat"], f"{note} It contains thumbnails only, so enlarged pictures are blurred."
+    return (
+        [],
+        f"{note} The limit is {MAX_MEGABYTES} MB, so no picture is embedded. Share the whole folder.",
+    )
 
 
-def encode(folder: Path, parts: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return the data URIs of each picture, by its path and the part."""
-    return {
-        name: {part: _uri(path) for part in parts if (path := page_file(folder, part, name)).is_file()}
-        for name in names
-    }
+def encode_files(folder: Path, parts: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return the data URIs of the files, by the path of the picture and the kind of file."""
+    uris: dict[str, dict[str, str]] = {}
+    for name in names:
+        files = {part: page_file(folder, part, name) for part in parts}
+        uris[name] = {part: _data_uri(file) for part, file in files.items() if file.is_file()}
+    return uris
 
 
 def _megabytes(folder: Path, part: str, names: Sequence[str]) -> float:
-    files = (page_file(folder, part, name) for name in names)
-    return sum(file.stat().st_size for file in files if file.is_file()) * 4 / 3 / 1e6  # in base64
+    files = [page_file(folder, part, name) for name in names]
+    num_bytes = sum(file.stat().st_size for file in files if file.is_file())
+    return num_bytes * 4 / 3 / 1e6  # base64 encodes three bytes as four
 
 
-def _uri(path: Path) -> str:
-    return f"data:{TYPES[path.suffix[1:]]};base64,{b64encode(path.read_bytes()).decode()}"
+def _data_uri(path: Path) -> str:
+    return f"data:{MEDIA_TYPES[path.suffix[1:]]};base64,{b64encode(path.read_bytes()).decode()}"

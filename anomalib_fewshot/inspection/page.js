@@ -4,14 +4,14 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const PER_PAGE = 200, BINS = 40, STEP = 0.005;
 const KINDS = data.defect === null ? ["review", "good"] : ["defect", "review", "good"];
 const SIGNS = { good: "●", review: "▲", defect: "■" };
-const lines = { review: data.review, defect: data.defect };
+const thresholds = { review: data.review, defect: data.defect };
 const pictures = data.pictures.map(([path, score, p, width, height]) => ({ path, score, p, width, height }));
 const byPath = new Map(pictures.map(picture => [picture.path, picture]));
 const key = `anomalib-inspect:${data.id}`;
 let filter = "all", page = 0, shown = [], current = null;
 
 const find = id => document.getElementById(id);
-const verdictOf = score => (lines.defect !== null && score > lines.defect ? "defect" : score > lines.review ? "review" : "good");
+const verdictOf = score => (thresholds.defect !== null && score > thresholds.defect ? "defect" : score > thresholds.review ? "review" : "good");
 const suffixes = { photos: "jpg", thumbnails: "jpg", heat: "png" };
 const fileOf = (part, path) => `page/${part}/${path.split("/").map(encodeURIComponent).join("/")}.${suffixes[part]}`;
 const inlined = (part, path) => data.inlined[path][part] || data.inlined[path].thumbnails;
@@ -28,15 +28,15 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-// Marks, which the browser keeps
+// Marks, stored in the browser
 
 let marks = {};
-try { marks = JSON.parse(localStorage.getItem(key)) || {}; } catch { /* a browser that keeps nothing */ }
+try { marks = JSON.parse(localStorage.getItem(key)) || {}; } catch { /* storage is disabled */ }
 
 function mark(path, kind) {
   if (marks[path] === kind) delete marks[path];
   else marks[path] = kind;
-  try { localStorage.setItem(key, JSON.stringify(marks)); } catch { /* as above */ }
+  try { localStorage.setItem(key, JSON.stringify(marks)); } catch { /* storage is disabled */ }
   update();
 }
 
@@ -62,15 +62,15 @@ function showMarks() {
   const kinds = { good: [], bad: [] };
   for (const [path, kind] of Object.entries(marks)) if (byPath.has(path)) kinds[kind].push(byPath.get(path));
   find("marks").hidden = !kinds.good.length && !kinds.bad.length;
-  const wrong = kinds.good.filter(picture => verdictOf(picture.score) !== "good").length;
-  const found = kinds.bad.filter(picture => verdictOf(picture.score) !== "good").length;
-  const said = [];
-  if (kinds.good.length) said.push(`Marked good: ${kinds.good.length}, above a threshold: ${wrong}.`);
-  if (kinds.bad.length) said.push(`Marked bad: ${kinds.bad.length}, above a threshold: ${found}.`);
-  said.push(kinds.good.length
-    ? "The command adds the pictures marked good to the support set and does not score them. You chose them after seeing their scores, so the false-alarm rate is no longer guaranteed."
-    : "Only pictures marked good change the model: the command trains on the same support set.");
-  find("marked").textContent = said.join(" ");
+  const falseAlarms = kinds.good.filter(picture => verdictOf(picture.score) !== "good").length;
+  const detected = kinds.bad.filter(picture => verdictOf(picture.score) !== "good").length;
+  const sentences = [];
+  if (kinds.good.length) sentences.push(`${plural(kinds.good.length, "picture")} marked good, ${falseAlarms} of them above a threshold.`);
+  if (kinds.bad.length) sentences.push(`${plural(kinds.bad.length, "picture")} marked bad, ${detected} of them above a threshold.`);
+  sentences.push(kinds.good.length
+    ? "The command adds the pictures marked good to the training pictures and does not score them again. You chose them after seeing their scores, so the false-alarm rate is no longer guaranteed."
+    : "Only pictures marked good change the model. Without them, the command trains on the same pictures as before.");
+  find("marked").textContent = sentences.join(" ");
   find("command").value = command();
   find("copied").textContent = "";
 }
@@ -91,7 +91,7 @@ function count(scores) {
   for (const score of scores) counts[bin(score)] += 1;
   return counts;
 }
-const newCounts = count(pictures.map(picture => picture.score)), heldCounts = count(data.calibration_scores);
+const newCounts = count(pictures.map(picture => picture.score)), calibrationCounts = count(data.calibration_scores);
 
 function showHistogram() {
   const box = find("histogram"), width = Math.max(280, box.clientWidth), middle = 130, above = 84, below = data.calibration_scores.length ? 36 : 0;
@@ -102,51 +102,51 @@ function showHistogram() {
     const highest = Math.max(1, ...counts);
     counts.forEach((number, index) => {
       if (!number) return;
-      const tall = Math.max(3, size * number / highest);
-      svg.append(draw("rect", { x: x(index / BINS) + 1, width: step - 2, height: tall, y: direction > 0 ? middle - tall : middle + 1,
+      const barHeight = Math.max(3, size * number / highest);
+      svg.append(draw("rect", { x: x(index / BINS) + 1, width: step - 2, height: barHeight, y: direction > 0 ? middle - barHeight : middle + 1,
         style: `fill: ${color}` }, draw("title", {}, document.createTextNode(String(number)))));
     });
   };
   bars(newCounts, "var(--bar)", above, 1);
-  bars(heldCounts, "var(--held)", below, -1);
+  bars(calibrationCounts, "var(--calibration)", below, -1);
   svg.append(draw("path", { class: "axis", d: `M10 ${middle + .5}H${width - 10}` }));
-  const held = below ? ` above, ${plural(data.calibration_scores.length, "good one")} below` : "";
-  const words = [[width / 2, height - 20, plural(pictures.length, "new picture") + held, "middle"]];
-  words.push([10, height - 4, "score 0", "start"], [x(.5), height - 4, "0.5", "middle"], [width - 10, height - 4, "1", "end"]);
-  for (const [left, top, text, anchor] of words)
+  const calibration = below ? ` above, ${plural(data.calibration_scores.length, "good one")} below` : "";
+  const labels = [[width / 2, height - 20, plural(pictures.length, "new picture") + calibration, "middle"]];
+  labels.push([10, height - 4, "score 0", "start"], [x(.5), height - 4, "0.5", "middle"], [width - 10, height - 4, "1", "end"]);
+  for (const [left, top, text, anchor] of labels)
     svg.append(draw("text", { x: left, y: top, "text-anchor": anchor }, document.createTextNode(text)));
-  for (const name of ["review", "defect"]) if (lines[name] !== null) svg.append(lineHandle(name, x, middle + below + 4, width));
-  const focused = document.activeElement && document.activeElement.dataset ? document.activeElement.dataset.line : null;
+  for (const name of ["review", "defect"]) if (thresholds[name] !== null) svg.append(thresholdHandle(name, x, middle + below + 4, width));
+  const focused = document.activeElement && document.activeElement.dataset ? document.activeElement.dataset.threshold : null;
   box.replaceChildren(svg);
-  if (focused) box.querySelector(`[data-line=${focused}]`).focus();
+  if (focused) box.querySelector(`[data-threshold=${focused}]`).focus();
 }
 
-function lineHandle(name, x, bottom, width) {
-  const place = x(lines[name]), top = name === "review" ? 34 : 14, right = name === "defect" || lines.defect === null;
-  const fits = right ? place < width - 70 : place < 60;
-  const handle = draw("g", { class: `line ${name}`, tabindex: 0, role: "slider", "data-line": name, "aria-label": `Line of ${name}`,
-    "aria-valuemin": 0, "aria-valuemax": 1, "aria-valuenow": lines[name].toFixed(3), "aria-orientation": "horizontal" },
-    draw("rect", { x: place - 14, y: 0, width: 28, height: bottom }),
-    draw("path", { d: `M${place} ${top}V${bottom}`, fill: "none" }),
-    draw("circle", { cx: place, cy: top, r: 8 }),
-    draw("text", { x: place + (fits ? 13 : -13), y: top + 4, "text-anchor": fits ? "start" : "end" }, document.createTextNode(name)));
+function thresholdHandle(name, x, bottom, width) {
+  const position = x(thresholds[name]), top = name === "review" ? 34 : 14, right = name === "defect" || thresholds.defect === null;
+  const fits = right ? position < width - 70 : position < 60;
+  const handle = draw("g", { class: `threshold ${name}`, tabindex: 0, role: "slider", "data-threshold": name, "aria-label": `Threshold for ${name}`,
+    "aria-valuemin": 0, "aria-valuemax": 1, "aria-valuenow": thresholds[name].toFixed(3), "aria-orientation": "horizontal" },
+    draw("rect", { x: position - 14, y: 0, width: 28, height: bottom }),
+    draw("path", { d: `M${position} ${top}V${bottom}`, fill: "none" }),
+    draw("circle", { cx: position, cy: top, r: 8 }),
+    draw("text", { x: position + (fits ? 13 : -13), y: top + 4, "text-anchor": fits ? "start" : "end" }, document.createTextNode(name)));
   return handle;
 }
 
 function move(name, value) {
   value = Math.min(1, Math.max(0, value));
   if (Math.abs(value - data[name]) < STEP / 2) value = data[name];
-  lines[name] = value;
-  if (lines.defect !== null && name === "review") lines.defect = Math.max(lines.defect, value);
-  if (lines.defect !== null && name === "defect") lines.review = Math.min(lines.review, value);
+  thresholds[name] = value;
+  if (thresholds.defect !== null && name === "review") thresholds.defect = Math.max(thresholds.defect, value);
+  if (thresholds.defect !== null && name === "defect") thresholds.review = Math.min(thresholds.review, value);
   update();
 }
 
 let dragged = null;
 find("histogram").addEventListener("pointerdown", event => {
-  const handle = event.target.closest(".line");
+  const handle = event.target.closest(".threshold");
   if (!handle) return;
-  dragged = handle.dataset.line;
+  dragged = handle.dataset.threshold;
   event.preventDefault();
   find("histogram").setPointerCapture(event.pointerId);
   handle.focus();
@@ -158,30 +158,30 @@ find("histogram").addEventListener("pointermove", event => {
 });
 for (const name of ["pointerup", "pointercancel"]) find("histogram").addEventListener(name, () => { dragged = null; });
 find("histogram").addEventListener("keydown", event => {
-  const name = event.target.dataset.line;
+  const name = event.target.dataset.threshold;
   const steps = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10 };
   if (!name) return;
-  if (event.key in steps) move(name, lines[name] + steps[event.key] * STEP);
+  if (event.key in steps) move(name, thresholds[name] + steps[event.key] * STEP);
   else if (event.key === "Home") move(name, 0);
   else if (event.key === "End") move(name, 1);
   else return;
   event.preventDefault();
 });
 
-function showPromises() {
+function showGuarantees() {
   const rows = KINDS.filter(name => name !== "good").map(name => {
-    const above = data.calibration_scores.filter(level => level > lines[name]).length;
-    const flagged = pictures.filter(picture => picture.score > lines[name]).length;
-    const moved = lines[name] !== data[name];
-    const words = !moved ? data.guarantees[name] : data.calibration_scores.length
+    const above = data.calibration_scores.filter(score => score > thresholds[name]).length;
+    const flagged = pictures.filter(picture => picture.score > thresholds[name]).length;
+    const moved = thresholds[name] !== data[name];
+    const text = !moved ? data.guarantees[name] : data.calibration_scores.length
       ? `Moved by hand: ${above} of your ${data.calibration_scores.length} good pictures exceed it. You moved this threshold after seeing the scores, so the false-alarm rate is no longer guaranteed.`
-      : "Moved by hand: there are no calibration scores to compare it with.";
-    return make("p", {}, make("b", { className: name }, `${SIGNS[name]} ${name} above ${lines[name].toFixed(3)}: ${plural(flagged, "new picture")}. `), words);
+      : "Moved by hand: there are no calibration scores for comparison.";
+    return make("p", {}, make("b", { className: name }, `${SIGNS[name]} ${name} above ${thresholds[name].toFixed(3)}: ${plural(flagged, "new picture")}. `), text);
   });
   find("guarantees").replaceChildren(...rows);
-  find("reset").hidden = lines.review === data.review && lines.defect === data.defect;
+  find("reset").hidden = thresholds.review === data.review && thresholds.defect === data.defect;
 }
-find("reset").onclick = () => { lines.review = data.review; lines.defect = data.defect; update(); };
+find("reset").onclick = () => { thresholds.review = data.review; thresholds.defect = data.defect; update(); };
 
 // Tiles
 
@@ -203,11 +203,11 @@ function showCounts() {
   }
 }
 
-function choose() {
-  const kept = pictures.filter(picture => filter === "all" || (filter === "marked" ? picture.path in marks : verdictOf(picture.score) === filter));
+function selectPictures() {
+  const selected = pictures.filter(picture => filter === "all" || (filter === "marked" ? picture.path in marks : verdictOf(picture.score) === filter));
   const order = find("sort").value, sign = order === "low" ? 1 : -1;
-  const byName = (one, other) => one.path.localeCompare(other.path, undefined, { numeric: true });
-  return kept.sort((one, other) => (order === "name" ? 0 : sign * (one.score - other.score)) || byName(one, other));
+  const byName = (a, b) => a.path.localeCompare(b.path, undefined, { numeric: true });
+  return selected.sort((a, b) => (order === "name" ? 0 : sign * (a.score - b.score)) || byName(a, b));
 }
 
 function tile(picture) {
@@ -219,35 +219,35 @@ function tile(picture) {
         make("img", { src: url("heat", picture.path), alt: "", loading: "lazy", className: "layer" })),
       make("span", { className: "caption" }, make("span", { className: "verdict" }, `${SIGNS[kind]} ${kind}`), make("span", {}, `${picture.score.toFixed(3)}${p}`)),
       make("span", { className: "name" }, picture.path)),
-    make("div", { className: "marks", role: "group", "aria-label": `Marks of ${picture.path}` }, ...markButtons(picture.path)));
+    make("div", { className: "marks", role: "group", "aria-label": `Mark ${picture.path}` }, ...markButtons(picture.path)));
 }
 
 function showTiles() {
-  const chosen = choose(), pages = Math.max(1, Math.ceil(chosen.length / PER_PAGE));
+  const selected = selectPictures(), pages = Math.max(1, Math.ceil(selected.length / PER_PAGE));
   page = Math.min(page, pages - 1);
-  const visible = chosen.slice(page * PER_PAGE, (page + 1) * PER_PAGE);
+  const visible = selected.slice(page * PER_PAGE, (page + 1) * PER_PAGE);
   const state = visible.map(picture => `${verdictOf(picture.score)} ${marks[picture.path]} ${picture.path}`);
   const same = visible.length === shown.length && visible.every((picture, index) => picture === shown[index]);
   const tiles = find("tiles").children;
-  visible.forEach((picture, index) => {  // those that are there change in place: a drag loads no picture again
+  visible.forEach((picture, index) => {  // update visible tiles in place, so that dragging a threshold reloads no picture
     if (!same || tiles[index].dataset.state === state[index]) return;
-    const kind = verdictOf(picture.score), fresh = tile(picture);
-    tiles[index].className = fresh.className;
+    const kind = verdictOf(picture.score), updated = tile(picture);
+    tiles[index].className = updated.className;
     tiles[index].querySelector(".verdict").textContent = `${SIGNS[kind]} ${kind}`;
-    tiles[index].querySelector(".open").setAttribute("aria-label", fresh.querySelector(".open").getAttribute("aria-label"));
+    tiles[index].querySelector(".open").setAttribute("aria-label", updated.querySelector(".open").getAttribute("aria-label"));
     for (const name of ["good", "bad"])
       tiles[index].querySelector(`.mark-${name}`).setAttribute("aria-pressed", String(marks[picture.path] === name));
   });
-  if (!same) find("tiles").replaceChildren(...(visible.length ? visible.map(tile) : [make("li", { className: "quiet" }, "None.")]));
+  if (!same) find("tiles").replaceChildren(...(visible.length ? visible.map(tile) : [make("li", { className: "quiet" }, "No pictures.")]));
   visible.forEach((_, index) => { tiles[index].dataset.state = state[index]; });
   shown = visible;
   find("pages").replaceChildren();
   if (pages === 1) return;
-  const turn = (label, to) => make("button", { type: "button", disabled: to < 0 || to >= pages, onclick: () => { page = to; update(); find("pictures-title").scrollIntoView(); } }, label);
-  find("pages").append(turn("Previous page", page - 1), `Page ${page + 1} of ${pages}`, turn("Next page", page + 1));
+  const pageButton = (label, to) => make("button", { type: "button", disabled: to < 0 || to >= pages, onclick: () => { page = to; update(); find("pictures-title").scrollIntoView(); } }, label);
+  find("pages").append(pageButton("Previous page", page - 1), `Page ${page + 1} of ${pages}`, pageButton("Next page", page + 1));
 }
 
-// Enlarged
+// Enlarged picture
 
 function enlarge(picture) {
   current = picture;
@@ -271,13 +271,13 @@ function showLarge() {
   find("next").disabled = index < 0 || index >= shown.length - 1;
 }
 
-function turnTo(offset) {
+function showNeighbor(offset) {
   const other = shown[shown.indexOf(current) + offset];
   if (current !== null && other) enlarge(other);
 }
 find("opacity").oninput = showLarge;
-find("previous").onclick = () => turnTo(-1);
-find("next").onclick = () => turnTo(1);
+find("previous").onclick = () => showNeighbor(-1);
+find("next").onclick = () => showNeighbor(1);
 find("large").addEventListener("close", () => {
   const opened = current && document.querySelector(`[data-path="${CSS.escape(current.path)}"] .open`);
   current = null;
@@ -291,8 +291,8 @@ document.addEventListener("keydown", event => {
   if (letter === "h") { find("heat").checked = !find("heat").checked; find("heat").onchange(); }
   else if (path && letter === "g") mark(path, "good");
   else if (path && letter === "b") mark(path, "bad");
-  else if (current && event.key === "ArrowLeft" && event.target.id !== "opacity") turnTo(-1);
-  else if (current && event.key === "ArrowRight" && event.target.id !== "opacity") turnTo(1);
+  else if (current && event.key === "ArrowLeft" && event.target.id !== "opacity") showNeighbor(-1);
+  else if (current && event.key === "ArrowRight" && event.target.id !== "opacity") showNeighbor(1);
 });
 
 // Controls
@@ -302,19 +302,19 @@ find("heat").onchange = () => find("tiles").classList.toggle("heat", find("heat"
 find("copy").onclick = async () => {
   const text = find("command");
   try { await navigator.clipboard.writeText(text.value); } catch { text.select(); document.execCommand("copy"); }
-  find("copied").textContent = "Copied. Paste it in a terminal, where the first run was started.";
+  find("copied").textContent = "Copied. Run it in a terminal, in the working directory of the first run.";
 };
 
 function update() {
   showCounts();
   showHistogram();
-  showPromises();
+  showGuarantees();
   showTiles();
   showMarks();
   showLarge();
 }
 
-const aspects = pictures.map(picture => picture.width / picture.height).sort((one, other) => one - other);
+const aspects = pictures.map(picture => picture.width / picture.height).sort((a, b) => a - b);
 if (aspects.length) find("tiles").style.setProperty("--aspect", Math.min(2, Math.max(.7, aspects[aspects.length >> 1])));
 new ResizeObserver(showHistogram).observe(find("histogram"));
 update();

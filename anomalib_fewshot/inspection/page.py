@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The page of a run: one file, which needs no network, with the pictures in folders beside it or within it."""
+"""The web page of a run. It works offline and shows pictures from the folders next to it, or embedded ones."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from anomalib_fewshot._templates import template_environment
 from anomalib_fewshot.atomic import write_atomically
 from anomalib_fewshot.post_processing import CalibrationScheme, SupportPostProcessor
 
-from .inline import choose_parts, encode
+from .inline import choose_parts, encode_files
 from .run_folder import RunFolder
 
 PAGE = "index.html"
@@ -20,7 +20,7 @@ PAGE = "index.html"
 def write_page(
     run: RunFolder,
     post_processor: SupportPostProcessor,
-    findings: Sequence[tuple[str, str, str]],
+    issues: Sequence[tuple[str, str, str]],
     drift: str,
     *,
     inline: bool = False,
@@ -30,7 +30,7 @@ def write_page(
     Args:
         run (RunFolder): The run.
         post_processor (SupportPostProcessor): Thresholds and their guarantee.
-        findings (Sequence[tuple[str, str, str]]): Path, severity and message of each data issue.
+        issues (Sequence[tuple[str, str, str]]): Path, severity and message of each data issue.
         drift (str): Drift report.
         inline (bool): Embed the pictures. Defaults to ``False``.
 
@@ -48,41 +48,45 @@ def write_page(
         "pictures": [
             [entry.path, entry.score, entry.p_value, entry.width, entry.height] for entry in run.entries.values()
         ],
-        "inlined": encode(run.path, parts, names) if parts else None,
-        **_lines(post_processor),
+        "inlined": encode_files(run.path, parts, names) if parts else None,
+        **_thresholds(post_processor),
     }
     content = {
         "title": f"{len(run.entries)} pictures of {settings['new']}",
         "description": post_processor.describe(),
         "drift": drift,
-        "findings": findings,
-        "data": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),  # no tag can end the script
+        "issues": issues,
+        "data": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),  # no name can close <script>
     }
     write_atomically(run.path / PAGE, templates.get_template("page.html.j2").render(content).encode(errors="replace"))
     return note
 
 
-def _lines(post_processor: SupportPostProcessor) -> dict[str, Any]:
+def _thresholds(post_processor: SupportPostProcessor) -> dict[str, Any]:
     """Return the thresholds, the calibration scores, and the text below each threshold."""
-    about = post_processor.metadata()
-    scheme, count, rank = post_processor.scheme, about.get("num_normal", 0), post_processor.rank
+    metadata = post_processor.metadata()
+    scheme, rank = post_processor.scheme, post_processor.rank
+    count = metadata.get("num_normal", 0)
     if scheme is CalibrationScheme.SELF_VIEWS:
-        only = {
-            "review": "Calibrated on views of a single good picture: the false-alarm rate is not guaranteed.",
+        text = "Calibrated on augmented views of a single good picture: the false-alarm rate is not guaranteed."
+        return {
+            "calibration_scores": [],
+            "review": metadata["review_score"],
+            "defect": None,
+            "guarantees": {"review": text},
         }
-        return {"calibration_scores": [], "review": about["review_score"], "defect": None, "guarantees": only}
     num_folds = post_processor.num_folds
     review = rank if scheme is None else scheme.review_rank(rank, count, num_folds)
-    words = {
+    guarantees = {
         "defect": _guarantee(scheme, rank, count, "called a defect", num_folds),
         "review": _guarantee(scheme, review, count, "marked for review or called a defect", num_folds),
     }
-    calibration_scores = [level["score_up_to"] for level in about.get("p_values", [])]
+    calibration_scores = [level["score_up_to"] for level in metadata.get("p_values", [])]
     return {
         "calibration_scores": calibration_scores,
-        "review": about["review_score"],
-        "defect": about["defect_score"],
-        "guarantees": words,
+        "review": metadata["review_score"],
+        "defect": metadata["defect_score"],
+        "guarantees": guarantees,
     }
 
 
@@ -97,12 +101,13 @@ def _guarantee(
 
     Example:
         >>> _guarantee(CalibrationScheme.JACKKNIFE_PLUS, 1, 4, "called a defect")
-        'At this threshold, at most 1 in 5 new good pictures is called a defect, on average over support sets.'
+        'At this threshold, at most 1 in 5 new good pictures is called a defect, on average over sets of good pictures.'
     """
     rate = None if scheme is None else scheme.guaranteed_fpr(rank, count, num_folds)
     if rate is None or rate >= 1:
         return f"At this threshold, about {rank} in {count + 1} new good pictures are {what} (not guaranteed)."
     number = rate * (count + 1)
-    share = f"{number:.0f} in {count + 1}" if abs(number - round(number)) < 1e-6 else f"{rate:.2g}"
-    verb = "is" if share.startswith("1 ") else "are"
-    return f"At this threshold, at most {share} new good pictures {verb} {what}, on average over support sets."
+    is_whole = abs(number - round(number)) < 1e-6
+    share = f"{number:.0f} in {count + 1}" if is_whole else f"{100 * rate:.2g} % of"
+    verb = "is" if share.startswith("1 in ") else "are"
+    return f"At this threshold, at most {share} new good pictures {verb} {what}, on average over sets of good pictures."

@@ -1,37 +1,39 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The folder of a run: what was scored, line by line, so that a run that was ended loses nothing."""
+"""Output folder of a run. Its journal gets one line per scored picture, so an interrupted run can be resumed."""
 
 import csv
 import io
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from anomalib_fewshot.atomic import write_atomically
+from anomalib_fewshot.errors import ArgumentError
 
-SETTINGS, JOURNAL, TABLE, FINDINGS = "run.json", "scored.jsonl", "scores.csv", "findings.csv"
+SETTINGS, JOURNAL, TABLE, ISSUES = "run.json", "scored.jsonl", "scores.csv", "findings.csv"
 COLUMNS = ("path", "verdict", "score", "p_value")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A line of the journal: a picture, and the file that it was when it was scored.
+    """Line of the journal: the result of a picture, and the state of the file when it was scored.
 
     Args:
-        path (str): Path in the folder of new pictures.
+        path (str): Path relative to the folder of new pictures.
         verdict (str): Verdict.
         score (float): Score.
-        p_value (float | None): p-value, if there is one.
-        width (int): Width of the photo.
-        height (int): Height of the photo.
-        num_bytes (int): Length of the file.
-        modified (int): Time of its last change, in nanoseconds.
+        p_value (float | None): p-value, or ``None`` if the model provides none.
+        width (int): Width in pixels.
+        height (int): Height in pixels.
+        num_bytes (int): File size in bytes.
+        modified (int): Modification time of the file, in nanoseconds.
     """
 
     path: str
@@ -45,7 +47,7 @@ class Entry:
 
 
 class RunFolder:
-    """A folder of one run.
+    """Output folder of a run.
 
     Args:
         path (Path): The folder.
@@ -59,12 +61,12 @@ class RunFolder:
                 try:
                     entry = Entry(**json.loads(line))
                 except (json.JSONDecodeError, TypeError):
-                    continue  # a line that was cut off
+                    continue  # the run was killed while it wrote this line
                 self.entries[entry.path] = entry
 
     @classmethod
     def create(cls, root: Path) -> "RunFolder":
-        """Return a new folder below a root, ``v0``, ``v1`` and so on: no run writes to that of another."""
+        """Create the next free subfolder of ``root`` (``v0``, ``v1`` and so on) and return it."""
         root.mkdir(parents=True, exist_ok=True)
         number = 0
         while True:
@@ -80,31 +82,31 @@ class RunFolder:
         """Settings of the run.
 
         Raises:
-            ValueError: If the folder is not that of a run.
+            ArgumentError: If the folder does not belong to a run.
         """
         try:
             return json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError) as error:
-            msg = f"The folder must be that of an earlier run, got {self.path}, which has no {SETTINGS}. Give another."
-            raise ValueError(msg) from error
+            msg = f"The folder must contain an earlier run, got {self.path} without {SETTINGS}. Check the path."
+            raise ArgumentError(msg) from error
 
     def write_settings(self, **settings: Any) -> None:  # noqa: ANN401
         """Write the settings of the run."""
         write_atomically(self.path / SETTINGS, json.dumps(settings, indent=2) + "\n")
 
     def add(self, entries: Iterable[Entry]) -> None:
-        """Append to the journal. Of a picture with two lines the later one counts."""
+        """Append to the journal. If a picture has several lines, the last one is used."""
         with (self.path / JOURNAL).open("a+b") as file:
             if file.tell():
                 file.seek(-1, io.SEEK_END)
-                if file.read() != b"\n":  # the end of a run that was killed
+                if file.read() != b"\n":  # a killed run left an incomplete line
                     file.write(b"\n")
             for entry in entries:
                 file.write(json.dumps(asdict(entry)).encode() + b"\n")
                 self.entries[entry.path] = entry
 
     def table(self) -> pd.DataFrame:
-        """Return the pictures by score, the highest first, with the columns path, verdict, score and p_value."""
+        """Return path, verdict, score and p-value of each picture, sorted from the highest to the lowest score."""
         rows = [tuple(getattr(entry, name) for name in COLUMNS) for entry in self.entries.values()]
         table = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"score": float, "p_value": float})
         return table.sort_values(["score", "path"], ascending=[False, True], ignore_index=True)
@@ -115,14 +117,15 @@ class RunFolder:
         write_atomically(self.path / TABLE, _csv(COLUMNS, table.itertuples(index=False)))
         return table
 
-    def write_findings(self, findings: Iterable[tuple[str, str, str]]) -> None:
-        """Write ``findings.csv``: what is wrong with which file."""
-        write_atomically(self.path / FINDINGS, _csv(("path", "severity", "message"), findings))
+    def write_issues(self, issues: Iterable[tuple[str, str, str]]) -> None:
+        """Write ``findings.csv``, which lists the data issues."""
+        write_atomically(self.path / ISSUES, _csv(("path", "severity", "message"), issues))
 
 
 def _csv(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows([["" if value != value else value for value in row] for row in rows])  # noqa: PLR0124  NaN
+    for row in rows:
+        writer.writerow(["" if isinstance(value, float) and isnan(value) else value for value in row])
     return text.getvalue().encode("utf-8", errors="surrogateescape")

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Scores of pictures, which are read upright by their EXIF orientation, a few at a time to bound the memory."""
+"""Scoring of pictures. They are read in small batches to limit memory use, and rotated to their EXIF orientation."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,27 +22,27 @@ from anomalib_fewshot.post_processing import SupportPostProcessor
 
 from .ignore_mask import IgnoreMask
 
-BATCH_SIZE = 4  # two batches of photos are in memory
+BATCH_SIZE = 4  # up to two batches are in memory
 NUM_THREADS = 2
 
 
 @dataclass
-class Scored:
-    """A picture and what a model says of it.
+class ScoredImage:
+    """Picture with its score.
 
     Args:
         path (Path): The file.
-        photo (Image.Image | None): Its pixels. ``None`` if it cannot be read.
-        fault (str): Why it cannot be read, or nothing.
+        photo (Image.Image | None): The upright image, or ``None`` if the file cannot be read.
+        error (str): Message if the file cannot be read, otherwise empty.
         verdict (str): ``"good"``, ``"review"`` or ``"defect"``.
         score (float): Score between 0 and 1.
-        p_value (float): Its p-value, NaN if there is none.
-        heat (np.ndarray): Anomaly map between 0 and 1, 0.5 at its threshold, shape ``(H, W)``.
+        p_value (float): p-value, or NaN if the model provides none.
+        heat (np.ndarray | None): Anomaly map between 0 and 1 with threshold 0.5, shape ``(H, W)``.
     """
 
     path: Path
     photo: Image.Image | None = None
-    fault: str = ""
+    error: str = ""
     verdict: str = ""
     score: float = float("nan")
     p_value: float = float("nan")
@@ -50,11 +50,11 @@ class Scored:
 
 
 class Scorer:
-    """Score pictures by a model.
+    """Score pictures with a model.
 
     Args:
         model (CoftAD): A fitted model.
-        ignored (IgnoreMask | None): Region that does not count. Defaults to ``None``.
+        ignored (IgnoreMask | None): Region to ignore. Defaults to ``None``.
     """
 
     def __init__(self, model: CoftAD, ignored: IgnoreMask | None = None) -> None:
@@ -66,49 +66,48 @@ class Scorer:
 
     @property
     def post_processor(self) -> SupportPostProcessor:
-        """The post-processor of the model, which has the thresholds."""
+        """Post-processor of the model, which holds the thresholds."""
         return self.model.post_processor  # type: ignore[return-value]
 
-    def __call__(self, paths: Iterable[Path]) -> Iterator[Scored]:
-        """Yield the pictures in their order. The next ones are read while a batch is scored."""
+    def __call__(self, paths: Iterable[Path]) -> Iterator[ScoredImage]:
+        """Yield the scored pictures in order. The next batch is read while the current one is scored."""
         paths = iter(paths)
         ahead = self._read_ahead(paths)
         while ahead:
-            parts = [future.result() for future in ahead]
+            batch = [future.result() for future in ahead]
             ahead = self._read_ahead(paths)
-            self._score([part for part in parts if not part[0].fault])
-            yield from (scored for scored, _ in parts)
+            self._score([(scored, image) for scored, image in batch if not scored.error])
+            for scored, _ in batch:
+                yield scored
 
     def _read_ahead(self, paths: Iterator[Path]) -> list[Future]:
         return [self.pool.submit(self._read, path) for path in islice(paths, BATCH_SIZE)]
 
-    def _read(self, path: Path) -> tuple[Scored, torch.Tensor]:
-        """Read a picture upright, otherwise as anomalib's ``read_image`` does, and pre-process it."""
+    def _read(self, path: Path) -> tuple[ScoredImage, torch.Tensor]:
+        """Read and pre-process a picture like anomalib, but apply the EXIF orientation."""
         try:
             photo = read_upright(path)
         except Exception as error:  # noqa: BLE001  PIL raises OSError, SyntaxError, ValueError and others
-            return Scored(path, fault=f"cannot be read ({error}). Replace it, or remove it."), torch.empty(0)
+            message = f"cannot be read ({error}). Replace or remove it."
+            return ScoredImage(path, error=message), torch.empty(0)
         image = self.resize(to_dtype(to_image(photo), torch.float32, scale=True))
         if self.ignored is not None:
             image = self.ignored.apply(image)
-        return Scored(path, photo), self.transform(image[None])[0]  # type: ignore[misc]
+        return ScoredImage(path, photo), self.transform(image[None])[0]  # type: ignore[misc]
 
     @torch.inference_mode()
-    def _score(self, parts: list[tuple[Scored, torch.Tensor]]) -> None:
-        if not parts:
+    def _score(self, batch: list[tuple[ScoredImage, torch.Tensor]]) -> None:
+        """Fill in verdict, score, p-value and anomaly map."""
+        if not batch:
             return
-        images = torch.stack([image for _, image in parts]).to(self.model.device)
+        images = torch.stack([image for _, image in batch]).to(self.model.device)
         result = self.post_processor(self.model.score_images(images))
         scores = result.pred_score.flatten().cpu()  # type: ignore[union-attr]
-        verdicts, p_values = self.post_processor.verdicts(scores), self.post_processor.p_value(scores).tolist()
+        verdicts = self.post_processor.verdicts(scores)
+        p_values = self.post_processor.p_value(scores).tolist()
         heats = result.anomaly_map[:, 0].float().cpu().numpy()  # type: ignore[index]
-        for (scored, _), verdict, score, p_value, heat in zip(
-            parts,
-            verdicts,
-            scores.tolist(),
-            p_values,
-            heats,
-            strict=True,
-        ):
-            scored.verdict, scored.score, scored.p_value = verdict, score, p_value
-            scored.heat = heat if self.ignored is None else self.ignored.clear(heat)
+        for index, (scored, _) in enumerate(batch):
+            scored.verdict = verdicts[index]
+            scored.score = float(scores[index])
+            scored.p_value = p_values[index]
+            scored.heat = heats[index] if self.ignored is None else self.ignored.clear(heats[index])

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A detector of a list of good pictures: trained without settings, or loaded from an earlier run."""
+"""Training of a detector with default settings, and loading of one from an earlier run."""
 
 import logging
 import shutil
@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError  # noqa: S403  an error alone
+from pickle import UnpicklingError  # noqa: S403  only the exception class
 
 import pandas as pd
 import torch
@@ -24,6 +24,7 @@ from anomalib_fewshot._host import update_augmentations
 from anomalib_fewshot.atomic import complete_file
 from anomalib_fewshot.data import FewShot
 from anomalib_fewshot.data.validation.image import read_upright
+from anomalib_fewshot.errors import CheckpointMismatchError, MissingDataError
 from anomalib_fewshot.models import CoftAD
 from anomalib_fewshot.models.components import StepReport
 
@@ -32,15 +33,17 @@ from .ignore_mask import IgnoreMask
 CHECKPOINT, SUPPORT = "model.ckpt", "support.json"
 
 
-class GoodPictures(AnomalibDataModule):
-    """Normal training images from a list of files. Their paths may have letters that anomalib's own `Folder` refuses.
+class GoodImages(AnomalibDataModule):
+    """Data module of normal training images from a list of files.
+
+    Unlike anomalib's `Folder`, it accepts paths with any characters.
 
     Args:
         paths (Sequence[Path]): Files.
-        ignored (IgnoreMask | None): Region that does not count. Defaults to ``None``.
+        ignored (IgnoreMask | None): Region to ignore. Defaults to ``None``.
     """
 
-    reads_upright = True  # `FewShot` accepts images with an EXIF orientation
+    reads_upright = True  # tells `FewShot` to accept images with an EXIF orientation
 
     def __init__(self, paths: Sequence[Path], ignored: IgnoreMask | None = None) -> None:
         super().__init__(train_batch_size=8, eval_batch_size=8, num_workers=0)
@@ -48,23 +51,23 @@ class GoodPictures(AnomalibDataModule):
         self.ignored = ignored
 
     @property
-    def name(self) -> str:  # type: ignore[override]  # as in anomalib, over an attribute of Lightning's
-        """Name in the manifest of the support."""
+    def name(self) -> str:  # type: ignore[override]  # overrides an attribute of Lightning, as in anomalib
+        """Name in the support manifest."""
         return "good"
 
     def setup(self, stage: str | None = None) -> None:
-        """Make the dataset. There is none to validate or test on."""
+        """Create the training dataset. There are no validation or test data."""
         del stage
         if not hasattr(self, "train_data"):
             self.train_data = _GoodDataset(self.paths, self.ignored)
         update_augmentations(self)
 
     def _setup(self, _stage: str | None = None) -> None:
-        """Not used: there is nothing to split."""
+        """Do nothing, because there are no data to split."""
 
 
 class _GoodDataset(AnomalibDataset):
-    """Images read upright by their EXIF orientation, which anomalib's own datasets ignore."""
+    """Dataset that applies the EXIF orientation, which anomalib's datasets ignore."""
 
     def __init__(self, paths: Sequence[Path], ignored: IgnoreMask | None) -> None:
         super().__init__()
@@ -90,7 +93,7 @@ class _GoodDataset(AnomalibDataset):
 
 
 def new_model() -> CoftAD:
-    """Return the model that is trained: with default settings."""
+    """Return an untrained model with default settings."""
     return CoftAD(evaluator=False, visualizer=False)
 
 
@@ -98,72 +101,75 @@ def train(
     paths: Sequence[Path],
     folder: Path,
     ignored: IgnoreMask | None,
-    tell: Callable[[int, int], object],
+    report_progress: Callable[[int, int], object],
 ) -> CoftAD:
-    """Train a model on good pictures, and write its checkpoint and the manifest of its support to a folder.
+    """Train a model on good pictures and write its checkpoint and support manifest to a folder.
 
     Args:
-        paths (Sequence[Path]): The pictures, all of which are used.
+        paths (Sequence[Path]): The good pictures. All of them are used.
         folder (Path): Folder of the run.
-        ignored (IgnoreMask | None): Region that does not count.
-        tell (Callable[[int, int], object]): Takes the number of steps that are done, and that of all.
+        ignored (IgnoreMask | None): Region to ignore.
+        report_progress (Callable[[int, int], object]): Called with the number of completed steps and the total.
     """
     with tempfile.TemporaryDirectory() as root, quiet(), interruptible():
         model = new_model()
-        data = FewShot(GoodPictures(paths, ignored), k_shot=len(paths))
+        data = FewShot(GoodImages(paths, ignored), k_shot=len(paths))
         engine = Engine(
             default_root_dir=root,
             logger=False,
-            callbacks=[StepReport(tell)],
+            callbacks=[StepReport(report_progress)],
             enable_model_summary=False,
             devices=1,
         )
         engine.fit(model, datamodule=data)
         if data.manifest is not None:
             data.manifest.write(folder / SUPPORT)
-        with complete_file(folder / CHECKPOINT) as part:  # a run that was ended may be resumed with it
+        with complete_file(folder / CHECKPOINT) as part:  # a resumed run must not find half a file
             shutil.copyfile(str(engine.best_model_path), part)
     return model
 
 
 def load(model: Path) -> CoftAD:
-    """Return the model of an earlier run, or of a checkpoint.
+    """Load the model of an earlier run or of a checkpoint.
 
     Args:
-        model (Path): Folder of the run, or the checkpoint of a fit.
+        model (Path): Folder of the run, or a checkpoint.
 
     Raises:
-        FileNotFoundError: If the folder has no checkpoint.
-        ValueError: If it holds more than weights, which might run as code, if it is of another model, or if its
-            thresholds are not from good pictures.
+        MissingDataError: If there is no checkpoint.
+        CheckpointMismatchError: If the checkpoint contains pickled objects, which could execute code, or
+            if its thresholds were not calibrated on good pictures.
     """
     path = checkpoint_of(model)
     if not path.is_file():
-        msg = f"`model` must be the folder of an earlier run, got {model}, which has no {CHECKPOINT}. Give another."
-        raise FileNotFoundError(msg)
+        msg = f"`model` must be the folder of an earlier run, got {model} without {CHECKPOINT}. Check the path."
+        raise MissingDataError(msg)
     with quiet():
         try:
             loaded = CoftAD.load_from_checkpoint(path, map_location="cpu")
         except UnpicklingError as error:
-            msg = f"`model` must have a checkpoint that holds weights alone, got {path}. Do not trust it; train again."
-            raise ValueError(msg) from error
+            msg = (
+                "`model` must be a checkpoint that contains only weights, got other objects, which could execute code. "
+                f"Do not load it with other tools; train again. Checkpoint: {path}"
+            )
+            raise CheckpointMismatchError(msg) from error
     if not loaded.is_fitted or loaded.post_processor.scheme is None:  # type: ignore[union-attr]
         msg = (
-            f"`model` must have thresholds from good pictures, got {path}, which has none. Fit it by `FewShot` "
-            "without its argument `validation`."
+            "`model` must have thresholds calibrated on good pictures, got a checkpoint without them. Fit the model "
+            f"with `FewShot` and without its argument `validation`. Checkpoint: {path}"
         )
-        raise ValueError(msg)
+        raise CheckpointMismatchError(msg)
     return loaded
 
 
 def checkpoint_of(model: Path) -> Path:
-    """Return the checkpoint in the folder of a run, or the path itself if it is a file."""
+    """Return the checkpoint in the folder of a run. A path to a file is returned unchanged."""
     return model if model.is_file() else model / CHECKPOINT
 
 
 @contextmanager
 def quiet() -> Generator[None]:
-    """Keep the logs and warnings of anomalib and Lightning to themselves, where a command says all in its own words."""
+    """Suppress logs and warnings of anomalib and Lightning, because the command prints its own messages."""
     disabled = logging.getLogger().manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -175,5 +181,5 @@ def quiet() -> Generator[None]:
 
 
 def to_device(model: CoftAD) -> CoftAD:
-    """Return a model ready to score, on a GPU if there is one."""
+    """Return the model in evaluation mode, on a GPU if one is available."""
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")

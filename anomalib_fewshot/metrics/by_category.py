@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Any anomalib metric for each category, and their mean: scores of different categories are never pooled."""
+"""Any anomalib metric for each category, and the mean over categories. Scores of categories are never pooled."""
 
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
@@ -15,7 +15,7 @@ from torchmetrics import Metric
 
 
 class CategoryMetric(Metric):
-    """A metric of the images of one category.
+    """A metric for the images of one category.
 
     Args:
         metric (AnomalibMetric): Metric to compute.
@@ -31,29 +31,29 @@ class CategoryMetric(Metric):
         self.name = f"{category}/{metric.name}"
         self.category = category
         self.categories = categories
-        self.is_defined = True  # else the mean does not include it
+        self.is_defined = True  # False: the mean excludes it
 
     def update(self, batch: ImageBatch) -> None:
-        """Update the metric if the batch is of its category."""
-        if self.categories[batch.image_path[0]] == self.category:  # type: ignore[index]  # every datamodule gives it
+        """Update the metric if the batch belongs to its category."""
+        if self.categories[batch.image_path[0]] == self.category:  # type: ignore[index]  # every data module sets it
             self.metric.compute_on_cpu = self.compute_on_cpu  # type: ignore[attr-defined]  # the evaluator sets it here
             self.metric.update(batch)
 
     def compute(self) -> torch.Tensor | None:
-        """Return the metric. ``None`` if a metric that is not strict has had nothing that it needs, such as masks."""
+        """Return the value. ``None`` if a metric that is not strict had no input, for example no masks."""
         return self.metric.compute()
 
     def reset(self) -> None:
-        """Forget all batches."""
+        """Reset the state."""
         super().reset()
-        self.metric.reset()  # type: ignore[attr-defined]  # a mixin of torchmetrics' class
+        self.metric.reset()  # type: ignore[attr-defined]  # from torchmetrics
 
 
 class MacroMean(Metric):
-    """The mean of a metric over categories, for those categories that have it.
+    """Mean of a metric over the categories in which it is defined.
 
     Args:
-        metrics (Iterable[CategoryMetric]): The metric of each category, which are updated elsewhere.
+        metrics (Iterable[CategoryMetric]): The metric of each category. They are updated separately.
         name (str): Name of the metric.
     """
 
@@ -61,26 +61,26 @@ class MacroMean(Metric):
 
     def __init__(self, metrics: Iterable[CategoryMetric], name: str) -> None:
         super().__init__()
-        self.parts = list(metrics)  # not a module list: each part is logged by itself
+        self.parts = list(metrics)  # not a module list, because each part is logged separately
         self.name = name
 
     def update(self, batch: ImageBatch) -> None:
-        """Do nothing: the parts are updated."""
+        """Do nothing: the parts are updated separately."""
 
     def compute(self) -> torch.Tensor | None:
-        """Return the mean. ``None`` if no category has the metric."""
+        """Return the mean. ``None`` if the metric is defined in no category."""
         values = [part.compute() for part in self.parts if part.is_defined]
-        known = [value for value in values if value is not None]
-        return torch.stack(known).mean() if known else None
+        defined = [value for value in values if value is not None]
+        return torch.stack(defined).mean() if defined else None
 
 
 def by_category(
     metrics: Iterable[AnomalibMetric],
     categories: Mapping[str, str],
 ) -> nn.ModuleList:
-    """Return each metric for each category, and its mean over categories under the metric's own name.
+    """Return each metric for each category, and its mean over categories under the name of the metric.
 
-    Every batch must hold images of one category.
+    All images of a batch must belong to one category.
 
     Args:
         metrics (Iterable[AnomalibMetric]): Metrics of an evaluator.
@@ -88,5 +88,5 @@ def by_category(
     """
     names = dict.fromkeys(categories.values())
     groups = [[CategoryMetric(deepcopy(metric), name, categories) for name in names] for metric in metrics]
-    means = [MacroMean(group, group[0].metric.name) for group in groups]  # listed first, under the names of the metrics
+    means = [MacroMean(group, group[0].metric.name) for group in groups]  # logged first
     return nn.ModuleList([*means, *chain.from_iterable(groups)])

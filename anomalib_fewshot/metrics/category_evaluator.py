@@ -16,23 +16,23 @@ from torchmetrics import Metric
 from anomalib_fewshot.data.support import SupportDataModule
 
 from .by_category import CategoryMetric, MacroMean, by_category
-from .single_class import ScoredImages, Undefined, warn_of_undefined, were_updated
+from .single_class import ScoredImages, UndefinedMetric, warn_undefined_metrics, were_updated
 
 if TYPE_CHECKING:
     from torch.nn import ModuleList
 
 
 class CategoryEvaluator(Evaluator):
-    """Measure each category by itself where the data are of several: scores of two categories are never pooled.
+    """Compute metrics for each category. Scores of several categories are never pooled.
 
-    With ``MultiCategory`` each metric becomes one for each category, ``bottle/image_AUROC``, and their mean under the
-    metric's own name. A metric that the scored images do not define, such as the AUROC of one class or of NaN scores,
-    is not logged; a warning names it. With other data this is otherwise anomalib's ``Evaluator``.
+    With ``MultiCategory`` each metric is reported for each category (``bottle/image_AUROC``), and as the mean over
+    categories (``image_AUROC``). Metrics that are undefined on the scored images are not logged, but listed in a
+    warning: for example the AUROC of one class only, or of NaN scores. Otherwise this is anomalib's ``Evaluator``.
 
     Args:
-        val_metrics (AnomalibMetric | Sequence[AnomalibMetric] | None): Metrics of a validation. Defaults to ``None``.
-        test_metrics (AnomalibMetric | Sequence[AnomalibMetric] | None): Metrics of a test. Defaults to ``None``: those
-            that the models of anomalib have.
+        val_metrics (AnomalibMetric | Sequence[AnomalibMetric] | None): Validation metrics. Defaults to ``None``.
+        test_metrics (AnomalibMetric | Sequence[AnomalibMetric] | None): Test metrics. Defaults to ``None``: the default
+            metrics of anomalib.
         compute_on_cpu (bool): Compute the metrics on the CPU. Defaults to ``True``.
     """
 
@@ -43,18 +43,19 @@ class CategoryEvaluator(Evaluator):
         compute_on_cpu: bool = True,
     ) -> None:
         if test_metrics is None:
-            from anomalib.models.components import AnomalibModule  # its import loads the plug-ins, which import this
+            # At the top of the file, this would be a circular import: it loads the plug-ins.
+            from anomalib.models.components import AnomalibModule
 
             test_metrics = list(AnomalibModule.configure_evaluator().test_metrics)
         super().__init__(val_metrics, test_metrics, compute_on_cpu)
         self.measures_by_category = True
-        self._pooled: dict[str, ModuleList] = {}  # the metrics as given, from setup to teardown
+        self._pooled: dict[str, ModuleList] = {}  # the original metrics, from setup to teardown
         self._category_by_path: dict[str, str] = {}
         self._scored: defaultdict[str, ScoredImages] = defaultdict(ScoredImages)  # by category
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Split the metrics by category."""
-        self._restore()  # after a run that was interrupted
+        self._restore()  # after an interrupted run
         datamodule = getattr(trainer, "datamodule", None)
         if isinstance(datamodule, SupportDataModule):
             self._category_by_path = dict(datamodule.category_by_path)
@@ -65,7 +66,7 @@ class CategoryEvaluator(Evaluator):
         super().setup(trainer, pl_module, stage)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take the metrics as given back."""
+        """Restore the original metrics."""
         del trainer, pl_module, stage
         self._restore()
 
@@ -96,11 +97,11 @@ class CategoryEvaluator(Evaluator):
         self._count(batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the metrics that are defined on the images."""
+        """Log the metrics that are defined on the scored images."""
         self._log_metrics(self.val_metrics, trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the metrics that are defined on the images, and warn of the others."""
+        """Log the metrics that are defined on the scored images, and warn about the others."""
         self._log_metrics(self.test_metrics, trainer, pl_module)
 
     def _count(self, batch: ImageBatch) -> None:
@@ -121,11 +122,11 @@ class CategoryEvaluator(Evaluator):
                 metric.reset()
                 continue
             self.log(metric.name, metric)
-            if trainer.barebones:  # as the base class does: logging is disabled there
+            if trainer.barebones:  # as in the base class, because logging is disabled
                 value = metric.compute()
                 trainer.callback_metrics[metric.name] = trainer.logged_metrics[metric.name] = value
         if not trainer.sanity_checking:
-            warn_of_undefined(filter(None, undefined.values()), trainer, pl_module)
+            warn_undefined_metrics(filter(None, undefined.values()), trainer, pl_module)
 
     def _restore(self) -> None:
         for name, metrics in self._pooled.items():
@@ -138,19 +139,19 @@ def _mark_undefined(
     metrics: Iterable[Metric],
     scored: Mapping[str, ScoredImages],
     trainer: Trainer,
-) -> dict[Metric, Undefined | None]:
-    """Return the metrics that are not defined, and mark them for the mean.
+) -> dict[Metric, UndefinedMetric | None]:
+    """Return the undefined metrics, and mark them so that the mean excludes them.
 
-    The value is ``None`` for a metric that the data do not ask for: one of pixels where there are no masks.
+    The value is ``None`` for a pixel metric without masks, which needs no warning.
     """
     singles = [metric for metric in metrics if not isinstance(metric, MacroMean)]
-    inner: list[Any] = [metric.metric if isinstance(metric, CategoryMetric) else metric for metric in singles]
-    undefined: dict[Metric, Undefined | None] = {}
-    for metric, of_images, is_updated in zip(singles, inner, were_updated(inner, trainer), strict=True):
+    wrapped: list[Any] = [metric.metric if isinstance(metric, CategoryMetric) else metric for metric in singles]
+    undefined: dict[Metric, UndefinedMetric | None] = {}
+    for metric, anomalib_metric, is_updated in zip(singles, wrapped, were_updated(wrapped, trainer), strict=True):
         images = scored[metric.category if isinstance(metric, CategoryMetric) else ""]
-        reason = images.why_undefined(of_images)
+        reason = images.undefined_reason(anomalib_metric)
         if reason:
-            undefined[metric] = Undefined(metric.name, reason, images)
+            undefined[metric] = UndefinedMetric(metric.name, reason, images)
         elif not is_updated:
             undefined[metric] = None
         if isinstance(metric, CategoryMetric):

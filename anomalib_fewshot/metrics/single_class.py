@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which metrics the scored images define: anomalib reports an AUROC of 0 for one class and any number for NaN."""
+"""Detect undefined metrics. anomalib reports an AUROC of 0 for a single class, and arbitrary values for NaN scores."""
 
 import logging
 from collections import Counter, defaultdict
@@ -16,21 +16,21 @@ from torchmetrics import Metric
 
 logger = logging.getLogger(__name__)
 
-NUM_SHOWN = 4  # names in a warning
-NEED_BOTH = (AUROC, AUPR, AUPRO, PRO, F1Max, F1Score)
+NUM_SHOWN = 4  # highest number of names in a warning
+NEED_BOTH_CLASSES = (AUROC, AUPR, AUPRO, PRO, F1Max, F1Score)
 IMAGE_OUTPUTS, PIXEL_OUTPUTS = {"pred_score", "pred_label"}, {"anomaly_map", "pred_mask"}
 
 
 @dataclass
 class ScoredImages:
-    """Counts of the images that metrics were updated with.
+    """Numbers of images that the metrics were updated with.
 
     Args:
         normal (int): Normal images.
         anomalous (int): Anomalous images.
         unlabelled (int): Images without a label.
         nan_scores (int): Images whose score is NaN.
-        nan_maps (int): Images whose anomaly map has a NaN.
+        nan_maps (int): Images whose anomaly map contains NaN.
     """
 
     normal: int = 0
@@ -58,18 +58,18 @@ class ScoredImages:
             self.nan_maps += int(batch.anomaly_map.flatten(1).isnan().any(dim=1).sum())
 
     def reduce(self, trainer: Trainer) -> "ScoredImages":
-        """Return the counts of all processes."""
+        """Return the sum over all processes."""
         counts = torch.tensor(astuple(self), device=trainer.strategy.root_device)
         return ScoredImages(*trainer.strategy.reduce(counts, reduce_op="sum").tolist())
 
-    def why_undefined(self, metric: AnomalibMetric) -> str:
-        """Return the reason why a metric is not defined on these images, a template of counts. Empty if it is defined.
+    def undefined_reason(self, metric: AnomalibMetric) -> str:
+        """Return the reason why a metric is undefined on these images, as a format string. Empty if it is defined.
 
         Args:
-            metric (AnomalibMetric): Metric of images or pixels. Pixels of anomalous images are of both classes.
+            metric (AnomalibMetric): Image or pixel metric. Anomalous images have pixels of both classes.
 
         Example:
-            >>> ScoredImages(normal=2).why_undefined(AUROC(fields=["pred_score", "gt_label"]))
+            >>> ScoredImages(normal=2).undefined_reason(AUROC(fields=["pred_score", "gt_label"]))
             'all {number} images are normal'
         """
         outputs = set(metric.fields)
@@ -79,7 +79,7 @@ class ScoredImages:
             return "the scores of {nan_scores} of {number} images are NaN"
         if self.nan_maps and outputs & PIXEL_OUTPUTS:
             return "the anomaly maps of {nan_maps} of {number} images hold NaN"
-        needs_both = isinstance(metric, NEED_BOTH) and not self.unlabelled
+        needs_both = isinstance(metric, NEED_BOTH_CLASSES) and not self.unlabelled
         if needs_both and not self.anomalous:
             return "all {number} images are normal"
         if needs_both and not self.normal and "gt_label" in outputs:
@@ -90,11 +90,11 @@ class ScoredImages:
 def were_updated(metrics: Sequence[Metric], trainer: Trainer) -> list[bool]:
     """Return for each metric whether any process has updated it.
 
-    A metric of pixels is not updated where the images have no masks: it has no value, and torchmetrics warns if it is
-    computed. All processes get one answer, since a metric that is computed is synchronized between them.
+    A pixel metric is not updated if the images have no masks, and torchmetrics warns if it is computed. All processes
+    get the same answer, because ``compute`` synchronizes them.
 
     Args:
-        metrics (Sequence[Metric]): Metrics, in one order in all processes.
+        metrics (Sequence[Metric]): Metrics, in the same order in all processes.
         trainer (Trainer): Trainer of the run.
     """
     called = torch.tensor([int(metric.update_called) for metric in metrics], device=trainer.strategy.root_device)
@@ -102,13 +102,13 @@ def were_updated(metrics: Sequence[Metric], trainer: Trainer) -> list[bool]:
 
 
 @dataclass(frozen=True)
-class Undefined:
-    """A metric that is not reported.
+class UndefinedMetric:
+    """A metric without a value.
 
     Args:
         name (str): Name of the metric.
-        reason (str): Reason of :meth:`ScoredImages.why_undefined`.
-        scored (ScoredImages): Images of its category.
+        reason (str): Result of :meth:`ScoredImages.undefined_reason`.
+        scored (ScoredImages): Scored images of its category.
     """
 
     name: str
@@ -116,12 +116,12 @@ class Undefined:
     scored: ScoredImages
 
 
-def warn_of_undefined(undefined: Iterable[Undefined], trainer: Trainer, model: LightningModule) -> None:
-    """Log one warning for each reason why metrics are not reported.
+def warn_undefined_metrics(undefined: Iterable[UndefinedMetric], trainer: Trainer, model: LightningModule) -> None:
+    """Log one warning for each reason why metrics are undefined.
 
     Args:
-        undefined (Iterable[Undefined]): The metrics, of all categories.
-        trainer (Trainer): Trainer whose datamodule knows the size of the support set.
+        undefined (Iterable[UndefinedMetric]): Undefined metrics of all categories.
+        trainer (Trainer): Trainer. Its data module has the size of the support set.
         model (LightningModule): Model that scored the images.
     """
     groups = defaultdict(list)

@@ -1,10 +1,10 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The few-shot benchmark: ``plan`` lists runs, ``run`` makes them, ``results`` keeps them, ``report`` shows them.
+"""The few-shot benchmark: ``plan`` lists the runs, ``run`` executes, ``results`` stores, ``report`` summarizes.
 
-The functions are loaded on first use: they need the extra ``benchmark``, and anomalib's command line imports this
-package for every command.
+The functions are imported lazily. They need the extra ``benchmark``, but anomalib's command line imports this package
+for every command.
 """
 
 from typing import TYPE_CHECKING

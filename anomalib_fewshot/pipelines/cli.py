@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The pipelines as subcommands of anomalib."""
+"""Subcommands of ``anomalib`` that run the pipelines."""
 
 from collections.abc import Callable
 
@@ -12,15 +12,15 @@ from rich.table import Table
 
 from anomalib_fewshot._cli.command import Command
 
-WIDTH_OF_FILE = 160  # of a table in characters, where there is no terminal
+FILE_WIDTH = 160  # characters, for a table that is written to a file or a pipe
 
 
 class FewShotBenchmark(Command):
-    """Compare models on few normal images: the same supports, several seeds, paired differences."""
+    """Compare models on few normal images: identical support sets, several seeds, paired differences."""
 
     name = "fewshot"
     extra = "benchmark"
-    skip = {"dry_run"}  # noqa: RUF012  a flag instead
+    skip = {"dry_run"}  # noqa: RUF012  `get_parser` adds it as a flag
 
     @staticmethod
     def import_function() -> Callable[..., pd.DataFrame]:
@@ -31,14 +31,18 @@ class FewShotBenchmark(Command):
 
     @classmethod
     def get_parser(cls, parser: ArgumentParser | None = None) -> ArgumentParser:  # type: ignore[override]
-        """Return a parser of the arguments of :func:`benchmark`, which a file can give too."""
+        """Return a parser for the arguments of :func:`benchmark`. A YAML file can set them too."""
         parser = super().get_parser(parser)
-        parser.add_argument("--dry_run", action="store_true", help="Show the runs and an estimate, and do nothing.")
+        parser.add_argument(
+            "--dry_run",
+            action="store_true",
+            help="List the runs and estimate the time, without running them.",
+        )
         return parser
 
 
 class FewShotCost(Command):
-    """Measure the cost of methods side by side: seconds and memory of a fit, latency against the backbone's."""
+    """Measure the cost of methods: time and memory of a fit, and latency relative to the backbone."""
 
     name = "fewshot_cost"
     extra = "benchmark"
@@ -52,15 +56,15 @@ class FewShotCost(Command):
 
     def show(self, result: pd.DataFrame) -> None:
         """Print the table."""
-        table = result.dropna(axis="columns", how="all")  # without a GPU there is no memory of one
-        shown = Table("method", *(name.replace("_", " ") for name in table))
+        table = result.dropna(axis="columns", how="all")  # GPU memory, if there is no GPU
+        printed = Table("method", *(name.replace("_", " ") for name in table))
         for method, values in table.iterrows():
-            shown.add_row(str(method), *("" if pd.isna(value) else f"{value:.2f}" for value in values))
-        _print(shown)
+            printed.add_row(str(method), *("" if pd.isna(value) else f"{value:.2f}" for value in values))
+        _print_table(printed)
 
 
 class FewShotParity(Command):
-    """Compare what runtimes and precisions say of the same files: scores, maps, verdicts, AUROC, latency, size."""
+    """Compare runtimes and precisions on the same images: scores, maps, verdicts, AUROC, latency and size."""
 
     name = "fewshot_parity"
     extra = "benchmark"
@@ -73,16 +77,16 @@ class FewShotParity(Command):
         return measure_parity
 
     def show(self, result: pd.DataFrame) -> None:
-        """Print the table of each method."""
+        """Print one table per method."""
         for method, rows in result.groupby(level="method", sort=False):
-            shown = Table("runtime", *(name.replace("_", " ") for name in rows), title=str(method))
+            printed = Table("runtime", *(name.replace("_", " ") for name in rows), title=str(method))
             for (_, runtime), values in rows.iterrows():
-                shown.add_row(runtime, *map(_shown, values))
-            _print(shown)
+                printed.add_row(runtime, *map(_format_cell, values))
+            _print_table(printed)
 
 
 class FewShotFeatures(Command):
-    """Draw test images as models see them, before and after a training: t-SNE or PCA, a picture and a page."""
+    """Plot the features of test images before and after training, with t-SNE or PCA."""
 
     name = "fewshot_features"
     extra = "benchmark"
@@ -102,14 +106,16 @@ class FewShotFeatures(Command):
         Console().print(table)
 
 
-def _print(table: Table) -> None:
-    """Print a table, with all of its figures where it goes to a file."""
+def _print_table(table: Table) -> None:
+    """Print a table. Without a terminal it is wide enough for all columns."""
     console = Console()
-    (console if console.is_terminal else Console(width=WIDTH_OF_FILE)).print(table)
+    if not console.is_terminal:
+        console = Console(width=FILE_WIDTH)
+    console.print(table)
 
 
-def _shown(value: float | str) -> str:
-    """Return a cell of a table."""
+def _format_cell(value: float | str) -> str:
+    """Return the text of a table cell."""
     if isinstance(value, str):
         return value
     return "" if pd.isna(value) else f"{value:.3g}"

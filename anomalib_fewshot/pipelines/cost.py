@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The cost of methods side by side: fits in processes of their own, and latencies taken in turns."""
+"""Cost of methods: time and memory of fits in separate processes, and interleaved latency measurements."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -23,11 +23,19 @@ from rich.progress import track
 from anomalib_fewshot.data import FewShot
 from anomalib_fewshot.models.components.checks import check_at_least
 
-from .plan.spec import Spec, check, instantiate, read_spec
-from .run.resources import PeakMemory, TimedEngine, latencies, make_model, onnx_session, silence, times_in_turns
+from .plan.spec import Spec, check_spec, instantiate, read_spec
+from .run.resources import (
+    PeakMemory,
+    TimedEngine,
+    latencies,
+    make_model,
+    measure_interleaved,
+    onnx_session,
+    suppress_output,
+)
 from .run.subprocess import Subprocess
 
-BARE = "the backbone alone"
+BACKBONE_ONLY = "backbone only"
 console = Console()
 Result = TypeVar("Result")
 
@@ -45,57 +53,58 @@ def measure_cost(
     accelerator: str = "auto",
     onnx: bool = False,
 ) -> pd.DataFrame:
-    """Measure the cost of methods: seconds and memory of a fit, and the latency of an image.
+    """Measure the cost of methods: time and memory of a fit, and latency per image.
 
-    Each method is fitted several times, in turns, each time in a new process: from the start of the training to the
-    model that scores, without a validation. Then all are fitted in one process and score an image in turns, one method
-    after the other, so that other work of the machine falls on all alike. Compare the ratios.
+    Each fit runs in a new process, without validation. Then all methods are fitted in one process, and their latencies
+    are measured in alternation, so that background load affects all methods equally. Compare the ratios, not the
+    absolute times.
 
     Args:
-        methods (dict): Models by their name in the table: ``class_path`` and ``init_args``, or a YAML file of them.
-        data (dict): Datamodule that the support is chosen from: ``class_path`` and ``init_args``.
-        k_shot (int | list[int]): Number of normal images, or several. Defaults to ``4``.
-        seed (int): Seed of the support. Defaults to ``0``.
-        backbone (str): timm model whose whole forward pass the latencies are compared with. Defaults to
+        methods (dict): Models by their name in the table: ``class_path`` and ``init_args``, or the path of a YAML file
+            with them.
+        data (dict): Datamodule from which the support set is drawn: ``class_path`` and ``init_args``.
+        k_shot (int | list[int]): Size of the support set, or several sizes. Defaults to ``4``.
+        seed (int): Seed of the support set. Defaults to ``0``.
+        backbone (str): timm model whose forward pass is the reference for the latencies. Defaults to
             ``"tf_efficientnet_lite0"``.
-        backbone_size (int | None): Height and width of the image in that pass. Defaults to ``None``: what the backbone
-            was trained on.
-        repeats (int): Times that each method is fitted. Defaults to ``3``.
-        rounds (int): Times that each method scores. Defaults to ``50``.
-        threads (int | None): Threads of torch on the CPU. Defaults to ``None``: as torch chooses.
+        backbone_size (int | None): Height and width of the input image of ``backbone``. Defaults to ``None``: the
+            input size of the pretrained model.
+        repeats (int): Number of fits per method. Defaults to ``3``.
+        rounds (int): Number of forward passes per method. Defaults to ``50``.
+        threads (int | None): CPU threads of torch. Defaults to ``None``: torch's default.
         accelerator (str): Accelerator of Lightning's trainer. Defaults to ``"auto"``.
-        onnx (bool): Measure the exported models in ONNX Runtime, on the CPU, too. Defaults to ``False``.
+        onnx (bool): Also measure the exported models in ONNX Runtime, on the CPU. Defaults to ``False``.
 
     Returns:
-        pd.DataFrame: A row for each method and k: medians of the seconds of a fit and of the MiB by which the process
-        grows in it, median and 95th percentile of the milliseconds of an image, and the ratio to the backbone's median.
+        pd.DataFrame: One row per method and k: median fit time in seconds, median memory growth in MiB, median and
+        95th percentile of the latency in milliseconds, and ratio of the median latency to the latency of the backbone.
 
     Raises:
-        FileNotFoundError: If the file of a method is not there.
-        ValueError: If a method or the data are none, or if ``k_shot``, ``repeats``, ``rounds`` or ``backbone_size``
-            is below 1.
+        FileNotFoundError: If the YAML file of a method does not exist.
+        ValueError: If a method is not an anomalib model, if ``data`` is not a datamodule, or if ``k_shot``,
+            ``repeats``, ``rounds`` or ``backbone_size`` is below 1.
     """
     shots = k_shot if isinstance(k_shot, list) else [k_shot]
     check_at_least(1, repeats=repeats, rounds=rounds, k_shot=min(shots, default=0), backbone_size=backbone_size)
     specs = {name: read_spec(spec) for name, spec in methods.items()}
     for spec in specs.values():
-        check(spec, AnomalibModule)
-    check(read_spec(data), AnomalibDataModule)
-    cases = {
-        name if len(shots) == 1 else f"{name}, k = {count}": (spec, read_spec(data), count, seed, threads, accelerator)
-        for name, spec in specs.items()
-        for count in shots
-    }
-    turns = [name for _ in range(repeats) for name in cases]
-    fits = [_in_subprocess(_fit_cost, *cases[name]) for name in track(turns, "Fitting", console=console)]
-    medians = pd.DataFrame(fits, index=turns).groupby(level=0).median()
+        check_spec(spec, AnomalibModule)
+    check_spec(read_spec(data), AnomalibDataModule)
+    cases = {}
+    for name, spec in specs.items():
+        for count in shots:
+            label = name if len(shots) == 1 else f"{name}, k = {count}"
+            cases[label] = spec, read_spec(data), count, seed, threads, accelerator
+    order = list(cases) * repeats
+    fits = [_in_subprocess(_fit_cost, *cases[name]) for name in track(order, "Fitting", console=console)]
+    medians = pd.DataFrame(fits, index=order).groupby(level=0).median()
     by_runtime = _in_subprocess(_latencies, cases, backbone, backbone_size, rounds, threads, onnx)
-    table = medians.reindex([*cases, BARE])
+    table = medians.reindex([*cases, BACKBONE_ONLY])
     for prefix, milliseconds in by_runtime.items():
         latencies = pd.DataFrame(milliseconds)
         table[f"{prefix}latency_p50_ms"] = latencies.median()
         table[f"{prefix}latency_p95_ms"] = latencies.quantile(0.95)
-        table[f"{prefix}times_backbone"] = latencies.median() / latencies[BARE].median()
+        table[f"{prefix}times_backbone"] = latencies.median() / latencies[BACKBONE_ONLY].median()
     return table.rename_axis("method")
 
 
@@ -113,17 +122,17 @@ def fit_few_shot(
     threads: int | None,
     accelerator: str,
 ) -> tuple[AnomalibModule, FewShot, dict[str, float]]:
-    """Return a fitted model, the data that it was fitted to, and the cost of the fit."""
+    """Return a fitted model, its datamodule, and the cost of the fit."""
     if threads is not None:
         torch.set_num_threads(threads)
     source = instantiate(data, AnomalibDataModule)
     source.num_workers = 0
     datamodule = FewShot(source, k_shot, seed)
     model = make_model(spec)
-    with silence(), TemporaryDirectory() as folder, PeakMemory() as memory:
+    with suppress_output(), TemporaryDirectory() as folder, PeakMemory() as memory:
         engine = TimedEngine(folder, accelerator, limit_val_batches=0)
         seconds = engine.timed_fit(model, datamodule)
-    model.to(engine.trainer.strategy.root_device)  # Lightning has moved it off a GPU
+    model.to(engine.trainer.strategy.root_device)  # Lightning moves it to the CPU after the fit
     cost = {"fit_seconds": seconds, "memory_mib": memory.host_mib, "gpu_memory_mib": memory.gpu_mib}
     return model, datamodule, cost
 
@@ -140,7 +149,7 @@ def _latencies(
     threads: int | None,
     onnx: bool,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Return the milliseconds of an image of each method and of the backbone alone, in torch and in ONNX Runtime."""
+    """Return the latencies of each method and of the backbone in milliseconds, in torch and in ONNX Runtime."""
     fits = {name: fit_few_shot(*case) for name, case in cases.items()}
     models: dict[str, tuple[torch.nn.Module, torch.Tensor]] = {
         name: (model, _first_image(datamodule).to(model.device)) for name, (model, datamodule, _) in fits.items()
@@ -150,19 +159,24 @@ def _latencies(
     channels, *size = bare.pretrained_cfg["input_size"]
     if backbone_size is not None:
         size = [backbone_size, backbone_size]
-    models[BARE] = bare, torch.rand(1, channels, *size, device=image.device)
-    found = {"": latencies(models, rounds)}
+    models[BACKBONE_ONLY] = bare, torch.rand(1, channels, *size, device=image.device)
+    by_runtime = {"": latencies(models, rounds)}
     if onnx:
-        with silence(), TemporaryDirectory() as folder:
-            calls = {
-                name: _in_onnx(*pair, Path(folder) / str(n), threads) for n, (name, pair) in enumerate(models.items())
-            }
-        found["onnx_"] = times_in_turns(calls, rounds)
-    return found
+        with suppress_output(), TemporaryDirectory() as folder:
+            calls = {}
+            for number, (name, (model, image)) in enumerate(models.items()):
+                calls[name] = _onnx_forward(model, image, Path(folder) / str(number), threads)
+        by_runtime["onnx_"] = measure_interleaved(calls, rounds)
+    return by_runtime
 
 
-def _in_onnx(model: torch.nn.Module, image: torch.Tensor, folder: Path, threads: int | None) -> Callable[[], object]:
-    """Return a forward pass of an exported model in ONNX Runtime."""
+def _onnx_forward(
+    model: torch.nn.Module,
+    image: torch.Tensor,
+    folder: Path,
+    threads: int | None,
+) -> Callable[[], object]:
+    """Export a model, and return a function that runs it in ONNX Runtime."""
     if isinstance(model, AnomalibModule):
         path = model.to_onnx(folder)
     else:
@@ -174,6 +188,6 @@ def _in_onnx(model: torch.nn.Module, image: torch.Tensor, folder: Path, threads:
 
 
 def _first_image(datamodule: FewShot) -> torch.Tensor:
-    """Return a batch of the first test image, shape ``(1, 3, H, W)``."""
+    """Return the first test image as a batch, shape ``(1, 3, H, W)``."""
     image: Any = datamodule.test_data[0].image
     return image[None]

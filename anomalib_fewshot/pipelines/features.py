@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Embeddings of several models side by side, as pictures and as numbers."""
+"""Compare the features of several models in plots and numbers."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from anomalib_fewshot.models.components.checks import check_at_least
 from anomalib_fewshot.visualization import POOLINGS, PROJECTIONS, draw, embed_images, separation, write_page
 
 from .cost import fit_few_shot
-from .plan.spec import check, read_spec
+from .plan.spec import check_spec, read_spec
 
 
 def compare_features(
@@ -29,30 +29,31 @@ def compare_features(
     num_images: int = 200,
     accelerator: str = "auto",
 ) -> pd.DataFrame:
-    """Draw test images as models see them: `features.png`, the page `features.html`, and numbers, `features.csv`.
+    """Plot the features of test images: writes ``features.png``, ``features.html`` and ``features.csv``.
 
-    Each model is fitted to the same support. A method beside its control without training, such as ``CoftAD`` beside
-    ``CoftAD`` with ``num_steps: 0``, is the picture before and after. The axes of a projection mean nothing, and t-SNE
-    keeps neighbours and not distances: compare by the numbers, which are of all dimensions.
+    All models are fitted to the same support set. To compare features before and after training, add a method without
+    training, such as ``CoftAD`` with ``num_steps: 0``. The axes of a projection have no meaning, and t-SNE preserves
+    neighborhoods, not distances. Compare methods with the numbers, which use all dimensions.
 
     Args:
-        methods (dict): Models by their name: ``class_path`` and ``init_args``, or a YAML file of them.
+        methods (dict): Models by name: ``class_path`` and ``init_args``, or the path of a YAML file with them.
         data (dict): Datamodule: ``class_path`` and ``init_args``.
-        folder (str | Path): Where the files are written. Defaults to ``"results/features"``.
-        k_shot (int): Number of images of the support. Defaults to ``4``.
-        seed (int): Seed of the support and of t-SNE. Defaults to ``0``.
+        folder (str | Path): Output folder. Defaults to ``"results/features"``.
+        k_shot (int): Size of the support set. Defaults to ``4``.
+        seed (int): Seed of the support set and of t-SNE. Defaults to ``0``.
         projection (str): ``"tsne"`` or ``"pca"``. Defaults to ``"tsne"``.
         pooling (str): See :func:`embed`. Defaults to ``"mean"``.
-        num_images (int): Test images at most, every n-th of each kind. Defaults to ``200``.
+        num_images (int): Maximum number of test images, sampled evenly from each class. Defaults to ``200``.
         accelerator (str): Accelerator of Lightning's trainer. Defaults to ``"auto"``.
 
     Returns:
-        pd.DataFrame: See :func:`separation`, a row for each method.
+        pd.DataFrame: One row per method with the columns of :func:`separation`.
 
     Raises:
-        FileNotFoundError: If the file of a method is not there.
-        ValueError: If a method or the data are none, or if another argument is out of its range.
-        TypeError: If the features of a method are not known.
+        FileNotFoundError: If the YAML file of a method does not exist.
+        ValueError: If a method is not an anomalib model, if ``data`` is not a datamodule, or if another argument is out
+            of range.
+        TypeError: If the package cannot extract the features of a method.
     """
     check_at_least(2, num_images=num_images)
     for name, value, known in (("projection", projection, PROJECTIONS), ("pooling", pooling, POOLINGS)):
@@ -61,8 +62,8 @@ def compare_features(
             raise ValueError(msg)
     specs = {name: read_spec(spec) for name, spec in methods.items()}
     for spec in specs.values():
-        check(spec, AnomalibModule)
-    check(read_spec(data), AnomalibDataModule)
+        check_spec(spec, AnomalibModule)
+    check_spec(read_spec(data), AnomalibDataModule)
     arguments = (read_spec(data), k_shot, seed, None, accelerator)
     embedded = {}
     for name, spec in specs.items():

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The few-shot benchmark: methods on the same supports, over categories, k and seeds."""
+"""The few-shot benchmark: compare methods on identical support sets, over categories, k and seeds."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
@@ -17,7 +17,7 @@ from rich.console import Console
 from anomalib_fewshot._cli.signals import set_hint
 from anomalib_fewshot.models.components.checks import check_at_least
 
-from .plan.dry_run import show_plan
+from .plan.dry_run import print_plan
 from .plan.grid import make_jobs
 from .plan.job import Job, as_number
 from .plan.spec import read_spec
@@ -33,7 +33,7 @@ console = Console()
 def benchmark(
     methods: dict[str, Path_fr | dict[str, Any]],
     datasets: dict[str, dict[str, Any]],
-    k_shot: int | str | list[int | str] = [1, 2, 4, 8],  # noqa: B006  never changed; a list is what is shown
+    k_shot: int | str | list[int | str] = [1, 2, 4, 8],  # noqa: B006  never modified; the help shows a list
     seeds: int | list[int] = 5,
     baseline: str | None = None,
     controls: str | None = None,
@@ -48,49 +48,50 @@ def benchmark(
     cache_gib: float = 2.0,
     dry_run: bool = False,
 ) -> pd.DataFrame:
-    """Compare methods on few normal images: every method on every category, k and seed, with the same supports.
+    """Compare methods on few normal images: each method on each category, k and seed, with identical support sets.
 
-    Each run is stored when it is finished. A benchmark that was ended continues when it is started again, and runs
-    that failed are tried again. Runs of another configuration in the folder are left alone and left out.
+    Each run is stored when it finishes. The same call resumes an interrupted benchmark and retries failed runs. Runs of
+    other configurations in the same folder are kept, but are not in the table or the report.
 
     Ctrl-C and SIGTERM end the command within five seconds, with exit status 130 or 143. The runs in progress are lost,
     ``results.csv`` has the finished ones, and the report shows them if five seconds are enough to draw it.
 
     Args:
-        methods (dict): Models by their name in the tables: ``class_path`` and ``init_args``, or a YAML file
-            of them. An argument ``{grid: [...]}`` makes a method of each value.
-        datasets (dict): Image datamodules by name: ``class_path``, ``init_args`` and ``categories``. Without categories
-            these are the folders of the ``root`` that have a folder ``train``.
-        k_shot (int | str | list[int | str]): Numbers of normal images; ``"all"`` is all of a category, of which the
-            seed decides the order alone. Defaults to ``[1, 2, 4, 8]``.
-        seeds (int | list[int]): Seeds, or how many there are, counted from 0. Defaults to ``5``.
-        baseline (str | None): Method that the others are compared with. Defaults to ``None``, the first one.
-        controls (str | None): Method to add controls of: without fine-tuning and with random weights, as far as it has
-            ``num_steps`` and ``pre_trained``, and three plain statistics. Defaults to ``None``: no controls.
+        methods (dict): Models by their name in the tables: ``class_path`` and ``init_args``, or the path of a YAML
+            file with them. An argument ``{grid: [...]}`` adds one method per value.
+        datasets (dict): Image datamodules by name: ``class_path``, ``init_args`` and ``categories``. If ``categories``
+            is missing, every folder in ``root`` that contains a folder ``train`` is a category.
+        k_shot (int | str | list[int | str]): Sizes of the support set. ``"all"`` uses all normal training images of a
+            category; the seed then only changes their order. Defaults to ``[1, 2, 4, 8]``.
+        seeds (int | list[int]): List of seeds, or the number of seeds, starting at 0. Defaults to ``5``.
+        baseline (str | None): Method to compare the other methods with. Defaults to ``None``: the first method.
+        controls (str | None): Method for which to add controls: without fine-tuning (if it has ``num_steps``), with
+            random weights (if it has ``pre_trained``), and three image statistics. Defaults to ``None``: no controls.
         overrides (dict | None): Settings by method: ``k_shot``, ``seeds``, arguments of ``model``, ``data`` and
-            ``trainer``, and ``train_on``: ``support``; ``other_categories``: one training on the other categories for
-            all k and support sets of a category; ``all_categories``: one model for the support sets of all categories.
-            Defaults to ``None``.
-        root (str | Path | None): Root of the datasets, instead of the one in their ``init_args``. Defaults to ``None``.
-        results (str): Folder of the results. Defaults to ``"results/fewshot"``.
-        runner (str | None): ``"serial"``, ``"processes"`` or ``"ray"``. Defaults to ``None``: a process for each GPU
-            where there are several, else serial.
-        workers (int | None): Number of processes or Ray workers. Defaults to ``None``: one for each GPU, and two
-            without any where the runner is named.
-        threads (int | None): Threads of each run on the CPU. Defaults to ``None``: all, or a worker's share.
+            ``trainer``, and ``train_on``. ``train_on`` is ``support``; ``other_categories``: one training on the other
+            categories, shared by all k and support sets; or ``all_categories``: one model for the support sets of all
+            categories. Defaults to ``None``.
+        root (str | Path | None): Root folder of the datasets. Replaces the ``root`` in their ``init_args``. Defaults
+            to ``None``.
+        results (str): Folder for the results. Defaults to ``"results/fewshot"``.
+        runner (str | None): ``"serial"``, ``"processes"`` or ``"ray"``. Defaults to ``None``: one process per GPU
+            if there are several, otherwise serial.
+        workers (int | None): Number of processes or Ray workers. Defaults to ``None``: one per GPU, or two without
+            a GPU.
+        threads (int | None): CPU threads per run. Defaults to ``None``: all threads, divided among the workers.
         accelerator (str): Accelerator of Lightning's trainer. Defaults to ``"auto"``.
-        latency_runs (int): Forward passes from which the latency is measured. Defaults to ``30``.
-        cache_gib (float): GiB of decoded test images that each process keeps. Defaults to ``2.0``.
-        dry_run (bool): Show the runs and an estimate, and do nothing. Defaults to ``False``.
+        latency_runs (int): Number of forward passes for the latency; 0 to skip it. Defaults to ``30``.
+        cache_gib (float): Memory per process for decoded test images, in GiB. Defaults to ``2.0``.
+        dry_run (bool): Only list the runs and estimate the time. Defaults to ``False``.
 
     Returns:
-        pd.DataFrame: The table of ``results.csv``, a row for each run and category.
+        pd.DataFrame: The content of ``results.csv``, one row per run and category.
 
     Raises:
-        FileNotFoundError: If the file of a method is not there.
-        ModuleNotFoundError: If Ray is asked for and not installed.
-        OSError: If results cannot be written. What was finished before is kept.
-        ValueError: If an argument is out of its range or names something that does not exist.
+        FileNotFoundError: If the YAML file of a method does not exist.
+        ModuleNotFoundError: If ``runner`` is ``"ray"`` and Ray is not installed.
+        OSError: If results cannot be written. Finished runs are kept.
+        ValueError: If an argument is out of range or names something that does not exist.
 
     Example:
         >>> from anomalib_fewshot import benchmark
@@ -103,13 +104,13 @@ def benchmark(
     check_main_guard()
     specs = {name: read_spec(spec) for name, spec in methods.items()}
     jobs = make_jobs(specs, datasets, k_shot, seeds, controls=controls, overrides=overrides, root=root)
-    baseline = _check_baseline(baseline, jobs)
+    baseline = _resolve_baseline(baseline, jobs)
     check_at_least(1, workers=workers, threads=threads)
     check_at_least(0, latency_runs=latency_runs)
     if dry_run:
-        show_plan(console, jobs, _seconds(Path(results), jobs))
+        print_plan(console, jobs, _median_seconds(Path(results), jobs))
         return pd.DataFrame([vars(job) for job in jobs])
-    run = _runner(runner, workers)
+    run = _select_runner(runner, workers)
     store = Store(Path(results))
     config = {
         "methods": specs,
@@ -129,19 +130,19 @@ def benchmark(
     store.write_settings(config, environment())
     set_hint("Finished runs are kept. Run the same command to resume.")
     try:
-        _run(jobs, store, run, Settings(accelerator, threads, latency_runs, cache_gib, store.trainings))
+        _run_jobs(jobs, store, run, Settings(accelerator, threads, latency_runs, cache_gib, store.trainings))
     except BaseException:
-        with suppress(Exception):  # the runs so far are worth a report, but the reason of the end comes first
-            _report(store, jobs, config)
+        with suppress(Exception):  # report the finished runs, but never hide the original error
+            _write_report(store, jobs, config)
         raise
-    return _report(store, jobs, config)
+    return _write_report(store, jobs, config)
 
 
-def _report(store: Store, jobs: Sequence[Job], config: Mapping[str, Any]) -> pd.DataFrame:
+def _write_report(store: Store, jobs: Sequence[Job], config: Mapping[str, Any]) -> pd.DataFrame:
     """Write the table and the report, and return the table."""
     table = store.write_table(jobs)
     if not table.empty:
-        from .report import write_report  # draws: too much to import at every start of anomalib
+        from .report import write_report  # imports matplotlib, which slows down the start of anomalib
 
         path = write_report(
             store,
@@ -153,21 +154,21 @@ def _report(store: Store, jobs: Sequence[Job], config: Mapping[str, Any]) -> pd.
         )
         failures = table.loc[table["status"] != "ok", "key"].nunique()
         done = table["key"].nunique()
-        console.print(f"{done} of {len(jobs)} runs are there, {failures} of them failed. Report: {path}")
+        console.print(f"{done} of {len(jobs)} runs are stored, {failures} of them failed. Report: {path}")
     return table
 
 
-def _check_baseline(baseline: str | None, jobs: Sequence[Job]) -> str:
+def _resolve_baseline(baseline: str | None, jobs: Sequence[Job]) -> str:
     names = list(dict.fromkeys(job.method for job in jobs))
     if baseline is not None and baseline not in names:
-        msg = f"`baseline` must be the name of a method, got {baseline!r}. There are {names}."
+        msg = f"`baseline` must be the name of a method, got {baseline!r}. Choose one of {names}."
         raise ValueError(msg)
     return names[0] if baseline is None else baseline
 
 
-def _runner(name: str | None, workers: int | None) -> Runner:
+def _select_runner(name: str | None, workers: int | None) -> Runner:
     if name == "serial" and workers is not None:
-        msg = f"`workers` must be left out with `runner: serial`, got {workers}. Take `processes`."
+        msg = f"`workers` must not be set with `runner: serial`, got {workers}. Use `runner: processes`."
         raise ValueError(msg)
     if name is None:
         name = "processes" if workers or torch.cuda.device_count() > 1 else "serial"
@@ -176,48 +177,55 @@ def _runner(name: str | None, workers: int | None) -> Runner:
     return partial(run_ray if name == "ray" else run_processes, workers=workers)
 
 
-def _run(jobs: Sequence[Job], store: Store, runner: Runner, settings: Settings) -> None:
-    """Carry out the runs that are not finished, and store each as it finishes."""
+def _run_jobs(jobs: Sequence[Job], store: Store, runner: Runner, settings: Settings) -> None:
+    """Execute the unfinished runs, and store each result as soon as it arrives."""
     finished = [job for job in jobs if store.is_finished(job)]
     pending = [job for job in jobs if not store.is_finished(job)]
     examples = _example_keys(jobs)
-    _print_progress(len(jobs), len(pending), store.num_others(jobs))
+    _print_resumed(len(jobs), len(pending), store.num_other_runs(jobs))
     store.write_table(finished)
-    with ProgressBar(len(pending)) as bar, closing(runner(_claimed(pending, store, examples, bar), settings)) as runs:
+    with (
+        ProgressBar(len(pending)) as bar,
+        closing(runner(_claim_tasks(pending, store, examples, bar), settings)) as runs,
+    ):
         for job, outcome in runs:
             store.save(job, outcome)
             bar.advance()
-            bar.print_findings(outcome.findings)
+            bar.print_issues(outcome.issues)
             if not outcome.ok:
                 bar.print_failure(f"{job}: {outcome.rows[0].error}")
 
 
-def _claimed(pending: Sequence[Job], store: Store, example_keys: set[str], bar: ProgressBar) -> Iterator[Task]:
-    """Yield the runs that no other process has taken."""
+def _claim_tasks(pending: Sequence[Job], store: Store, example_keys: set[str], bar: ProgressBar) -> Iterator[Task]:
+    """Claim and yield the runs that no other process has claimed."""
     for job in pending:
         claim = store.claim(job)
         if claim is None:
             bar.advance()
         else:
-            bar.show(str(job))
+            bar.set_current(str(job))
             yield Task(job, job.key in example_keys, claim)
 
 
-def _print_progress(num_jobs: int, num_pending: int, num_others: int) -> None:
+def _print_resumed(num_jobs: int, num_pending: int, num_other_runs: int) -> None:
     if num_pending < num_jobs:
-        console.print(f"{num_jobs - num_pending} of {num_jobs} runs are finished already.")
-    if num_others:
-        console.print(f"{num_others} runs in the folder are of another configuration: they are left out, and kept.")
+        console.print(f"{num_jobs - num_pending} of {num_jobs} runs are already finished.")
+    if num_other_runs:
+        console.print(
+            f"The folder also contains {num_other_runs} runs of other configurations. They are kept but not reported.",
+        )
 
 
 def _example_keys(jobs: Sequence[Job]) -> set[str]:
-    """Return the runs that leave examples: the largest k and the first seed of each method."""
-    order = sorted(jobs, key=lambda job: (as_number(job.k_shot), -job.seed))
-    return set({(job.dataset, job.category, job.method): job.key for job in order}.values())
+    """Return the keys of the runs that save examples: the largest k and first seed of each method and category."""
+    keys: dict[tuple[str, str, str], str] = {}
+    for job in sorted(jobs, key=lambda job: (as_number(job.k_shot), -job.seed)):
+        keys[job.dataset, job.category, job.method] = job.key  # the last one wins
+    return set(keys.values())
 
 
-def _seconds(folder: Path, jobs: Sequence[Job]) -> dict[str, float]:
-    """Return the median seconds of the finished runs of each method."""
+def _median_seconds(folder: Path, jobs: Sequence[Job]) -> dict[str, float]:
+    """Return the median duration of the finished runs of each method, in seconds."""
     if not folder.exists():
         return {}
     return Store(folder).table(jobs).groupby("method")["seconds"].median().dropna().to_dict()

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What runtimes and precisions say of the same files, beside what torch says."""
+"""Parity of runtimes and precisions with torch on the same images."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,19 +28,19 @@ from anomalib_fewshot.models.components.checks import check_at_least
 from anomalib_fewshot.models.components.export import OPENVINO_OPTIONS
 
 from .cost import fit_few_shot
-from .plan.spec import check, read_spec
-from .run.resources import MIB, onnx_session, silence, times_in_turns
+from .plan.spec import check_spec, read_spec
+from .run.resources import MIB, measure_interleaved, onnx_session, suppress_output
 
 REFERENCE = "torch fp32"
 console = Console()
 
 Outputs = dict[str, np.ndarray]
-Infer = Callable[[torch.Tensor], Outputs]  # of a picture, shape (1, 3, H, W), RGB from 0 to 1
+Infer = Callable[[torch.Tensor], Outputs]  # input: RGB image in [0, 1], shape (1, 3, H, W)
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """A fitted model, its data, the folder of its exports, and the threads of a runtime."""
+class FittedModel:
+    """A fitted model, its datamodule, the folder for exports, and the number of threads of each runtime."""
 
     model: AnomalibModule
     datamodule: FewShot
@@ -49,32 +49,32 @@ class Fitted:
 
     @cached_property
     def onnx(self) -> Path:
-        """The model as ONNX, which takes a minute to make."""
+        """Path of the ONNX export, which takes about a minute."""
         return self.model.to_onnx(self.folder)
 
 
-def _torch(fitted: Fitted, dtype: torch.dtype | None = None, *, compiled: bool = False) -> tuple[Infer, Path]:
+def _torch(fitted: FittedModel, dtype: torch.dtype | None = None, *, compiled: bool = False) -> tuple[Infer, Path]:
     model = fitted.model.eval()
     device = model.device
     forward = torch.compile(model, dynamic=True) if compiled else model
 
     @torch.no_grad()
-    def infer(picture: torch.Tensor) -> Outputs:
+    def infer(image: torch.Tensor) -> Outputs:
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            outputs = forward(picture.to(device))._asdict()
+            outputs = forward(image.to(device))._asdict()
         return {name: value.float().cpu().numpy() for name, value in outputs.items() if value is not None}
 
     return infer, model.to_torch(fitted.folder)
 
 
-def _onnx(fitted: Fitted) -> tuple[Infer, Path]:
+def _onnx(fitted: FittedModel) -> tuple[Infer, Path]:
     session = onnx_session(fitted.onnx, fitted.threads)
     names = [output.name for output in session.get_outputs()]
-    return lambda picture: dict(zip(names, session.run(names, {"input": picture.numpy()}), strict=True)), fitted.onnx
+    return lambda image: dict(zip(names, session.run(names, {"input": image.numpy()}), strict=True)), fitted.onnx
 
 
 def _openvino(
-    fitted: Fitted,
+    fitted: FittedModel,
     compression: CompressionType | None = None,
     *,
     accurate: bool = True,
@@ -82,9 +82,9 @@ def _openvino(
     import openvino
 
     if compression in {CompressionType.INT8, CompressionType.INT8_PTQ}:
-        import nncf  # noqa: F401  so that its name is in the error
+        import nncf  # noqa: F401  fail early if it is not installed
 
-    model = openvino.convert_model(fitted.onnx)  # as `to_openvino` does, which would export once more
+    model = openvino.convert_model(fitted.onnx)  # `to_openvino` would export to ONNX again
     if compression in {CompressionType.INT8, CompressionType.INT8_PTQ}:
         model = compress_openvino(fitted.model, model, compression, fitted.datamodule)
     path = fitted.folder / str(compression) / "model.xml"
@@ -95,14 +95,14 @@ def _openvino(
     compiled = openvino.Core().compile_model(path, "CPU", options)
     names = [output.any_name for output in compiled.outputs]
 
-    def infer(picture: torch.Tensor) -> Outputs:
-        values = compiled(picture.numpy())
+    def infer(image: torch.Tensor) -> Outputs:
+        values = compiled(image.numpy())
         return {name: values[name].copy() for name in names}
 
     return infer, path
 
 
-RUNTIMES: dict[str, Callable[[Fitted], tuple[Infer, Path]]] = {
+RUNTIMES: dict[str, Callable[[FittedModel], tuple[Infer, Path]]] = {
     REFERENCE: _torch,
     "torch.compile fp32": partial(_torch, compiled=True),
     "torch fp16": partial(_torch, dtype=torch.float16),
@@ -125,65 +125,66 @@ def measure_parity(
     threads: int | None = None,
     accelerator: str = "auto",
 ) -> pd.DataFrame:
-    """Compare what runtimes and precisions say of the test pictures, each read from its file in its own size.
+    """Compare the outputs of runtimes and precisions on the test images, read from file at their original size.
 
-    Each method is fitted once. A runtime that is not installed, or that cannot run the model, has a row that says so.
-    ONNX Runtime and OpenVINO run on the CPU, the latter with :data:`OPENVINO_OPTIONS` where the row does not say
-    otherwise. ``int8 weights`` and ``int8`` are anomalib's ``int8`` and ``int8_ptq``, the latter calibrated on the
-    support.
+    Each method is fitted once. If a runtime is not installed or cannot run the model, its row contains the reason.
+    ONNX Runtime and OpenVINO run on the CPU. OpenVINO uses :data:`OPENVINO_OPTIONS`, except in the row "no options".
+    ``int8 weights`` and ``int8`` are anomalib's ``int8`` and ``int8_ptq``. The support set is the calibration data of
+    ``int8``.
 
     Args:
-        methods (dict): Models by their name in the table: ``class_path`` and ``init_args``, or a YAML file of them.
-        data (dict): Datamodule that the support is chosen from: ``class_path`` and ``init_args``.
-        k_shot (int): Number of normal images. Defaults to ``4``.
-        seed (int): Seed of the support. Defaults to ``0``.
-        rounds (int): Times that each runtime scores the first picture, in turns. Defaults to ``50``.
-        threads (int | None): Threads of each runtime on the CPU. Defaults to ``None``: as it chooses.
+        methods (dict): Models by their name in the table: ``class_path`` and ``init_args``, or the path of a YAML file
+            with them.
+        data (dict): Datamodule from which the support set is drawn: ``class_path`` and ``init_args``.
+        k_shot (int): Size of the support set. Defaults to ``4``.
+        seed (int): Seed of the support set. Defaults to ``0``.
+        rounds (int): Number of forward passes per runtime for the latency. Defaults to ``50``.
+        threads (int | None): CPU threads of each runtime. Defaults to ``None``: the default of the runtime.
         accelerator (str): Accelerator of torch. Defaults to ``"auto"``.
 
     Returns:
-        pd.DataFrame: A row for each method and runtime: the largest differences of a score and of a map's pixel from
-        torch's in single precision, the pictures and how many of them have another verdict, the difference of the
-        image AUROC, the median latency of a picture in milliseconds, the size of the exported files in MiB, and why
-        there are no figures.
+        pd.DataFrame: One row per method and runtime, compared with torch in single precision: the largest absolute
+        difference of a score and of a map pixel; the number of images and of changed verdicts; the difference of the
+        image AUROC; the median latency per image in milliseconds; the size of the exported files in MiB; and a note
+        if the runtime failed.
 
     Raises:
-        FileNotFoundError: If the file of a method is not there.
-        ValueError: If a method or the data are none, or if ``rounds`` is below 1.
+        FileNotFoundError: If the YAML file of a method does not exist.
+        ValueError: If a method is not an anomalib model, if ``data`` is not a datamodule, or if ``rounds`` is below 1.
     """
     check_at_least(1, rounds=rounds)
     specs = {name: read_spec(spec) for name, spec in methods.items()}
     for spec in specs.values():
-        check(spec, AnomalibModule)
-    check(read_spec(data), AnomalibDataModule)
+        check_spec(spec, AnomalibModule)
+    check_spec(read_spec(data), AnomalibDataModule)
     arguments = (read_spec(data), k_shot, seed, threads, accelerator)
     tables = {}
     for name, spec in specs.items():
         model, datamodule, _ = fit_few_shot(spec, *arguments)
         with TemporaryDirectory() as folder:
-            tables[name] = _table(Fitted(model, datamodule, Path(folder), threads), name, rounds)
+            tables[name] = _table(FittedModel(model, datamodule, Path(folder), threads), name, rounds)
     return pd.concat(tables, names=["method", "runtime"])
 
 
-def _table(fitted: Fitted, title: str, rounds: int) -> pd.DataFrame:
-    """Return a row for each runtime of one model."""
+def _table(fitted: FittedModel, title: str, rounds: int) -> pd.DataFrame:
+    """Return one row per runtime for a model."""
     samples = fitted.datamodule.test_data.samples
-    found: dict[str, list[Outputs]] = {}
+    outputs: dict[str, list[Outputs]] = {}
     calls: dict[str, Callable[[], object]] = {}
     rows: dict[str, dict[str, Any]] = {}
-    first = next(_pictures(samples.image_path))
+    first = next(_read_images(samples.image_path))
     for name, start in track(RUNTIMES.items(), title, console=console):
         try:
-            with silence():
+            with suppress_output():
                 infer, path = start(fitted)
-                found[name] = [infer(picture) for picture in _pictures(samples.image_path)]
+                outputs[name] = [infer(image) for image in _read_images(samples.image_path)]
         except (ImportError, RuntimeError) as error:
-            rows[name] = {"note": _reason(error)}
+            rows[name] = {"note": _error_summary(error)}
             continue
         calls[name] = partial(infer, first)
-        rows[name] = _compare(fitted.model, found[name], found[REFERENCE], samples.label_index.to_numpy())
+        rows[name] = _compare(fitted.model, outputs[name], outputs[REFERENCE], samples.label_index.to_numpy())
         rows[name] |= {"size_mib": sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}.*")) / MIB}
-    for name, milliseconds in times_in_turns(calls, rounds).items():
+    for name, milliseconds in measure_interleaved(calls, rounds).items():
         rows[name] |= {"latency_p50_ms": np.median(milliseconds), "note": ""}
     return pd.DataFrame.from_dict(rows, orient="index")[COLUMNS]
 
@@ -192,7 +193,7 @@ COLUMNS = [
     "score_difference",
     "map_difference",
     "verdict_flips",
-    "pictures",
+    "images",
     "auroc_difference",
     "latency_p50_ms",
     "size_mib",
@@ -200,44 +201,56 @@ COLUMNS = [
 ]
 
 
-def _pictures(paths: pd.Series) -> Iterator[torch.Tensor]:
-    """Yield pictures as their files have them, shape ``(1, 3, H, W)``."""
+def _read_images(paths: pd.Series) -> Iterator[torch.Tensor]:
+    """Yield images at their original size, shape ``(1, 3, H, W)``."""
     for path in paths:
         image: Any = read_image(path, as_tensor=True)
         yield image[None].contiguous()
 
 
-def _compare(model: AnomalibModule, found: list[Outputs], wanted: list[Outputs], labels: np.ndarray) -> dict[str, Any]:
-    """Return how the outputs of pictures differ from those of the reference."""
-    scores, expected = (np.array([outputs["pred_score"].item() for outputs in part]) for part in (found, wanted))
-    maps = [
-        np.abs(one["anomaly_map"] - two["anomaly_map"]).max()
-        for one, two in zip(found, wanted, strict=True)
-        if "anomaly_map" in two
-    ]
-    flips = [one != two for one, two in zip(_verdicts(model, found), _verdicts(model, wanted), strict=True)]
+def _compare(
+    model: AnomalibModule,
+    outputs: list[Outputs],
+    reference: list[Outputs],
+    labels: np.ndarray,
+) -> dict[str, Any]:
+    """Return the differences between the outputs of a runtime and of the reference."""
+    scores, reference_scores = _scores(outputs), _scores(reference)
+    map_differences = []
+    for one, two in zip(outputs, reference, strict=True):
+        if "anomaly_map" in two:
+            map_differences.append(np.abs(one["anomaly_map"] - two["anomaly_map"]).max())
+    verdicts = zip(_verdicts(model, outputs), _verdicts(model, reference), strict=True)
     return {
-        "score_difference": np.abs(scores - expected).max(),
-        "map_difference": max(maps, default=float("nan")),
-        "verdict_flips": sum(flips),
-        "pictures": len(flips),
-        "auroc_difference": _auroc(scores, labels) - _auroc(expected, labels),
+        "score_difference": np.abs(scores - reference_scores).max(),
+        "map_difference": max(map_differences, default=float("nan")),
+        "verdict_flips": sum(one != two for one, two in verdicts),
+        "images": len(outputs),
+        "auroc_difference": _auroc(scores, labels) - _auroc(reference_scores, labels),
     }
 
 
-def _verdicts(model: AnomalibModule, found: list[Outputs]) -> list[tuple[str, bool]]:
-    """Return the verdict and the label of each picture."""
-    scores = torch.tensor([outputs["pred_score"].item() for outputs in found])
-    labels = [bool(outputs["pred_label"].item()) for outputs in found]
-    named = getattr(model.post_processor, "verdicts", None)
-    return list(zip(named(scores) if named else [""] * len(labels), labels, strict=True))
+def _scores(outputs: list[Outputs]) -> np.ndarray:
+    """Return the score of each image, shape ``(N,)``."""
+    return np.array([output["pred_score"].item() for output in outputs])
+
+
+def _verdicts(model: AnomalibModule, outputs: list[Outputs]) -> list[tuple[str, bool]]:
+    """Return the verdict and the predicted label of each image. The verdict is empty if the model has none."""
+    labels = [bool(output["pred_label"].item()) for output in outputs]
+    to_verdicts = getattr(model.post_processor, "verdicts", None)
+    verdicts = [""] * len(labels)
+    if to_verdicts is not None:
+        verdicts = to_verdicts(torch.tensor([output["pred_score"].item() for output in outputs]))
+    return list(zip(verdicts, labels, strict=True))
 
 
 def _auroc(scores: np.ndarray, labels: np.ndarray) -> float:
     return float(binary_auroc(torch.tensor(scores), torch.tensor(labels)))
 
 
-def _reason(error: Exception) -> str:
+def _error_summary(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"{error.name} is not installed"
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

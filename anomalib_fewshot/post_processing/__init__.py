@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Post-processors: what becomes of raw scores and maps."""
+"""Post-processing: decision thresholds and normalization of scores and anomaly maps."""
 
 from .calibration_scheme import CalibrationScheme
 from .support_post_processor import UNKNOWN, VERDICTS, CalibrationScores, SupportPostProcessor

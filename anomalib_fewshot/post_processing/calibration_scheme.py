@@ -4,8 +4,8 @@
 """Conformal calibration: the false-alarm rate that k normal images can guarantee.
 
 A new image is compared with each of k normal images. It is a defect if it ranks above all but m - 1 of them. Its
-p-value is ``(1 + number of normal images that it does not exceed) / (k + 1)``. The scheme of the comparison decides
-what is guaranteed.
+p-value is ``(1 + number of normal images that it does not exceed) / (k + 1)``. The guarantee depends on how the normal
+images were scored, the calibration scheme.
 """
 
 from enum import Enum
@@ -23,30 +23,31 @@ class CalibrationScheme(str, Enum):
     """How a new image is compared with normal ones.
 
     A guarantee requires exchangeable images: the same production line, the same light, no drift. It bounds the mean
-    over support sets: single support sets have more or fewer false alarms.
+    false-alarm rate over support sets. The rate of a single support set may be higher or lower.
     """
 
     JACKKNIFE_PLUS = "jackknife+"
-    """Both images are scored by one fit that saw neither: a false-alarm rate of at most ``(2m - 1) / (k + 1)``
+    """The same fit, which saw neither image, scores both: a false-alarm rate of at most ``(2m - 1) / (k + 1)``
     (theorem 1 of https://arxiv.org/abs/1905.02928), which is ``1 / (k + 1)`` for m = 1."""
 
     CV_PLUS = "cv+"
     """Jackknife+ with folds of several images: a rate near ``m / (k + 1)``, with a weaker bound."""
 
     SPLIT = "split"
-    """The normal images were not used in training: at most ``m / (k + 1)``, and a bound for this threshold."""
+    """The normal images were not used in training: a rate of at most ``m / (k + 1)``, and a confidence bound for the
+    single threshold, see :func:`rate_bound`."""
 
     LEAVE_ONE_OUT = "leave-one-out"
-    """The new image is scored by a fit to all images, each normal image by a fit without it: no guarantee."""
+    """Each normal image is scored by a fit without it, and the new image by the fit to all images: no guarantee."""
 
     SELF_VIEWS = "self-views"
-    """The views of a single normal image are scored: no guarantee, and no image is called a defect."""
+    """Augmented views of a single normal image are scored: no guarantee, and no image is called a defect."""
 
     TRAINING = "training"
     """The normal images were used in training: no guarantee. Many new normal images score higher."""
 
     def guaranteed_fpr(self, rank: int, count: int, num_folds: int | None = None) -> float | None:
-        """Return the highest mean false-alarm rate, or ``None`` if there is no guarantee.
+        """Return the guaranteed mean false-alarm rate, or ``None`` if there is no guarantee.
 
         Args:
             rank (int): Rank m: a defect ranks above all but m - 1 normal images.
@@ -78,11 +79,11 @@ class CalibrationScheme(str, Enum):
         """Return the rank m for a false-alarm rate.
 
         Args:
-            rate (float | None): Wanted rate. ``None``: the lowest possible, m = 1.
+            rate (float | None): Requested rate. ``None``: the lowest possible rate, m = 1.
             count (int): Number k of normal images.
 
         Raises:
-            ValueError: If k images cannot guarantee so low a rate.
+            ValueError: If k images cannot guarantee the rate.
 
         Example:
             >>> CalibrationScheme.JACKKNIFE_PLUS.rank(0.2, 4), CalibrationScheme.JACKKNIFE_PLUS.rank(0.1, 32)
@@ -95,14 +96,14 @@ class CalibrationScheme(str, Enum):
         if rate * (count + 1) < 1 - 1e-9:
             msg = (
                 f"`false_alarm_rate` must be at least {1 / (count + 1):.3g} with {count} normal images, got "
-                f"{rate:.3g}. Give {needed(rate)} images, or ask for {1 / (count + 1):.3g}."
+                f"{rate:.3g}. Provide {needed(rate)} images, or set `false_alarm_rate` to {1 / (count + 1):.3g}."
             )
             raise ValueError(msg)
         allowed = rate * (count + 1) + 1e-9
         return max(1, floor(allowed if self is CalibrationScheme.SPLIT else (allowed + 1) / 2))
 
     def review_rank(self, rank: int, count: int, num_folds: int | None = None) -> int:
-        """Return the rank for "review": twice that of "defect", or the highest below it with a guarantee under 1.
+        """Return the rank for "review": the highest rank up to twice that of "defect" with a guaranteed rate below 1.
 
         Args:
             rank (int): Rank m for "defect".
@@ -128,7 +129,7 @@ def needed(rate: float) -> int:
 
 
 def rate_bound(rank: int, count: int, confidence: float = 0.95) -> float:
-    """Return an upper confidence bound of the false-alarm rate of a split-calibrated threshold.
+    """Return an upper confidence bound for the false-alarm rate of a split-calibrated threshold.
 
     Args:
         rank (int): Rank m of the threshold among the scores: the m-th highest.

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Decision thresholds from normal images, with a guaranteed false-alarm rate."""
+"""Decision thresholds calibrated on normal images, with a guaranteed false-alarm rate."""
 
 import logging
 from collections.abc import Iterable
@@ -21,8 +21,8 @@ from .calibration_scheme import CalibrationScheme, needed, p_values, rate_bound
 
 logger = logging.getLogger(__name__)
 
-MIN_DEFECTS = 10  # in a validation set; with fewer, the threshold is the score of one or two of them
-MIN_WIDTH = 1e-6
+MIN_DEFECTS = 10  # in a validation set: with fewer, one or two of them determine the threshold
+MIN_WIDTH = 1e-6  # of a score range, so that a division by it is finite
 VERDICTS = ("good", "review", "defect")
 UNKNOWN = "unknown"  # verdict of an image whose score is NaN
 
@@ -32,7 +32,7 @@ class CalibrationScores:
     """Scores of normal images that determine a threshold.
 
     Args:
-        scheme (CalibrationScheme): How the images were scored, which decides the guarantee.
+        scheme (CalibrationScheme): How the images were scored, which determines the guarantee.
         batches (Iterable[InferenceBatch]): One score for each image, which a new image must exceed to rank above it,
             shape ``(B,)``; and anomaly maps, shape ``(B, 1, H, W)``, if there are any.
         num_folds (int | None): Number of folds, each scored by a fit without it. The guarantee of ``CV_PLUS`` depends
@@ -54,14 +54,14 @@ class SupportPostProcessor(OpenPostProcessor):
     one. anomalib's label is True for a defect, and the mask is empty where the label is False. With a single normal
     image no image is called a defect, and the label is True for *review*.
 
-    An image whose score is NaN has the verdict *unknown*, no p-value, and the label True: it must not pass as good.
+    An image whose score is NaN has the verdict *unknown*, no p-value, and the label True, so it cannot pass as good.
 
-    Without validation images a model calls :meth:`fit_normal`. A validation set of normal images gives a split
-    calibration. A validation set with anomalous images fits anomalib's own threshold.
+    Without validation images, the model calls :meth:`fit_normal`. Normal validation images are used for split
+    calibration. If there are anomalous validation images, anomalib's own threshold is fitted.
 
     Args:
-        false_alarm_rate (float | None): Share of the normal images that may be called a defect, averaged over support
-            sets. Defaults to ``None``: the lowest that k normal images can guarantee, ``1 / (k + 1)``.
+        false_alarm_rate (float | None): Highest fraction of normal images that may be called a defect, averaged over
+            support sets. Defaults to ``None``: the lowest rate that k normal images can guarantee, ``1 / (k + 1)``.
         **kwargs: Arguments of anomalib's ``PostProcessor``.
 
     Attributes:
@@ -71,7 +71,7 @@ class SupportPostProcessor(OpenPostProcessor):
             ascending, shape ``(k,)``.
 
     Raises:
-        ValueError: If the rate is not between 0 and 1.
+        ValueError: If ``false_alarm_rate`` is not between 0 and 1.
     """
 
     checkpoint_keys = ("false_alarm_rate", "scheme", "num_folds")
@@ -95,7 +95,7 @@ class SupportPostProcessor(OpenPostProcessor):
         self._validation: list[tuple[InferenceBatch, torch.Tensor]] = []
 
     def checkpoint_config(self) -> dict[str, Any]:
-        """Return the settings that a checkpoint holds, as plain values."""
+        """Return the settings for a checkpoint, as plain values."""
         return super().checkpoint_config() | {"scheme": None if self.scheme is None else self.scheme.value}
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
@@ -118,7 +118,7 @@ class SupportPostProcessor(OpenPostProcessor):
             normal (CalibrationScores): Scores of normal images.
 
         Raises:
-            ValueError: If so many images cannot guarantee ``false_alarm_rate``.
+            ValueError: If the number of images cannot guarantee ``false_alarm_rate``.
         """
         scores, limits = [], []
         for batch in normal.batches:
@@ -153,7 +153,7 @@ class SupportPostProcessor(OpenPostProcessor):
         return self.scheme.rank(self.false_alarm_rate, len(self.calibration_scores))
 
     def num_distinct_ranks(self, scheme: CalibrationScheme, count: int, num_folds: int | None = None) -> int:
-        """Return how many of the highest ranks decide a verdict: those down to the threshold of "review".
+        """Return how many of the highest ranks affect a verdict: all down to the threshold of "review".
 
         Args:
             scheme (CalibrationScheme): How a new image is compared with normal ones.
@@ -165,13 +165,13 @@ class SupportPostProcessor(OpenPostProcessor):
 
     @staticmethod
     def _at_rank(ascending: torch.Tensor, rank: int) -> torch.Tensor:
-        """Return the m-th highest value, the lowest if there are fewer."""
+        """Return the m-th highest value, or the lowest if there are fewer than m."""
         return ascending[max(0, len(ascending) - rank)]
 
     def _set(self, level: str, ascending: torch.Tensor, rank: int, lowest: torch.Tensor | None = None) -> None:
-        """Set the threshold to the m-th highest value, and the range to that of all values, extended to 0.
+        """Set the threshold to the m-th highest value, and the normalization range to all values and 0.
 
-        The range of two similar images alone would be too narrow for a normalization.
+        Without 0, the range of a few similar images would be too narrow.
         """
         highest = ascending[-1]
         lowest = ascending[0] if lowest is None else lowest
@@ -198,9 +198,11 @@ class SupportPostProcessor(OpenPostProcessor):
         return torch.where(torch.isnan(z), shown, soft)
 
     def threshold_scores(self, preds: torch.Tensor | None, threshold: torch.Tensor) -> torch.Tensor | None:
-        """Return which predictions are above a threshold, NaN among them."""
+        """Return which predictions are above a threshold. NaN counts as above."""
         above = super().threshold_scores(preds, threshold)
-        if preds is None or above is None or above.dtype != torch.bool:  # there is no threshold
+        if (
+            preds is None or above is None or above.dtype != torch.bool
+        ):  # without a threshold, anomalib returns the scores
             return above
         return ~(preds <= threshold)
 
@@ -211,7 +213,7 @@ class SupportPostProcessor(OpenPostProcessor):
 
     @property
     def guaranteed_fpr(self) -> float | None:
-        """Highest mean share of normal images that are called a defect. ``None`` without a guarantee."""
+        """Guaranteed mean false-alarm rate. ``None`` without a guarantee."""
         if self.scheme is None:
             return None
         return self.scheme.guaranteed_fpr(self.rank, len(self.calibration_scores), self.num_folds)
@@ -232,7 +234,14 @@ class SupportPostProcessor(OpenPostProcessor):
         return torch.as_tensor(p_values(scores.double().cpu().numpy(), calibration_scores.double().cpu().numpy()))
 
     def verdicts(self, scores: torch.Tensor) -> list[str]:
-        """Return one of ``VERDICTS``, or ``UNKNOWN``, for each score of :meth:`forward`, shape ``(B,)``."""
+        """Return the verdict of each score.
+
+        Args:
+            scores (torch.Tensor): Scores as :meth:`forward` returns them, shape ``(B,)``.
+
+        Returns:
+            list[str]: One of ``VERDICTS``, or ``UNKNOWN``, for each score.
+        """
         review = self._shown(self._review_threshold)
         defect = self.normalized_image_threshold if self.enable_normalization else self.image_threshold
         above = [(scores > float(threshold)).cpu().int() for threshold in (review, defect)]
@@ -241,7 +250,7 @@ class SupportPostProcessor(OpenPostProcessor):
         return [UNKNOWN if np.isnan(score) else v for v, score in zip(verdicts, scores.tolist(), strict=True)]
 
     def _shown(self, raw: torch.Tensor) -> torch.Tensor:
-        """Return raw scores normalized as by :meth:`forward`."""
+        """Return raw scores with the normalization of :meth:`forward`."""
         if not self.enable_normalization:
             return raw
         return self.normalize_scores(raw, self.image_min, self.image_max, self.image_threshold)
@@ -316,8 +325,8 @@ class SupportPostProcessor(OpenPostProcessor):
             self.fit_normal(CalibrationScores(CalibrationScheme.SPLIT, [batch for batch, _ in batches]))
         elif anomalous > 0 and self.enable_thresholding and self.false_alarm_rate is not None:
             logger.warning(
-                "`false_alarm_rate` must have normal validation images only, got %d anomalous ones. anomalib's own "
-                "threshold is used. To calibrate on the support set, set `FewShot(validation='support')`.",
+                "`false_alarm_rate` requires normal validation images only, got %d anomalous images. The threshold of "
+                "anomalib is used instead. To calibrate on the support set, set `FewShot(validation='support')`.",
                 anomalous,
             )
         elif 0 < anomalous < MIN_DEFECTS and self.enable_thresholding:
@@ -329,12 +338,12 @@ class SupportPostProcessor(OpenPostProcessor):
             )
 
     def describe(self) -> str:
-        """Return a sentence about the calibration of the threshold and its guarantee."""
+        """Return a description of the calibration of the threshold and its guarantee."""
         if self.scheme is None:
             return "The threshold was fitted to validation images. The false-alarm rate is not guaranteed."
         count, rank = len(self.calibration_scores), self.rank
         rate = self.guaranteed_fpr
-        words = {
+        sources = {
             CalibrationScheme.JACKKNIFE_PLUS: f"{count} good images (jackknife+)",
             CalibrationScheme.CV_PLUS: f"{count} good images (CV+ with {self.num_folds} folds)",
             CalibrationScheme.SPLIT: f"{count} good validation images (split calibration)",
@@ -342,7 +351,7 @@ class SupportPostProcessor(OpenPostProcessor):
             CalibrationScheme.SELF_VIEWS: "augmented views of a single good image",
             CalibrationScheme.TRAINING: f"{count} good images that were used in training",
         }
-        text = f"Threshold calibrated on {words[self.scheme]}. "
+        text = f"Threshold calibrated on {sources[self.scheme]}. "
         if self.scheme is CalibrationScheme.SELF_VIEWS:
             return text + (
                 "The false-alarm rate is not guaranteed, and no image is called a defect: images above the threshold "
@@ -361,11 +370,11 @@ class SupportPostProcessor(OpenPostProcessor):
         text += f"On average over support sets, at most {100 * rate:.2g} % of good parts are flagged as defects."
         if self.scheme is CalibrationScheme.SPLIT:
             bound = 100 * rate_bound(rank, count)
-            return f"{text} For this support set: at most {bound:.2g} % (95 % confidence)."
+            return f"{text} For this calibration set: at most {bound:.2g} % (95 % confidence)."
         return f"{text} For 5 %, provide at least {needed(0.05)} good images." if rate > 0.05 else text
 
     def metadata(self) -> dict[str, Any]:
-        """Return the settings that a deployment needs, with the names of anomalib's plan for ``metadata.json``."""
+        """Return the settings for a deployment. The names follow anomalib's plan for ``metadata.json``."""
         values: dict[str, Any] = {
             "image_sensitivity": self.image_sensitivity,
             "pixel_sensitivity": self.pixel_sensitivity,
@@ -393,11 +402,11 @@ class SupportPostProcessor(OpenPostProcessor):
 
 
 def sets_thresholds(trainer: Trainer) -> bool:
-    """Return whether the validation belongs to a fit. anomalib fits its few-shot models in ``Trainer.validate``."""
+    """Return whether a validation may set thresholds: in a fit, or for models that anomalib fits in a validation."""
     learning_type = getattr(trainer.lightning_module, "learning_type", None)
     return trainer.state.fn == TrainerFn.FITTING or learning_type in {LearningType.FEW_SHOT, LearningType.ZERO_SHOT}
 
 
 def _within(masks: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return masks, ``(B, ...)``, that are False where the label, ``(B,)``, is."""
+    """Return masks, shape ``(B, ...)``, that are False for images whose label, shape ``(B,)``, is False."""
     return masks & labels.view(-1, *[1] * (masks.ndim - 1))

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Pre-processing that is the same in training, in a prediction and in an exported model."""
+"""Pre-processing that is equal in training, prediction and exported models."""
 
 from .pixel_check import check_pixels
 from .pre_processor import ExportablePreProcessor, steps_of

@@ -11,20 +11,20 @@ import torch
 from anomalib_fewshot.errors import DataValidationError
 
 TOLERANCE = 1e-3  # rounding of a resize
-NUM_SHOWN = 3  # images that a message names
+NUM_SHOWN = 3  # highest number of images in a message
 
 
 def check_pixels(images: torch.Tensor, paths: Sequence[str] | None = None, *, has_range: bool = True) -> None:
-    """Raise if an image has pixel values that no photograph has.
+    """Raise an error if an image has invalid pixel values.
 
     Args:
         images (torch.Tensor): Images before pre-processing, shape ``(B, 3, H, W)`` or ``(3, H, W)``.
-        paths (Sequence[str] | None): Files of the images, which the message names. Defaults to ``None``: unknown.
-        has_range (bool): Values must be between 0 and 1. Defaults to ``True``. ``False``: they must be finite.
+        paths (Sequence[str] | None): Files of the images, for the error message. Defaults to ``None``: unknown.
+        has_range (bool): Require values between 0 and 1. ``False``: require finite values. Defaults to ``True``.
 
     Raises:
-        DataValidationError: If the images are not floating point, if a value is NaN or infinite, or, with
-            ``has_range``, if one is below 0 or above 1.
+        DataValidationError: If the images are not floating point, if a value is NaN or infinite, or if
+            ``has_range`` is true and a value is below 0 or above 1.
 
     Example:
         >>> check_pixels(torch.full((1, 3, 2, 2), 0.5))
@@ -41,11 +41,10 @@ def check_pixels(images: torch.Tensor, paths: Sequence[str] | None = None, *, ha
             name = paths[index] if paths and index < len(paths) else f"image {index} of the batch"
             faults.append(f"{name} ({least:.4g} to {most:.4g})")
     if faults:
-        rule = "between 0 and 1" if has_range else "that are finite"
+        rule = "pixel values between 0 and 1" if has_range else "finite pixel values"
         shown = ", ".join(faults[:NUM_SHOWN]) + (", ..." if len(faults) > NUM_SHOWN else "")
-        count = f"{len(faults)} that do not" if len(faults) > 1 else "1 that does not"
         msg = (
-            f"Images must have pixel values {rule}, got {count}: {shown}. Divide 8-bit images by 255, and normalize "
-            "images in the pre-processor only."
+            f"Images must have {rule}, got other values in {len(faults)}: {shown}. Divide 8-bit images by 255, and "
+            "normalize images in the pre-processor only."
         )
         raise DataValidationError(msg)

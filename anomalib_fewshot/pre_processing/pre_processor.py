@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Pre-processor of one resize, exported or not."""
+"""Pre-processor whose resize is equal in PyTorch and in exported models."""
 
 from typing import Any
 
@@ -13,21 +13,17 @@ from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transf
 from .pixel_check import check_pixels
 from .resize import ExportableResize
 
-BILINEAR = (
-    InterpolationMode.BILINEAR,
-    "bilinear",
-    2,
-)  # what torchvision takes, of which its versions keep one or other
+BILINEAR = (InterpolationMode.BILINEAR, "bilinear", 2)  # torchvision accepts all three
 
 
 class ExportablePreProcessor(PreProcessor):
-    """anomalib's pre-processor, which an exported model keeps its antialiasing with.
+    """anomalib's pre-processor, with an antialiased resize in exported models.
 
-    anomalib exports a resize without it, so that a photo has another score after the export. A resize that is not
-    bilinear, or to one side alone, is exported as anomalib does. Checkpoints are those of anomalib.
+    anomalib exports a resize without antialiasing, which changes the scores. This class exports bilinear resizes to a
+    height and width with antialiasing. Other resizes are exported like in anomalib. Checkpoints have anomalib's format.
 
-    Images with a NaN, or with values outside 0 to 1, are refused. An exported graph cannot refuse an image: there, a
-    NaN gives the score NaN and the label True.
+    Images with NaN or values outside 0 to 1 raise an error. An exported graph cannot raise errors: there, NaN results
+    in the score NaN and the label True.
 
     Args:
         transform (Transform | None): Transform of the images. Defaults to ``None``.
@@ -38,23 +34,23 @@ class ExportablePreProcessor(PreProcessor):
         self.export_transform = _exportable(transform)
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        """Transform images, shape ``(B, 3, H, W)``, as the exported model does.
+        """Return the transformed images, shape ``(B, 3, H, W)``.
 
         Raises:
-            DataValidationError: If a value is NaN or outside 0 to 1. Not in an exported graph.
+            DataValidationError: If a value is NaN or outside 0 to 1, except in an exported graph.
         """
         if not (torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing()):
             check_pixels(batch)
         return super().forward(batch)
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
-        """Restore the transform."""
+        """Restore the transform of a checkpoint."""
         super().load_checkpoint_config(config)
         self.export_transform = _exportable(self.transform)
 
 
 def steps_of(transform: Transform | None) -> list[Transform]:
-    """Return the single transforms of a transform in their order, also those of nested compositions."""
+    """Return the single transforms of a transform in order, including nested ``Compose`` transforms."""
     if transform is None:
         return []
     if not isinstance(transform, Compose):
@@ -66,7 +62,7 @@ def steps_of(transform: Transform | None) -> list[Transform]:
 
 
 def _exportable(transform: Transform | None) -> Transform | None:
-    """Return a transform that is equal when it is exported, as far as there is one."""
+    """Return an exportable version of a transform, equal to it if possible."""
     if isinstance(transform, Compose):
         return Compose([_exportable(step) for step in transform.transforms])
     if (

@@ -1,20 +1,20 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Antialiased resize in an exported graph, of matrix products alone."""
+"""Antialiased resize for exported graphs, computed with matrix products."""
 
 from typing import Any
 
 import torch
 from torchvision.transforms.v2 import Resize
 
-STRIP = 16  # rows of the result per product: most weights of more rows are 0, and products of fewer are small
+STRIP = 16  # output rows per product: larger strips multiply mostly zeros, smaller ones are inefficient
 
 
 class ExportableResize(Resize):
-    """torchvision's antialiased bilinear ``Resize``, whose exported form is that of :func:`resize`.
+    """torchvision's antialiased bilinear ``Resize``, exported as :func:`resize`.
 
-    ONNX has the attribute ``antialias``, but OpenVINO ignores it and TensorRT refuses it.
+    ONNX has the attribute ``antialias``, but OpenVINO ignores it and TensorRT rejects it.
 
     Args:
         size (tuple[int, int]): Height and width of the result.
@@ -24,17 +24,17 @@ class ExportableResize(Resize):
         super().__init__(size, antialias=True)
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ANN401
-        """Resize as torchvision does, in an export by matrix products."""
+        """Return the resized images. During an export, use :func:`resize` instead of torchvision's operator."""
         if torch.compiler.is_exporting():
             return resize(inpt, (self.size[0], self.size[1]))
         return super().transform(inpt, params)
 
 
 def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Return images resized bilinearly with antialiasing, shape ``(..., H, W)``, which may be symbolic.
+    """Return bilinearly resized images with antialiasing, shape ``(..., H, W)``. H and W may be symbolic.
 
     Args:
-        images (torch.Tensor): Images of floating point.
+        images (torch.Tensor): Floating-point images.
         size (tuple[int, int]): Height and width of the result.
 
     Example:
@@ -48,13 +48,14 @@ def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 def _resize_rows(images: torch.Tensor, size: int) -> torch.Tensor:
     """Return images with ``size`` rows: ``(..., H, W)`` -> ``(..., size, W)``.
 
-    Row j counts for row i of the result by a triangle: its centre is that of row i, its half width the larger of both
-    rows' heights. In units of half a pixel of the finest grid all is integer: ``|(2j + 1) size - (2i + 1) H|``.
+    The weight of input row j for output row i is a triangle filter. It is centered on row i, and its half width is the
+    height of an input or output row, whichever is larger. Scaled by ``2 * size * H``, the distance of the rows is the
+    integer ``|(2j + 1) size - (2i + 1) H|``.
     """
     height, device = images.shape[-2], images.device
     strips = -(-size // STRIP)
     target = torch.arange(strips * STRIP, device=device).clamp(max=size - 1).view(strips, STRIP, 1)
-    reach = height // size + 3  # rows that a triangle may take beyond its strip
+    reach = height // size + 3  # input rows beyond the strip that the filter may cover
     first = STRIP * height * torch.arange(strips, device=device) // size - reach
     source = first[:, None] + torch.arange(STRIP * height // size + 2 * reach, device=device)  # (strips, rows)
     distance = ((2 * source[:, None] + 1) * size - (2 * target + 1) * height).abs()  # (strips, STRIP, rows)

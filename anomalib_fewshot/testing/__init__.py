@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A conformance check for few-shot models of others."""
+"""Conformance checks for your own few-shot models."""
 
 from .checks import CHECKS, EXPORTS, FewShotCheck, check_fewshot_model, fewshot_checks
 from .trial import Trial

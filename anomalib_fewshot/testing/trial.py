@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A model on tiny generated pictures, through anomalib's engine."""
+"""Training and prediction of a model on small synthetic images, with anomalib's engine."""
 
 import inspect
 import logging
@@ -25,13 +25,13 @@ from torch.utils.data import DataLoader, Subset
 
 from anomalib_fewshot.data import FewShot
 
-HEIGHT, WIDTH = 80, 96  # not square, and larger than the models of a test are, so that they resize
+HEIGHT, WIDTH = 80, 96  # not square, and larger than the input size of the tested models, so that images are resized
 CATEGORY = "stripes"
 NUM_TRAIN, NUM_TEST = 6, 3
 
 
 class Trained(NamedTuple):
-    """A trained model and what trained it."""
+    """Trained model with its engine and data."""
 
     model: AnomalibModule
     engine: Engine
@@ -39,7 +39,7 @@ class Trained(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """Scores, shape ``(B,)``, maps, ``(B, h, w)``, if there are, and the size of the images they belong to."""
+    """Scores, shape ``(B,)``, anomaly maps, shape ``(B, H, W)``, and the size of the predicted images."""
 
     scores: torch.Tensor
     maps: torch.Tensor | None
@@ -47,12 +47,12 @@ class Outputs(NamedTuple):
 
 
 class Trial:
-    """A model class with its arguments on tiny generated pictures: stripes, and as defects dark squares.
+    """Model class with its arguments, and small synthetic images: stripes, with dark squares as defects.
 
     Args:
         model (type[AnomalibModule]): Class of the model.
-        k_shot (int): Number of good pictures. Defaults to ``2``.
-        **arguments (Any): Arguments of the model, such as a small backbone without pretrained weights.
+        k_shot (int): Number of normal images. Defaults to ``2``.
+        **arguments (Any): Arguments of the model. Use a small backbone without pretrained weights.
     """
 
     def __init__(self, model: type[AnomalibModule], k_shot: int = 2, **arguments: Any) -> None:  # noqa: ANN401
@@ -63,24 +63,24 @@ class Trial:
 
     @cached_property
     def folder(self) -> Path:
-        """Folder of pictures and results, which is removed with this object."""
+        """Temporary folder of images and results. It is deleted with this object."""
         self._temporary = TemporaryDirectory(ignore_cleanup_errors=True)
         folder = Path(self._temporary.name)
-        _write_pictures(folder / "data" / CATEGORY)
+        _write_images(folder / "data" / CATEGORY)
         return folder
 
     @cached_property
     def trained(self) -> Trained:
-        """The model after a training, which the checks share: they leave it as it is."""
+        """The trained model. All checks share it, so they must not change it."""
         return self.train()
 
     @cached_property
     def outputs(self) -> Outputs:
-        """Its outputs for the test pictures."""
+        """Outputs of the trained model for the test images."""
         return self.predict(self.trained.model)
 
     def new_model(self) -> AnomalibModule:
-        """Return the model before a training, without the pictures that it would draw."""
+        """Return an untrained model without a visualizer."""
         quiet = {"visualizer": False} if "visualizer" in inspect.signature(self._class).parameters else {}
         return self._class(**quiet | self._arguments)
 
@@ -89,21 +89,21 @@ class Trial:
 
         Args:
             global_seed (int): Seed of the global generators. Defaults to ``0``.
-            support (Sequence[str] | None): Names of the good pictures. Defaults to ``None``: the data choose.
+            support (Sequence[str] | None): Names of the support images. Defaults to ``None``: `FewShot` selects them.
         """
-        with quietly():
+        with suppress_output():
             seed_everything(global_seed, verbose=False)
             model, engine, data = self.new_model(), self.engine(), self.data(support)
             engine.fit(model, datamodule=data)
         return Trained(model, engine, data)
 
     def data(self, support: Sequence[str] | None = None) -> FewShot:
-        """Return the data."""
+        """Return the data module."""
         source = MVTecAD(self.folder / "data", CATEGORY, num_workers=0, train_batch_size=4, eval_batch_size=4)
         return FewShot(source, self.k_shot, support=support)
 
     def engine(self) -> Engine:
-        """Return an engine that trains one epoch, unless the model says otherwise."""
+        """Return an engine that trains for one epoch, unless the model overrides it."""
         return Engine(
             default_root_dir=self.folder / "results",
             accelerator="cpu",
@@ -119,45 +119,47 @@ class Trial:
         model: AnomalibModule,
         *,
         batch_size: int = 2 * NUM_TEST,
-        backwards: bool = False,
+        reverse: bool = False,
         checkpoint: str | Path | None = None,
     ) -> Outputs:
-        """Return what a prediction says of the test pictures, in the order of their names.
+        """Predict the test images and return the outputs, sorted by file name.
 
         Args:
             model (AnomalibModule): The model.
-            batch_size (int): Pictures at once. Defaults to all.
-            backwards (bool): Predict the last picture first. Defaults to ``False``.
+            batch_size (int): Batch size. Defaults to the number of test images.
+            reverse (bool): Predict the images in reverse order. Defaults to ``False``.
             checkpoint (str | Path | None): Checkpoint to load. Defaults to ``None``.
         """
         dataset = PredictDataset(self.folder / "data" / CATEGORY / "test")
         order = range(len(dataset))
-        subset = Subset(dataset, order[::-1] if backwards else order)
+        subset = Subset(dataset, order[::-1] if reverse else order)
         loader = DataLoader(subset, batch_size, collate_fn=dataset.collate_fn)
-        with quietly():
+        with suppress_output():
             batches = self.engine().predict(model, dataloaders=loader, ckpt_path=checkpoint)
-        found: list[Any] = list(batches or [])
-        step = -1 if backwards else 1
-        scores = torch.cat([batch.pred_score.flatten() for batch in found])[range(len(dataset))[::step]]
+        results: list[Any] = list(batches or [])
+        scores = torch.cat([batch.pred_score.flatten() for batch in results])
         maps = None
-        if all(batch.anomaly_map is not None for batch in found):
-            maps = torch.cat([batch.anomaly_map.flatten(0, -3) for batch in found])[range(len(dataset))[::step]]
-        height, width = found[0].image.shape[-2:]
+        if all(batch.anomaly_map is not None for batch in results):
+            maps = torch.cat([batch.anomaly_map.flatten(0, -3) for batch in results])
+        if reverse:
+            scores = scores.flip(0)
+            maps = None if maps is None else maps.flip(0)
+        height, width = results[0].image.shape[-2:]
         return Outputs(scores, maps, (height, width))
 
-    def pictures(self) -> torch.Tensor:
-        """Return the test pictures as an exported model takes them, shape ``(B, 3, H, W)``, in the order of names."""
+    def images(self) -> torch.Tensor:
+        """Return the test images as input of an exported model, shape ``(B, 3, H, W)``, sorted by file name."""
         return torch.stack([item.image for item in PredictDataset(self.folder / "data" / CATEGORY / "test")])
 
     def support_names(self) -> list[str]:
-        """Return the names of the pictures that the data choose."""
+        """Return the names of the selected support images."""
         manifest = self.trained.data.manifest
         return list(manifest.images) if manifest is not None else []
 
 
 @contextmanager
-def quietly() -> Generator[None]:
-    """Keep what a training prints, logs and warns of from those who read a check."""
+def suppress_output() -> Generator[None]:
+    """Suppress printed text, logs and warnings of training and prediction."""
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -168,8 +170,8 @@ def quietly() -> Generator[None]:
         logging.disable(disabled)
 
 
-def _write_pictures(folder: Path) -> None:
-    """Write pictures in MVTec AD's layout."""
+def _write_images(folder: Path) -> None:
+    """Write images in the layout of MVTec AD."""
     rng = np.random.default_rng(0)
     for split, count in (("train/good", NUM_TRAIN), ("test/good", NUM_TEST), ("test/hole", NUM_TEST)):
         for index in range(count):

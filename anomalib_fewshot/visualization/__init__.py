@@ -1,20 +1,20 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Features that can be seen: normal and anomalous images on a plane, before and after a training."""
+"""Two-dimensional plots of image embeddings: support set, normal and anomalous test images."""
 
 from anomalib_fewshot._extras import extra_required
 
-from .embedded import Embedded, embed_images, separation
-from .embeddings import POOLINGS, embed, has_features, patch_features
+from .features import POOLINGS, embed, has_features, patch_features
+from .image_embeddings import ImageEmbeddings, embed_images, separation
 
 with extra_required("benchmark", "`anomalib_fewshot.visualization`"):
-    from .pictures import PROJECTIONS, draw, draw_one, project, write_page
+    from .plots import PROJECTIONS, draw, draw_one, project, write_page
 
 __all__ = [
     "POOLINGS",
     "PROJECTIONS",
-    "Embedded",
+    "ImageEmbeddings",
     "draw",
     "draw_one",
     "embed",

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-DOCS = Path(inspect.getfile(lambda: None)).resolve().parents[1]  # there is no `__file__` in a gallery
+DOCS = Path(inspect.getfile(lambda: None)).resolve().parents[1]  # sphinx-gallery does not define `__file__`
 SHOTS = (1, 2, 4, 8)
 
 
 def table(page, heading):
-    """Return the columns and the rows of the first table of a page whose first column has the heading."""
+    """Return the columns and rows of the first table with this heading in its first column."""
     lines = iter((DOCS / page).read_text(encoding="utf-8").splitlines())
     header = next(line for line in lines if line.startswith(f"| {heading} |"))
     next(lines)
@@ -34,12 +34,12 @@ def table(page, heading):
 
 
 def numbers(text):
-    """Return the numbers in a cell. A failed run has none."""
+    """Return the numbers in a cell. The cell of a failed run contains none."""
     return [float(number) for number in re.findall(r"\d?\.\d+", text)]
 
 
 HEADING = "Image AUROC, k = 1 / 2 / 4 / 8"
-results = {}  # of each method: the cells of its column by row
+results = {}  # cells by method and dataset
 for page, methods in {
     "coft_ad.md": {"CoftAD": "CoftAD", "PatchCore": "anomalib's Patchcore"},
     "reg_ad.md": {"RegAD": "RegAD"},
@@ -52,11 +52,11 @@ for page, methods in {
 # %%
 # Mean over the number of normal images
 # -------------------------------------
-# Mean of the five datasets, one line for each method. PatchCore is that of CoftAD's page.
+# Mean of the five datasets with one curve per method. The results of PatchCore are from the page of CoftAD.
 
-lines = {method: cells["mean"].split() for method, cells in results.items()}
+curves = {method: cells["mean"].split() for method, cells in results.items()}
 figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-for (name, cells), marker in zip(lines.items(), "osD^", strict=True):
+for (name, cells), marker in zip(curves.items(), "osD^", strict=True):
     values = [numbers(cell)[0] for cell in cells]
     axis.plot(SHOTS, values, marker=marker, label=name)
     axis.annotate(f"{values[-1]:.3f}", (SHOTS[-1], values[-1]), (6, -3), textcoords="offset points", fontsize=9)
@@ -70,16 +70,16 @@ plt.show()
 # %%
 # Each dataset
 # ------------
-# The mean hides where a model is ahead: PatchCore on monocrystalline cells, CoftAD on magnetic tiles.
+# The ranking depends on the dataset: PatchCore leads on monocrystalline cells, CoftAD on magnetic tiles.
 
-sets = {}
+datasets = {}
 for method, cells in results.items():
     for name, cell in cells.items():
         if name != "mean":
-            sets.setdefault(name, {})[method] = numbers(cell)
+            datasets.setdefault(name, {})[method] = numbers(cell)
 
-figure, axes = plt.subplots(1, len(sets), figsize=(12, 3.4), sharey=True, layout="constrained")
-for axis, (name, methods) in zip(axes, sorted(sets.items()), strict=True):
+figure, axes = plt.subplots(1, len(datasets), figsize=(12, 3.4), sharey=True, layout="constrained")
+for axis, (name, methods) in zip(axes, sorted(datasets.items()), strict=True):
     for (method, values), marker in zip(methods.items(), "osD^", strict=True):
         axis.plot(SHOTS, values, marker=marker, markersize=4, label=method)
     axis.set(title=name, xscale="log", xticks=SHOTS, xticklabels=SHOTS)

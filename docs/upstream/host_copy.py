@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A copy of the installed anomalib, to which kits and patches are applied, and on which Python runs."""
+"""Copy the installed anomalib, apply kits and patches to the copy, and run Python with it."""
 
 import os
 import shutil
@@ -17,13 +17,13 @@ def upstream_package() -> Path:
     """Return the folder of the installed anomalib."""
     spec = find_spec("anomalib")
     if spec is None or not spec.submodule_search_locations:
-        msg = "anomalib must be installed. Install this package."
+        msg = "anomalib must be installed, got no such package. Run `pip install anomalib`."
         raise ModuleNotFoundError(msg)
     return Path(spec.submodule_search_locations[0])
 
 
 def copy_upstream(folder: Path) -> Path:
-    """Copy the installed anomalib to `folder/src`, and link what it needs, but not this package, to `folder/site`."""
+    """Copy the installed anomalib to `folder/src`, and link its dependencies without this package in `folder/site`."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(upstream_package(), folder / "src" / "anomalib")
     site = folder / "site"
@@ -35,7 +35,7 @@ def copy_upstream(folder: Path) -> Path:
 
 
 def apply(kit_folder: Path, copy: Path) -> None:
-    """Put the files of a kit into a copy of anomalib."""
+    """Copy the files of a kit into a copy of anomalib."""
     shutil.copytree(kit_folder, copy, dirs_exist_ok=True)
 
 
@@ -43,17 +43,17 @@ def apply_patch(patch: Path, copy: Path) -> None:
     """Apply a patch to a copy of anomalib.
 
     Raises:
-        subprocess.CalledProcessError: If it does not fit.
+        subprocess.CalledProcessError: If the patch does not apply.
     """
-    environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(copy.resolve().parent)}  # it may lie in a repository
+    environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(copy.resolve().parent)}  # ignore an enclosing repository
     command = ["git", "apply", "-p1", str(patch)]
     subprocess.run(command, cwd=copy, check=True, env=environment)  # noqa: S603
 
 
 def run(copy: Path, *arguments: str, also: Sequence[Path] = (), **environment: str) -> str:
-    """Run Python on a copy of anomalib, without any start-up file, and return what it prints."""
-    places = os.pathsep.join(str(path) for path in (copy / "src", *also, copy / "site"))
-    environment = {"PYTHONPATH": places, "HF_HUB_OFFLINE": "1"} | environment
+    """Run Python with a copy of anomalib and without start-up hooks, and return its standard output."""
+    search_path = os.pathsep.join(str(path) for path in (copy / "src", *also, copy / "site"))
+    environment = {"PYTHONPATH": search_path, "HF_HUB_OFFLINE": "1"} | environment
     command = [sys.executable, "-S", "-W", "ignore", *arguments]
     finished = subprocess.run(  # noqa: S603
         command,
@@ -63,6 +63,7 @@ def run(copy: Path, *arguments: str, also: Sequence[Path] = (), **environment: s
         check=False,
     )
     if finished.returncode:
-        msg = f"Python must end well on the copy of anomalib, got {finished.returncode}:\n{finished.stderr[-3000:]}"
+        errors = finished.stderr[-3000:]
+        msg = f"Python must succeed with the copy of anomalib, got exit status {finished.returncode}:\n{errors}"
         raise RuntimeError(msg)
     return finished.stdout

@@ -111,7 +111,7 @@ def test_each_message_is_printed_once(printed: dict[str, list[str]], command: st
     ("command", "title", "file"),
     [
         ("train", "Checkpoint", "v0/weights/lightning/model.ckpt"),
-        ("train", "Support", "v0/support.json"),
+        ("train", "Support set", "v0/support.json"),
         ("train", "Heat maps", "v0/images"),
         ("fit", "Checkpoint", "v1/weights/lightning/model.ckpt"),
         ("predict", "Heat maps", "images"),

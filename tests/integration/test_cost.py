@@ -15,7 +15,7 @@ from small_models import SMALL
 
 from anomalib_fewshot.pipelines import cost
 from anomalib_fewshot.pipelines.cli import FewShotCost
-from anomalib_fewshot.pipelines.cost import BARE, measure_cost
+from anomalib_fewshot.pipelines.cost import BACKBONE_ONLY, measure_cost
 from anomalib_fewshot.pipelines.plan.spec import read_spec
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -30,10 +30,10 @@ def data(mvtec_root: Path) -> dict[str, Any]:
 def test_a_row_for_each_method_and_the_backbone(data: dict[str, Any]) -> None:
     methods = {"CoftAD": {"class_path": "CoftAD", "init_args": SMALL["CoftAD"]}, "plain": PLAIN}
     table = measure_cost(methods, data, k_shot=2, backbone="resnet10t", repeats=1, rounds=5, threads=1)
-    assert table.index.tolist() == ["CoftAD", "plain", BARE]
+    assert table.index.tolist() == ["CoftAD", "plain", BACKBONE_ONLY]
     assert (table.loc[["CoftAD", "plain"], ["fit_seconds", "latency_p50_ms", "times_backbone"]] > 0).all(axis=None)
     assert (table.latency_p95_ms >= table.latency_p50_ms).all()
-    assert table.loc[BARE, "times_backbone"] == 1
+    assert table.loc[BACKBONE_ONLY, "times_backbone"] == 1
     assert table.loc["plain", "times_backbone"] < table.loc["CoftAD", "times_backbone"]
 
 
@@ -50,9 +50,9 @@ def test_several_k_in_torch_and_onnx(data: dict[str, Any], monkeypatch: pytest.M
         threads=1,
         onnx=True,
     )
-    assert table.index.tolist() == ["plain, k = 1", "plain, k = 3", BARE]
+    assert table.index.tolist() == ["plain, k = 1", "plain, k = 3", BACKBONE_ONLY]
     assert (table.filter(like="latency") > 0).all(axis=None)
-    assert table.loc[BARE, ["times_backbone", "onnx_times_backbone"]].tolist() == [1, 1]
+    assert table.loc[BACKBONE_ONLY, ["times_backbone", "onnx_times_backbone"]].tolist() == [1, 1]
     assert (table.onnx_times_backbone[:2] < 1).all()
 
 
@@ -60,7 +60,7 @@ def test_size_of_the_backbones_image(data: dict[str, Any], monkeypatch: pytest.M
     shapes = []
 
     def run(models: dict[str, tuple[torch.nn.Module, torch.Tensor]], rounds: int) -> dict[str, np.ndarray]:
-        shapes.append(models[BARE][1].shape)
+        shapes.append(models[BACKBONE_ONLY][1].shape)
         return dict.fromkeys(models, np.ones(rounds))
 
     monkeypatch.setattr(cost, "latencies", run)
@@ -90,7 +90,7 @@ def test_file() -> None:
         ({"k_shot": [4, 0]}, "`k_shot` must be at least 1, got 0"),
         ({"repeats": 0}, "`repeats` must be at least 1, got 0"),
         ({"backbone_size": 0}, "`backbone_size` must be at least 1, got 0"),
-        ({"methods": {"A": {"class_path": "Patchcor"}}}, "Close to it are .'Patchcore'"),
+        ({"methods": {"A": {"class_path": "Patchcor"}}}, "Similar names: .'Patchcore'"),
         ({"data": {"class_path": "Patchcore"}}, "must name an AnomalibDataModule"),
     ],
 )

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The example of a deployment says what `predict` says, without torch, anomalib and this package."""
+"""The deployment example returns the results of `predict` without torch, anomalib and this package."""
 
 import json
 import resource
@@ -24,7 +24,7 @@ from small_models import SMALL
 from anomalib_fewshot import CoftAD, FewShot, MVTecFolder
 
 DOCS = Path(__file__).parents[2] / "docs"
-EXAMPLE = DOCS / "examples" / "score_pictures.py"
+EXAMPLE = DOCS / "examples" / "score_images.py"
 EXAMPLE_AS_MAIN = f"import runpy; runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
 NEEDED = ("numpy*", "PIL", "pillow*", "onnxruntime*")
 
@@ -49,7 +49,7 @@ def onnx_file(fitted: CoftAD, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of onnxruntime, numpy and Pillow alone."""
+    """Return a folder with only onnxruntime, numpy and Pillow."""
     folder = tmp_path_factory.mktemp("packages")
     installed = Path(np.__file__).parents[1]
     for pattern in NEEDED:
@@ -59,28 +59,28 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(packages: Path, code: str, *arguments: str, cwd: Path) -> str:
-    """Run Python without site-packages, but for some."""
+    """Run Python with the given packages only."""
     start = f"import sys; sys.path.append({str(packages)!r}); {code}"
     command = [sys.executable, "-I", "-S", "-c", start, *arguments]
     return subprocess.run(command, check=True, cwd=cwd, capture_output=True, text=True).stdout
 
 
 @pytest.mark.parametrize("name", ["torch", "anomalib", "anomalib_fewshot", "lightning", "cv2", "scipy"])
-def test_nothing_else_is_there(packages: Path, tmp_path: Path, name: str) -> None:
+def test_other_packages_are_missing(packages: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(subprocess.CalledProcessError) as error:
         run(packages, f"import {name}", cwd=tmp_path)
     assert f"No module named '{name}'" in error.value.stderr
 
 
-def test_example_says_what_predict_says(
+def test_example_agrees_with_predict(
     fitted: CoftAD,
     onnx_file: Path,
     packages: Path,
     mvtec_root: Path,
     tmp_path: Path,
 ) -> None:
-    pictures = sorted(map(str, mvtec_root.glob("bolt/test/*/*.png")))
-    lines = run(packages, EXAMPLE_AS_MAIN, str(onnx_file), *pictures, cwd=tmp_path).splitlines()
+    images = sorted(map(str, mvtec_root.glob("bolt/test/*/*.png")))
+    lines = run(packages, EXAMPLE_AS_MAIN, str(onnx_file), *images, cwd=tmp_path).splitlines()
     found = {line["path"]: line for line in map(json.loads, lines)}
     batches = engine(tmp_path / "predict").predict(
         fitted,
@@ -103,8 +103,8 @@ def test_heat_map_is_red_above_the_threshold() -> None:
     heat_map = runpy.run_path(str(EXAMPLE))["heat_map"]
     anomaly_map = np.full((4, 4), 0.4)
     anomaly_map[:, 3] = 1.0
-    picture = np.full((1, 3, 8, 16), 0.5, dtype=np.float32)
-    shown = np.asarray(heat_map(picture, anomaly_map))
+    image = np.full((1, 3, 8, 16), 0.5, dtype=np.float32)
+    shown = np.asarray(heat_map(image, anomaly_map))
     assert shown.shape == (8, 16, 3)
     assert (shown[:, 0] == 63).all()  # half as bright, without red
     assert (shown[:, -1, 0] == 191).all()
@@ -112,31 +112,31 @@ def test_heat_map_is_red_above_the_threshold() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rules", "score", "expected"),
+    ("settings", "score", "expected"),
     [
         ({}, 0.2, ("defect", None)),  # the model's label, of validation images
         ({"scheme": "self-views"}, 0.9, ("review", None)),
         ({"scheme": "training"}, 0.9, ("defect", None)),
-        ({"scheme": "jackknife+"}, 0.5, ("review", 2 / 3)),  # not above the line
+        ({"scheme": "jackknife+"}, 0.5, ("review", 2 / 3)),  # not above the threshold
         ({"scheme": "jackknife+"}, 0.9, ("defect", 1 / 3)),
         ({"scheme": "jackknife+"}, 0.1, ("good", 1.0)),
     ],
 )
-def test_verdict(rules: dict[str, Any], score: float, expected: tuple[str, float | None]) -> None:
-    levels = [{"score_up_to": 0.3, "p": 1.0}, {"score_up_to": 0.5, "p": 2 / 3}]
-    values = {"review_score": 0.3, "defect_score": 0.5, "num_normal": 2, "p_values": levels}
-    judge = runpy.run_path(str(EXAMPLE))["judge"]
-    assert judge(score, label=True, rules=values | rules if rules else {}) == expected
+def test_verdict(settings: dict[str, Any], score: float, expected: tuple[str, float | None]) -> None:
+    p_values = [{"score_up_to": 0.3, "p": 1.0}, {"score_up_to": 0.5, "p": 2 / 3}]
+    values = {"review_score": 0.3, "defect_score": 0.5, "num_normal": 2, "p_values": p_values}
+    verdict_and_p_value = runpy.run_path(str(EXAMPLE))["verdict_and_p_value"]
+    assert verdict_and_p_value(score, label=True, settings=values | settings if settings else {}) == expected
 
 
 @pytest.mark.parametrize("fitted", [4], indirect=True)
-def test_example_refuses_a_picture_of_another_size(
+def test_example_refuses_an_image_of_another_size(
     fitted: CoftAD,
     packages: Path,
     mvtec_root: Path,
     tmp_path: Path,
 ) -> None:
-    """A graph of a fixed size takes no other: the script names the picture in one line."""
+    """For a graph with a fixed input size, the error names the image in one line."""
     path = fitted.eval().to_onnx(tmp_path, input_size=(64, 64))
     right = str(min(mvtec_root.glob("bolt/test/good/*.png")))
     Image.new("RGB", (80, 48)).save(tmp_path / "wrong.png")
@@ -152,23 +152,23 @@ def test_example_reads_photographs_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     Image.new("RGB", (80, 48)).save(tmp_path / "photo.jpg", exif=exif)
-    assert runpy.run_path(str(EXAMPLE))["read"](tmp_path / "photo.jpg").shape == (1, 3, 80, 48)
+    assert runpy.run_path(str(EXAMPLE))["read_image"](tmp_path / "photo.jpg").shape == (1, 3, 80, 48)
 
 
 @pytest.mark.parametrize("fitted", [4], indirect=True)
-def test_two_processes_say_the_same(onnx_file: Path, packages: Path, mvtec_root: Path, tmp_path: Path) -> None:
-    pictures = sorted(map(str, mvtec_root.glob("bolt/test/*/*.png")))
+def test_two_processes_agree(onnx_file: Path, packages: Path, mvtec_root: Path, tmp_path: Path) -> None:
+    images = sorted(map(str, mvtec_root.glob("bolt/test/*/*.png")))
     with ThreadPoolExecutor(2) as pool:
-        command = partial(run, packages, EXAMPLE_AS_MAIN, str(onnx_file), *pictures, cwd=tmp_path)
+        command = partial(run, packages, EXAMPLE_AS_MAIN, str(onnx_file), *images, cwd=tmp_path)
         one, two = (one_run.result() for one_run in [pool.submit(command) for _ in range(2)])
     assert one == two
 
 
-def test_batch_of_32_is_its_pictures(fitted: CoftAD) -> None:
-    pictures = torch.rand(32, 3, 80, 96, generator=torch.Generator().manual_seed(0))
+def test_batch_of_32_agrees_with_single_images(fitted: CoftAD) -> None:
+    images = torch.rand(32, 3, 80, 96, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        together = fitted.eval()(pictures)
-        alone = [fitted(picture[None]) for picture in pictures]
+        together = fitted.eval()(images)
+        alone = [fitted(image[None]) for image in images]
     for name in ("pred_score", "anomaly_map"):
         parts = torch.cat([getattr(found, name) for found in alone])
         torch.testing.assert_close(getattr(together, name).view_as(parts), parts, rtol=0, atol=1e-4)
@@ -177,11 +177,11 @@ def test_batch_of_32_is_its_pictures(fitted: CoftAD) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("runtime", ["torch", "onnx"])
-def test_memory_is_flat_over_10000_pictures(fitted: CoftAD, onnx_file: Path, runtime: str) -> None:
+def test_memory_is_constant_over_10000_images(fitted: CoftAD, onnx_file: Path, runtime: str) -> None:
     rng = np.random.default_rng(0)
-    pictures = [rng.random((1, 3, *size), dtype=np.float32) for size in ((64, 64), (96, 80), (51, 117), (240, 320))]
+    images = [rng.random((1, 3, *size), dtype=np.float32) for size in ((64, 64), (96, 80), (51, 117), (240, 320))]
     if runtime == "torch":
-        infer = torch.no_grad()(lambda picture: fitted.eval()(torch.from_numpy(picture)))
+        infer = torch.no_grad()(lambda image: fitted.eval()(torch.from_numpy(image)))
     else:
         session = onnxruntime.InferenceSession(onnx_file)
         infer = partial(_run_session, session)
@@ -189,13 +189,13 @@ def test_memory_is_flat_over_10000_pictures(fitted: CoftAD, onnx_file: Path, run
     for index in range(10_001):
         if index in {0, 1_000, 5_000, 10_000}:
             used.append(_resident_mib())
-        infer(pictures[index % len(pictures)])
-    print(f"{runtime}: MiB after 0, 1000, 5000 and 10000 pictures: {used}")
+        infer(images[index % len(images)])
+    print(f"{runtime}: MiB after 0, 1000, 5000 and 10000 images: {used}")
     assert used[-1] - used[1] < 10
 
 
-def _run_session(session: onnxruntime.InferenceSession, picture: np.ndarray) -> None:
-    session.run(None, {"input": picture})
+def _run_session(session: onnxruntime.InferenceSession, image: np.ndarray) -> None:
+    session.run(None, {"input": image})
 
 
 def _resident_mib() -> int:

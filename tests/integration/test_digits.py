@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The controlled task of digits: what is written, and that the datamodule takes it."""
+"""The controlled digits dataset: its files, and its use in a data module."""
 
 import importlib.util
 from pathlib import Path
@@ -39,14 +39,14 @@ def test_no_image_is_in_training_and_test(root: Path) -> None:
     assert names[0].isdisjoint(names[1])
 
 
-def test_pictures_are_large_and_dark_at_the_side(root: Path) -> None:
-    with Image.open(next((root / "digit_3/train/good").iterdir())) as picture:
-        assert (picture.size, picture.mode) == ((96, 96), "RGB")
-        image = np.asarray(picture)
-    assert image[:, :6].mean() < image.mean() / 4
+def test_images_are_large_with_dark_borders(root: Path) -> None:
+    with Image.open(next((root / "digit_3/train/good").iterdir())) as image:
+        assert (image.size, image.mode) == ((96, 96), "RGB")
+        pixels = np.asarray(image)
+    assert pixels[:, :6].mean() < pixels.mean() / 4
 
 
-def test_datamodule_takes_it(root: Path) -> None:
+def test_data_module_reads_it(root: Path) -> None:
     data = FewShot(MVTecFolder(root, "digit_3"), k_shot=4)
     data.setup()
     assert (len(data.train_data), len(data.test_data)) == (4, 85)

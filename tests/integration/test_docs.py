@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The site: examples run, figures and lists are current, the plug-in of the docs is a plug-in."""
+"""Documentation: examples run, figures and lists are current, and the example plug-in works."""
 
 import os
 import re
@@ -24,8 +24,8 @@ DOCS = ROOT / "docs"
 
 
 def examples() -> list[object]:
-    """Return the examples. One that fits a model takes longer."""
-    slow = {"plot_1_four_pictures": pytest.mark.slow}
+    """Return the gallery examples. Examples that fit a model are marked as slow."""
+    slow = {"plot_1_four_images": pytest.mark.slow}
     paths = sorted((DOCS / "gallery").glob("plot_*.py"))
     return [pytest.param(path, id=path.stem, marks=slow.get(path.stem, ())) for path in paths]
 
@@ -37,18 +37,18 @@ def test_example_runs(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     runpy.run_path(str(script))
     assert plt.get_fignums()
     plt.close("all")
-    assert not list(tmp_path.iterdir())  # it leaves nothing where the reader is
+    assert not list(tmp_path.iterdir())  # it writes no files to the working directory
 
 
-def test_plot_has_the_figures_of_the_pages() -> None:
+def test_plot_agrees_with_the_model_pages() -> None:
     example = runpy.run_path(str(DOCS / "gallery" / "plot_which_model.py"))
     plt.close("all")
-    assert set(example["lines"]) == {"CoftAD", "anomalib's Patchcore", "RegAD", "UniAD"}
-    assert all(len(cells) == 4 for cells in example["lines"].values())
-    assert len(example["sets"]) == 5
-    assert all(len(values) == 4 for methods in example["sets"].values() for values in methods.values())
+    assert set(example["curves"]) == {"CoftAD", "anomalib's Patchcore", "RegAD", "UniAD"}
+    assert all(len(cells) == 4 for cells in example["curves"].values())
+    assert len(example["datasets"]) == 5
+    assert all(len(values) == 4 for methods in example["datasets"].values() for values in methods.values())
     shown = (DOCS / "which_model.md").read_text(encoding="utf-8")
-    for cells in example["lines"].values():  # the table of the page is that of the pages of the models
+    for cells in example["curves"].values():  # the table agrees with the model pages
         assert " ".join(f"{example['numbers'](cell)[0]:.3f}"[1:] for cell in cells) in shown
 
 
@@ -61,7 +61,7 @@ def test_figures_are_current() -> None:
         assert ET.fromstring(text).get("aria-label")  # noqa: S314
 
 
-def test_boxes_hold_their_text_and_lie_apart() -> None:
+def test_boxes_contain_their_text_and_do_not_overlap() -> None:
     """A letter is at most 8 pixels wide in a title and 7 below it."""
     draw = runpy.run_path(str(DOCS / "figures" / "draw.py"))
     for figure in draw["FIGURES"].values():
@@ -82,7 +82,7 @@ def test_reference_lists_the_public_names() -> None:
     assert all((DOCS / "api" / f"{module.rpartition('.')[2]}.md").exists() for module in listed)
 
 
-def test_example_package_is_known_to_the_command_line_and_trains(tmp_path: Path) -> None:
+def test_example_package_trains_from_the_command_line(tmp_path: Path) -> None:
     site = tmp_path / "site"
     package = tmp_path / "package"
     source = DOCS / "examples" / "plugin_package"
@@ -92,7 +92,7 @@ def test_example_package_is_known_to_the_command_line_and_trains(tmp_path: Path)
         copy.write_bytes(path.read_bytes())
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(package)]
     subprocess.run(pip, check=True, cwd=tmp_path)
-    command = "train --model MeanPicture --data FewShot --data.source Stripes --data.k_shot 4 --model.visualizer false"
+    command = "train --model MeanImage --data FewShot --data.source Stripes --data.k_shot 4 --model.visualizer false"
     code = "import sys; from anomalib.cli.cli import main; sys.argv[0] = 'anomalib'; main()"
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, *command.split()],
@@ -104,7 +104,7 @@ def test_example_package_is_known_to_the_command_line_and_trains(tmp_path: Path)
     )
     assert result.returncode == 0, result.stderr
     assert re.findall(r"image_AUROC\W+([\d.]+)", result.stdout) == ["1.0"]
-    run = tmp_path / "results" / "MeanPicture" / "stripes" / "v0"
+    run = tmp_path / "results" / "MeanImage" / "stripes" / "v0"
     assert (run / "weights" / "lightning" / "model.ckpt").exists()
     assert (run / "support.json").exists()
 

@@ -24,7 +24,7 @@ SCORES = {f"bolt/test/good/{number:03}.png": [number % 2, number / 7] for number
 def save(store: Store, job: Job) -> float:
     """Store a run, and return the seconds."""
     start = time.perf_counter()
-    store.save(job, Outcome([Row.of(job, "bolt", image_AUROC=0.5, fit_seconds=1.0)], scores=SCORES))
+    store.save(job, Outcome([Row.from_job(job, "bolt", image_AUROC=0.5, fit_seconds=1.0)], scores=SCORES))
     return time.perf_counter() - start
 
 

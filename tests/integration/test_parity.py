@@ -16,8 +16,8 @@ from anomalib.models import AnomalibModule
 from anomalib_fewshot import FewShot, ImageStatistic, MVTecFolder
 from anomalib_fewshot.pipelines import parity
 from anomalib_fewshot.pipelines.cli import FewShotParity
-from anomalib_fewshot.pipelines.parity import REFERENCE, Fitted, Infer, Outputs, measure_parity
-from anomalib_fewshot.pipelines.plan.spec import check, read_spec
+from anomalib_fewshot.pipelines.parity import REFERENCE, FittedModel, Infer, Outputs, measure_parity
+from anomalib_fewshot.pipelines.plan.spec import check_spec, read_spec
 
 CONFIG = Path(__file__).parents[2] / "configs" / "benchmark" / "parity.yaml"
 PLAIN = {"class_path": "ImageStatistic", "init_args": {"image_size": 64}}
@@ -28,23 +28,23 @@ def data(mvtec_root: Path) -> dict[str, Any]:
     return {"class_path": "MVTecFolder", "init_args": {"root": str(mvtec_root), "category": "bolt"}}
 
 
-def shifted(fitted: Fitted) -> tuple[Infer, Path]:
-    """A runtime whose maps are 0.25 higher, and which takes each good picture for a defect and the other way round."""
+def shifted(fitted: FittedModel) -> tuple[Infer, Path]:
+    """A runtime whose maps are 0.25 higher, and which takes each good image for a defect and the other way round."""
     infer, path = parity.RUNTIMES[REFERENCE](fitted)
 
-    def other(picture: torch.Tensor) -> Outputs:
-        found = infer(picture)
+    def other(image: torch.Tensor) -> Outputs:
+        found = infer(image)
         found["pred_score"], found["pred_label"] = 1 - found["pred_score"], 1 - found["pred_label"]
         return found | ({"anomaly_map": found["anomaly_map"] + 0.25} if "anomaly_map" in found else {})
 
     return other, path
 
 
-def absent(_fitted: Fitted) -> tuple[Infer, Path]:
+def absent(_fitted: FittedModel) -> tuple[Infer, Path]:
     raise ModuleNotFoundError(name="runtime_of_tomorrow")
 
 
-def failing(_fitted: Fitted) -> tuple[Infer, Path]:
+def failing(_fitted: FittedModel) -> tuple[Infer, Path]:
     msg = "No kernel.\nA long trace."
     raise RuntimeError(msg)
 
@@ -59,7 +59,7 @@ def test_differences_of_known_size(data: dict[str, Any], monkeypatch: pytest.Mon
     for method, rows in table.groupby(level="method"):
         own, other = rows.loc[method, REFERENCE], rows.loc[method, "shifted"]
         assert own[["score_difference", "verdict_flips", "auroc_difference"]].tolist() == [0, 0, 0]
-        assert (own.pictures, other.pictures, other.verdict_flips) == (8, 8, 8)
+        assert (own.images, other.images, other.verdict_flips) == (8, 8, 8)
         assert 0 < other.score_difference <= 1
         assert -1 <= other.auroc_difference < 0
         assert (rows.latency_p50_ms.dropna() > 0).all()
@@ -102,14 +102,14 @@ def test_file() -> None:
     parsed = FewShotParity.get_parser().parse_args(["--config", str(CONFIG)])
     assert (list(parsed.methods), parsed.k_shot) == (["CoftAD", "RegAD, no training", "UniAD"], 4)
     for spec in yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["methods"].values():
-        check(read_spec(spec), AnomalibModule)
+        check_spec(read_spec(spec), AnomalibModule)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"rounds": 0}, "`rounds` must be at least 1, got 0"),
-        ({"methods": {"A": {"class_path": "Patchcor"}}}, "Close to it are .'Patchcore'"),
+        ({"methods": {"A": {"class_path": "Patchcor"}}}, "Similar names: .'Patchcore'"),
         ({"data": {"class_path": "Patchcore"}}, "must name an AnomalibDataModule"),
     ],
 )

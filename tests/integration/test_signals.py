@@ -363,7 +363,7 @@ def test_benchmark_is_resumed(runner: str, signum: signal.Signals, sweep: dict[s
     command = Command(tmp_path, "fewshot", "--config", "config.yaml")
     command.wait_for_file("fit")
     command.end(signum)
-    assert f"{len(before)} of 4 runs are finished already." in command.output()
+    assert f"{len(before)} of 4 runs are already finished." in command.output()
     assert before.items() <= modified(tmp_path / "sweep/runs").items()
 
 

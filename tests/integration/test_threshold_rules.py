@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The script that compares threshold rules: its rules in closed form, and a run on small pictures."""
+"""The script that compares threshold rules: closed-form checks, and a run on small images."""
 
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -27,9 +27,9 @@ def rules() -> ModuleType:
     return module
 
 
-def test_line_of_the_best_f1(rules: ModuleType) -> None:
-    line = rules.best_f1(np.array([1.0, 2.0, 6.0]), np.array([5.0, 7.0, 8.0]))
-    assert 2 < line < 5  # all three defects and one good picture: 6 / 7; above 6 it is 4 / 5
+def test_threshold_of_the_best_f1(rules: ModuleType) -> None:
+    threshold = rules.best_f1(np.array([1.0, 2.0, 6.0]), np.array([5.0, 7.0, 8.0]))
+    assert 2 < threshold < 5  # all three defects and one normal image: F1 = 6 / 7; above 6: 4 / 5
 
 
 def test_table_is_of_means_over_categories(rules: ModuleType) -> None:

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The upstream kit on a copy of anomalib, in an environment without this package."""
+"""The upstream kit, applied to a copy of anomalib in an environment without this package."""
 
 import ast
 import sys
@@ -18,7 +18,7 @@ MODELS = {"coft_ad": "CoftAD", "reg_ad": "RegAD", "uni_ad": "UniAD"}
 
 
 def applied(keys: list[str], tmp_path: Path) -> Path:
-    """Return a copy of anomalib with the kit of some pull requests."""
+    """Return a copy of anomalib with the kits of some pull requests."""
     make_kit.write(make_kit.kit([make_kit.PULL_REQUESTS[key] for key in keys]), tmp_path / "kit")
     copy = host_copy.copy_upstream(tmp_path / "copy")
     host_copy.apply(tmp_path / "kit", copy)
@@ -26,7 +26,7 @@ def applied(keys: list[str], tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("key", [*MODELS, "few_shot"])
-def test_kit_is_whole(key: str) -> None:
+def test_kit_is_complete(key: str) -> None:
     files = make_kit.kit([make_kit.PULL_REQUESTS[key]])
     assert not any("anomalib_fewshot" in text or "anomalib-fewshot" in text for text in files.values())
     changed = ["models", "models/image"] if key in MODELS else ["data"]
@@ -57,7 +57,7 @@ print(any(name.startswith("anomalib_fewshot") for name in sys.modules))
 @pytest.mark.slow
 @pytest.mark.parametrize("key", MODELS)
 def test_loop_and_tests_of_upstream_on_a_copy(key: str, mvtec_root: Path, tmp_path: Path) -> None:
-    """The kit of each model by itself, with default arguments."""
+    """Each model kit is applied separately, with default arguments."""
     copy = applied([key], tmp_path)
     code = f"""
 from pathlib import Path
@@ -84,8 +84,8 @@ Engine(default_root_dir={str(tmp_path)!r}, accelerator="cpu", logger=False).trai
 
 
 @pytest.mark.slow
-def test_hook_finds_nothing_to_do_with_the_patch(mvtec_root: Path, tmp_path: Path) -> None:
-    """With entry points in anomalib, `--model CoftAD` works without the hook, which then changes nothing."""
+def test_hook_is_unnecessary_with_the_patch(mvtec_root: Path, tmp_path: Path) -> None:
+    """With entry points in anomalib, `--model CoftAD` works without the hook."""
     copy = host_copy.copy_upstream(tmp_path / "copy")
     host_copy.apply_patch(PATCH, copy)
     code = f"""
@@ -125,18 +125,18 @@ def test_name_that_cannot_be_rewritten_is_an_error(text: str, message: str) -> N
         make_kit.rewrite(text)
 
 
-def test_parts_go_where_upstream_has_such_parts() -> None:
+def test_upstream_places() -> None:
     assert make_kit.place("anomalib_fewshot.models.coft_ad.folds") == "anomalib.models.image.coft_ad.folds"
     assert make_kit.place("anomalib_fewshot.models.components") == "anomalib.models.components.few_shot"
     assert make_kit.place("anomalib_fewshot.atomic") == "anomalib.utils.few_shot.atomic"
 
 
-def test_name_of_a_package_is_followed_to_the_module_that_defines_it() -> None:
+def test_imports_are_followed_to_the_defining_module() -> None:
     found = make_kit.Imports()
     found.follow("anomalib_fewshot.models.coft_ad.published")
     names = ("coft_ad.published", "components.gaussian", "components.moments")
     assert found.modules == {f"anomalib_fewshot.models.{name}" for name in names}
-    assert found.packages() == {"anomalib_fewshot.models.components"}
+    assert found.packages() == {f"anomalib_fewshot.models.{name}" for name in ("coft_ad", "components")}
 
 
 def test_every_test_gets_a_docstring() -> None:
@@ -146,7 +146,7 @@ def test_every_test_gets_a_docstring() -> None:
 
 
 @pytest.mark.parametrize("key", MODELS)
-def test_measured_table_is_that_of_the_page(key: str) -> None:
+def test_results_agree_with_the_model_page(key: str) -> None:
     text = make_kit.measured(key)
     assert "configs/benchmark/realmini" in text
     assert "](" not in text

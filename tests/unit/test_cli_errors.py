@@ -78,7 +78,7 @@ def test_wrong_argument_of_several_categories(
     assert all(word in message for word in words)
 
 
-def test_package_of_a_logger_is_named(mvtec_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_of_a_logger(mvtec_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def raise_error(*_: object, **__: object) -> None:
         msg = "Requirement 'mlflow' not met. HINT: Try running `pip install -U 'mlflow'`"
         raise ModuleNotFoundError(msg)
@@ -98,7 +98,7 @@ def test_package_of_a_logger_is_named(mvtec_root: Path, monkeypatch: pytest.Monk
         (["--trainer.callbacks", "lightning.pytorch.callbacks.ModelCheckpoint"], "callbacks"),
     ],
 )
-def test_checkpoint_callbacks_that_anomalib_refuses(
+def test_checkpoint_callbacks_that_anomalib_rejects(
     arguments: list[str],
     word: str,
     mvtec_root: Path,
@@ -132,7 +132,7 @@ def test_other_errors_are_not_explained() -> None:
     ("program", "is_cli"),
     [("/bin/anomalib", True), ("anomalib.exe", True), ("train.py", False), ("-c", False), ("", False)],
 )
-def test_hook_acts_in_the_command_line_alone(
+def test_hook_only_acts_in_the_command_line(
     program: str,
     *,
     is_cli: bool,

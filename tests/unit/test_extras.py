@@ -48,7 +48,7 @@ print("trained")
 """
 
 
-def test_core_works_without_the_extras_and_commands_name_them(mvtec_root: Path, tmp_path: Path) -> None:
+def test_core_works_without_extras(mvtec_root: Path, tmp_path: Path) -> None:
     blocked = ",".join(sorted({"ray", *EXTRAS["benchmark"], *EXTRAS["inspect"]}))
     source = ["MVTecFolder", "--data.source.root", str(mvtec_root), "--data.source.category", "bolt"]
     model = ["--model", "ImageStatistic", "--model.image_size", "32", "--trainer.accelerator", "cpu"]
@@ -66,7 +66,7 @@ def test_core_works_without_the_extras_and_commands_name_them(mvtec_root: Path, 
     assert len(messages) == len(subjects)
     for message, subject in zip(messages, subjects, strict=True):
         extra = "inspect" if "inspect" in subject else "benchmark"
-        assert message.startswith(f"explained: `{subject}` needs ")
+        assert message.startswith(f"explained: {subject} requires ")
         assert message.endswith(f"`pip install 'anomalib-fewshot[{extra}]'`.")
     assert list(tmp_path.rglob("*.ckpt"))
 
@@ -75,7 +75,7 @@ def test_missing_package_of_an_extra() -> None:
     with pytest.raises(MissingDependencyError) as error, extra_required("inspect", "`anomalib inspect`"):
         raise ModuleNotFoundError(name="jinja2.ext")
     assert str(error.value) == (
-        "`anomalib inspect` needs jinja2, which is not installed. Run `pip install 'anomalib-fewshot[inspect]'`."
+        "`anomalib inspect` requires jinja2, which is not installed. Run `pip install 'anomalib-fewshot[inspect]'`."
     )
 
 

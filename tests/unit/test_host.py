@@ -513,7 +513,8 @@ def test_kill_processes() -> None:
 
 
 def test_light_modules_import_no_other_package() -> None:
-    code = "import sys, anomalib_fewshot._host; print(*sys.modules)"
+    modules = ["_host", "_cli.own_command", "_cli.signals"]
+    code = f"import sys, {', '.join(f'anomalib_fewshot.{name}' for name in modules)}; print(*sys.modules)"
     command = [sys.executable, "-S", "-c", code]
     environment = {"PYTHONPATH": str(ROOT)}
     loaded = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()

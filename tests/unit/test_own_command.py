@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_fewshot._own_command import names_in_command, suppress_import_messages
+from anomalib_fewshot._cli.own_command import names_in_command, suppress_import_messages
 
 LOGGERS = ("anomalib.cli", "anomalib.cli.pipelines")
 

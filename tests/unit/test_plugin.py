@@ -60,7 +60,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     sys.modules.pop("third_party", None)
 
 
-def test_any_installed_package_takes_part(install: Callable[[str], None]) -> None:
+def test_installed_packages_are_registered(install: Callable[[str], None]) -> None:
     install("""
         [anomalib.models]
         OtherModel = third_party:OtherModel
@@ -85,19 +85,19 @@ def test_registering_again_changes_nothing(recwarn: pytest.WarningsRecorder) -> 
 
 
 @pytest.mark.parametrize("value", ["third_party:Missing", "no_such_module:Model"])
-def test_broken_package_gives_one_warning_that_names_it(install: Callable[[str], None], value: str) -> None:
+def test_broken_package_is_one_warning(install: Callable[[str], None], value: str) -> None:
     install(f"[anomalib.models]\nBroken = {value}")
-    with pytest.warns(UserWarning, match="`Broken` of the package `third-party` cannot be loaded") as caught:
+    with pytest.warns(UserWarning, match="`Broken` of the package `third-party` is not registered") as caught:
         plugin.register("anomalib.models")
     assert len(caught) == 1
     assert not hasattr(anomalib.models, "Broken")
 
 
 @pytest.mark.parametrize("name", ["Padim", "CoftAD", "logger"])
-def test_name_that_anomalib_has_is_not_overwritten(install: Callable[[str], None], name: str) -> None:
+def test_name_of_anomalib_is_not_overwritten(install: Callable[[str], None], name: str) -> None:
     install(f"[anomalib.models]\n{name} = third_party:OtherModel")
     before = getattr(anomalib.models, name)
-    with pytest.warns(UserWarning, match=f"already knows a `{name}`: the one of the package `third-party`"):
+    with pytest.warns(UserWarning, match=f"`{name}` of the package `third-party` is not registered"):
         plugin.register("anomalib.models")
     assert getattr(anomalib.models, name) is before
 
@@ -147,7 +147,7 @@ def test_both_start_up_files_call_the_hook() -> None:
     assert line == "import anomalib_fewshot._autoload; anomalib_fewshot._autoload.install()"
 
 
-def test_names_are_known_whatever_is_imported_first() -> None:
+def test_names_are_known_for_any_import_order() -> None:
     code = """
 from anomalib_fewshot.models.coft_ad.lightning_model import CoftAD
 from anomalib.models import get_model, list_models
@@ -160,7 +160,7 @@ print(get_datamodule({"class_path": "FewShot", "init_args": {"source": {"class_p
     assert run(code).split() == ["True"] * 5 + ["ELPV"]
 
 
-def test_hook_can_be_switched_off_and_public_names_are_lazy() -> None:
+def test_hook_can_be_disabled_and_public_names_are_lazy() -> None:
     code = """
 import sys, anomalib_fewshot as a
 print("torch" in sys.modules)
@@ -194,7 +194,7 @@ print(sum("cannot register" in str(warning.message) for warning in caught), anom
         ("anomalib.post_processing", "other.py", "inspect", "['said']"),
     ],
 )
-def test_any_part_of_anomalib_may_be_imported_first_and_inspect_starts_quietly(
+def test_any_part_of_anomalib_can_be_imported_first(
     first: str,
     program: str,
     command: str,

@@ -21,7 +21,7 @@ def entry_points(group: str) -> set[str]:
     return {line.split(" = ")[0] for line in section.splitlines()}
 
 
-def test_the_hook_knows_the_names_of_the_package() -> None:
+def test_hook_has_the_names_of_the_package() -> None:
     assert set(_autoload._COMMANDS) == entry_points("anomalib.pipelines")  # noqa: SLF001
     assert set(_autoload._CLASSES) == entry_points("anomalib.models") | entry_points("anomalib.data")  # noqa: SLF001
 

@@ -1,10 +1,9 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""One check of pictures before anything is trained: files that anomalib cannot read, or reads as something else.
+"""Check of images before training: files that anomalib cannot read, or would read incorrectly.
 
-All is found here, at once and by name, without a model. What a file says of itself is in `image.py`, masks are in
-`mask_check.py`.
+All issues are reported at once, with the file names. `image.py` reads a single file, and `mask_check.py` checks masks.
 """
 
 from collections import defaultdict
@@ -17,206 +16,214 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from anomalib_fewshot.data.manifest import sha256
 
-from .image import Picture, read_picture
+from .image import ImageInfo, read_image_info
 from .issue import ERROR, WARNING, DataIssue
 from .mask_check import check_masks
 
-ASPECT_FACTOR = 1.5  # width / height beside the support's, above which pictures are not taken alike
-AREA_FACTOR = 4.0  # the same of the number of pixels
-NUM_TRANSPARENT = 32  # pictures with an alpha channel to decode where the others are not
-SYSTEM_FILES = {"thumbs.db", "desktop.ini"}  # of the system, as files whose name begins with a dot
+ASPECT_FACTOR = 1.5  # highest ratio between the aspect ratio of an image and the median of the support set
+AREA_FACTOR = 4.0  # the same for the number of pixels
+NUM_TRANSPARENT = 32  # images with an alpha channel that are decoded if `decode` is false
+NUM_NAMES = 3  # file names in a message
+SAME_STEM = "images differ from others only by their suffix, so their results may be confused. Rename them"
+SYSTEM_FILES = {"thumbs.db", "desktop.ini"}  # files of the operating system, like names that start with a dot
 
-Pictures = str | Path | Iterable[str | Path]
+ImagePaths = str | Path | Iterable[str | Path]
 
 
-def check_pictures(
-    support: Pictures,
-    new: Pictures = (),
+def check_images(
+    support: ImagePaths,
+    new: ImagePaths = (),
     masks: Mapping[str, str] | Mapping[Path, Path] | None = None,
     *,
     decode: bool = True,
     upright: bool = False,
 ) -> list[DataIssue]:
-    """Return all that is wrong with the pictures of a support and with those that are to be scored.
+    """Return the issues of the support set and of the images to score.
 
     Args:
-        support (Pictures): A folder, a file or several of them. They are all decoded.
-        new (Pictures): The same of the pictures to score. Defaults to none.
-        masks (Mapping | None): Mask of anomalous pictures by the picture's path. Defaults to ``None``.
-        decode (bool): Decode the new pictures too. Otherwise only their headers and ends are read, and 32 pictures
-            with an alpha channel: it is not found that some are in colour among grey ones, or are broken in the middle.
-            Defaults to ``True``.
-        upright (bool): The images will be read by their EXIF orientation, which anomalib itself ignores. Otherwise an
-            orientation other than 1 is an error. Defaults to ``False``.
+        support (ImagePaths): Support set: a folder, a file, or several of them. All images are decoded.
+        new (ImagePaths): Images to score, in the same form. Defaults to none.
+        masks (Mapping | None): Mask of each anomalous image, by the path of the image. Defaults to ``None``.
+        decode (bool): Decode the new images, too. Otherwise only their headers and ends are read, and up to 32 images
+            with an alpha channel are decoded. Color images among gray ones and files broken in the middle are then not
+            found. Defaults to ``True``.
+        upright (bool): The images will be read with their EXIF orientation applied. Otherwise an orientation other
+            than 1 is an error, because anomalib ignores it. Defaults to ``False``.
 
     Returns:
-        list[DataIssue]: Errors first, those of the support before others.
+        list[DataIssue]: Errors first, and the support set before new images.
 
     Example:
-        >>> check_pictures("no_such_folder")[0].message
-        'does not exist. Give a folder or a file that does.'
+        >>> check_images("no_such_folder")[0].message
+        'does not exist. Check the path.'
     """
-    (known, skipped), (others, also_skipped) = _list_pictures(support), _list_pictures(new)
-    first = [read_picture(path, decode=True) for path in known]
-    second = [read_picture(path, decode=decode) for path in others]
+    support_paths, issues = _list_images(support)
+    new_paths, new_issues = _list_images(new)
+    issues += new_issues
+    support_images = [read_image_info(path, decode=True) for path in support_paths]
+    new_images = [read_image_info(path, decode=decode) for path in new_paths]
     if upright:
-        first, second = [picture.upright() for picture in first], [picture.upright() for picture in second]
-    issues = [*skipped, *also_skipped]
-    issues += [issue for picture in [*first, *_with_transparency(second)] for issue in _check_alone(picture)]
-    first, second = ([picture for picture in part if not picture.fault] for part in (first, second))
-    if first:
-        issues += [*_check_sizes(first, second), *_check_colour(first, second)]
-    issues += [*_check_copies(first, second), *_check_stems([*known, *others]), *check_masks(masks or {})]
+        support_images = [image.upright() for image in support_images]
+        new_images = [image.upright() for image in new_images]
+    for image in [*support_images, *_decode_transparent(new_images)]:
+        issues += _check_image(image)
+    support_images = [image for image in support_images if not image.fault]
+    new_images = [image for image in new_images if not image.fault]
+    if support_images:
+        issues += [*_check_sizes(support_images, new_images), *_check_color(support_images, new_images)]
+    issues += [*_check_copies(support_images, new_images), *_check_stems([*support_paths, *new_paths])]
+    issues += check_masks(masks or {})
     return sorted(dict.fromkeys(issues), key=lambda issue: issue.severity)
 
 
 def find_skipped_files(folders: Iterable[Path]) -> list[DataIssue]:
-    """Return the files in folders that anomalib takes for no pictures, or for pictures that they are not.
+    """Return the files that anomalib skips, and metadata files that it would read as images.
 
     Args:
-        folders (Iterable[Path]): Folders, searched without those in them.
+        folders (Iterable[Path]): Folders to search, without subfolders.
     """
-    return [issue for folder in folders for issue in _sort_out(_files(folder.iterdir()))[1]]
+    return [issue for folder in folders for issue in _split_files(_files(folder.iterdir()))[1]]
 
 
 # Files
 
 
-def _list_pictures(pictures: Pictures) -> tuple[list[Path], list[DataIssue]]:
-    """Return the files that anomalib would read, and what is wrong with the others."""
+def _list_images(images: ImagePaths) -> tuple[list[Path], list[DataIssue]]:
+    """Return the image files, and issues of missing paths and of other files."""
     files: list[Path] = []
     issues: list[DataIssue] = []
-    for path in [Path(pictures)] if isinstance(pictures, str | Path) else map(Path, pictures):
+    for path in [Path(images)] if isinstance(images, str | Path) else map(Path, images):
         if not path.exists():
-            issues.append(DataIssue(path, ERROR, "does not exist. Give a folder or a file that does."))
+            issues.append(DataIssue(path, ERROR, "does not exist. Check the path."))
             continue
-        found, left_out = _sort_out(_files(path.rglob("*")) if path.is_dir() else [path])
+        found, file_issues = _split_files(_files(path.rglob("*")) if path.is_dir() else [path])
         files += found
-        issues += left_out
+        issues += file_issues
         if path.is_dir() and not found:
-            issues.append(DataIssue(path, ERROR, f"has no pictures. Add some, of {', '.join(IMG_EXTENSIONS)}."))
+            issues.append(DataIssue(path, ERROR, f"has no images. Add some ({', '.join(IMG_EXTENSIONS)})."))
     return list(dict.fromkeys(files)), issues
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:
-    return sorted(path for path in paths if path.is_file() or not path.exists())  # or a link to nothing
+    return sorted(path for path in paths if path.is_file() or not path.exists())  # includes broken links
 
 
-def _sort_out(files: Iterable[Path]) -> tuple[list[Path], list[DataIssue]]:
-    """Return the pictures among files, and a line for the others of each folder."""
-    pictures, notes, unknown = [], defaultdict(list), defaultdict(list)
+def _split_files(files: Iterable[Path]) -> tuple[list[Path], list[DataIssue]]:
+    """Return the image files, and one issue for the other files of each folder."""
+    images, metadata, skipped = [], defaultdict(list), defaultdict(list)
     for path in files:
         if path.suffix.lower() in IMG_EXTENSIONS:
             if path.name.startswith("._"):
-                notes[path.parent].append(path.name)
+                metadata[path.parent].append(path.name)
             else:
-                pictures.append(path)
+                images.append(path)
         elif not path.name.startswith(".") and path.name.lower() not in SYSTEM_FILES:
-            unknown[path.parent].append(path.name)
-    no_pictures = "notes of macOS that anomalib would take for pictures. Delete them"
-    not_read = f"files left out: anomalib reads {', '.join(IMG_EXTENSIONS)}. Convert what is a picture"
-    kind = f"folders hold files that anomalib leaves out. It reads {', '.join(IMG_EXTENSIONS)}. Convert them"
-    return pictures, [
-        *(DataIssue(folder, ERROR, _count(names, no_pictures)) for folder, names in notes.items()),
-        *(
-            DataIssue(folder, WARNING, _count(names, not_read), kind, f"{len(names)}")
-            for folder, names in unknown.items()
-        ),
-    ]
+            skipped[path.parent].append(path.name)
+    issues = []
+    for folder, names in metadata.items():
+        message = f"has macOS metadata files (`._*`) that anomalib would read as images: {_shown(names)}. Delete them."
+        issues.append(DataIssue(folder, ERROR, message))
+    advice = f"Convert images to one of {', '.join(IMG_EXTENSIONS)}"
+    for folder, names in skipped.items():
+        message = f"has files that anomalib skips: {_shown(names)}. {advice}."
+        kind = f"folders have files that anomalib skips. {advice}"
+        issues.append(DataIssue(folder, WARNING, message, kind, f"{len(names)}"))
+    return images, issues
 
 
-def _count(names: list[str], what: str) -> str:
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"{len(names)} {what}: {shown}."
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:NUM_NAMES]) + (f" and {len(names) - NUM_NAMES} more" if len(names) > NUM_NAMES else "")
 
 
-# One picture
+# Checks of a single image
 
 
-def _with_transparency(pictures: Sequence[Picture]) -> Iterator[Picture]:
-    """Yield the pictures, of which some with an alpha channel are decoded if none was."""
+def _decode_transparent(images: Sequence[ImageInfo]) -> Iterator[ImageInfo]:
+    """Yield the images, after decoding the first ones that have an alpha channel."""
     left = NUM_TRANSPARENT
-    for picture in pictures:
-        if picture.has_hidden_rgb is None and left:
+    for image in images:
+        if image.has_hidden_rgb is None and left:
             left -= 1
-            yield replace(read_picture(picture.path, decode=True), orientation=picture.orientation, size=picture.size)
+            yield replace(read_image_info(image.path, decode=True), orientation=image.orientation, size=image.size)
         else:
-            yield picture
+            yield image
 
 
-def _check_alone(picture: Picture) -> Iterator[DataIssue]:
-    if picture.fault:
-        yield DataIssue(picture.path, ERROR, picture.fault)
-    if picture.orientation != 1:
-        yield DataIssue(picture.path, ERROR, picture.orientation_message)
-    if picture.has_hidden_rgb:
-        what, advice = "colours below transparent pixels, which anomalib sees", "Put all images on one background"
-        yield DataIssue(picture.path, WARNING, f"has {what}. {advice}.", f"images have {what}. {advice}")
-    if picture.num_pages > 1:
-        pages = f"{picture.num_pages} pages"
-        message = f"has {pages}, of which anomalib reads the first. Save each as a file."
-        kind = "files have several pages, of which anomalib reads the first. Save each page as a file"
-        yield DataIssue(picture.path, WARNING, message, kind, pages)
+def _check_image(image: ImageInfo) -> Iterator[DataIssue]:
+    if image.fault:
+        yield DataIssue(image.path, ERROR, image.fault)
+    if image.orientation != 1:
+        yield DataIssue(image.path, ERROR, image.orientation_message)
+    if image.has_hidden_rgb:
+        what = "different colors in transparent pixels, which anomalib reads"
+        advice = "Put all images on one background"
+        yield DataIssue(image.path, WARNING, f"has {what}. {advice}.", f"images have {what}. {advice}")
+    if image.num_pages > 1:
+        pages = f"{image.num_pages} pages"
+        message = f"has {pages}, but anomalib reads only the first. Save each page as a file."
+        kind = "files have several pages, but anomalib reads only the first. Save each page as a file"
+        yield DataIssue(image.path, WARNING, message, kind, pages)
 
 
-# Pictures beside others
+# Comparisons between images
 
 
-def _check_sizes(support: Sequence[Picture], new: Sequence[Picture]) -> Iterator[DataIssue]:
-    """Yield images whose aspect ratio or size is not near the median of the support."""
-    usual_area, usual_aspect = (median_low(map(measure, support)) for measure in (_area, _aspect))
-    for picture in [*support, *new]:
-        own, number = f"{picture.size[0]} x {picture.size[1]} pixels", picture.size[0] * picture.size[1]
-        if _ratio(_aspect(picture), usual_aspect) > ASPECT_FACTOR:
-            what, advice = "another aspect ratio than the support", "Crop or rotate"
-            detail = f"{_aspect(picture):.2f}, {own}; median of the support: {usual_aspect:.2f}"
-        elif _ratio(_area(picture), usual_area) > AREA_FACTOR:
-            what, advice = "another size than the support", "Resize"
-            detail = f"{own}, {number:,} in all; median of the support: {usual_area:,}"
+def _check_sizes(support: Sequence[ImageInfo], new: Sequence[ImageInfo]) -> Iterator[DataIssue]:
+    """Yield issues of images whose aspect ratio or size differs from the median of the support set."""
+    median_area = median_low(map(_area, support))
+    median_aspect = median_low(map(_aspect, support))
+    for image in [*support, *new]:
+        size = f"{image.size[0]} x {image.size[1]} pixels"
+        if _ratio(_aspect(image), median_aspect) > ASPECT_FACTOR:
+            what, advice = "another aspect ratio than the support set", "Crop or rotate"
+            detail = f"{_aspect(image):.2f}, {size}; median of the support set: {median_aspect:.2f}"
+        elif _ratio(_area(image), median_area) > AREA_FACTOR:
+            what, advice = "another size than the support set", "Resize"
+            detail = f"{size}, {_area(image):,} in all; median of the support set: {median_area:,}"
         else:
             continue
         message = f"has {what}: {detail}. {advice} it."
-        yield DataIssue(picture.path, WARNING, message, f"images have {what}. {advice} them", detail)
+        yield DataIssue(image.path, WARNING, message, f"images have {what}. {advice} them", detail)
 
 
-def _check_colour(support: Sequence[Picture], new: Sequence[Picture]) -> Iterator[DataIssue]:
-    """Yield colour images if most of the support are grey, and grey ones if most are in colour."""
-    is_grey = sum(bool(picture.is_grey) for picture in support) > len(support) / 2
-    what = "in colour and the support grey" if is_grey else "grey and the support in colour"
-    advice = "Take all images in one way"
-    for picture in [*support, *new]:
-        if picture.is_grey is not None and picture.is_grey != is_grey:
-            yield DataIssue(picture.path, WARNING, f"is {what}. {advice}.", f"images are {what}. {advice}")
+def _check_color(support: Sequence[ImageInfo], new: Sequence[ImageInfo]) -> Iterator[DataIssue]:
+    """Yield issues of color images if most support images are gray, and of gray images if most are colored."""
+    is_gray = sum(bool(image.is_gray) for image in support) > len(support) / 2
+    what = "in color, but the support set is gray" if is_gray else "gray, but the support set is in color"
+    advice = "Use the same camera settings for all images"
+    for image in [*support, *new]:
+        if image.is_gray is not None and image.is_gray != is_gray:
+            yield DataIssue(image.path, WARNING, f"is {what}. {advice}.", f"images are {what}. {advice}")
 
 
-def _area(picture: Picture) -> int:
-    return picture.size[0] * picture.size[1]
+def _area(image: ImageInfo) -> int:
+    return image.size[0] * image.size[1]
 
 
-def _aspect(picture: Picture) -> float:
-    return picture.size[0] / picture.size[1]
+def _aspect(image: ImageInfo) -> float:
+    return image.size[0] / image.size[1]
 
 
 def _ratio(first: float, second: float) -> float:
     return max(first / second, second / first)
 
 
-def _check_copies(support: Sequence[Picture], new: Sequence[Picture]) -> Iterator[DataIssue]:
-    """Yield pictures with the bytes of one of the support. Only files of equal length are read for that."""
+def _check_copies(support: Sequence[ImageInfo], new: Sequence[ImageInfo]) -> Iterator[DataIssue]:
+    """Yield issues of copies of support images. Only files of equal size are compared."""
     first: dict[str, Path] = {}
-    for picture in support:
-        original = first.setdefault(sha256(picture.path), picture.path)
-        if original != picture.path:
-            message = f"is the same picture as {original.name}: it adds nothing to the support. Replace it."
-            kind = "images of the support are copies of others of it. Replace them"
-            yield DataIssue(picture.path, WARNING, message, kind, f"copy of {original.name}")
-    lengths = {picture.num_bytes for picture in support}
-    for picture in new:
-        twin = first.get(sha256(picture.path)) if picture.num_bytes in lengths else None
-        if twin is not None:
-            message = f"is the support's picture {twin}, so its score is too low. Remove it from one of the two."
-            kind = "images are copies of images of the support, so their scores are too low. Remove them"
-            yield DataIssue(picture.path, WARNING, message, kind, f"copy of {twin.name}")
+    for image in support:
+        original = first.setdefault(sha256(image.path), image.path)
+        if original != image.path:
+            message = f"is a copy of {original.name}, which is also in the support set. Replace it."
+            kind = "support images are copies of others. Replace them"
+            yield DataIssue(image.path, WARNING, message, kind, f"copy of {original.name}")
+    lengths = {image.num_bytes for image in support}
+    for image in new:
+        copied = first.get(sha256(image.path)) if image.num_bytes in lengths else None
+        if copied is not None:
+            message = f"is a copy of the support image {copied}, so its score is too low. Remove one of them."
+            kind = "images are copies of support images, so their scores are too low. Remove them"
+            yield DataIssue(image.path, WARNING, message, kind, f"copy of {copied.name}")
 
 
 def _check_stems(paths: Iterable[Path]) -> Iterator[DataIssue]:
@@ -224,6 +231,5 @@ def _check_stems(paths: Iterable[Path]) -> Iterator[DataIssue]:
     for path in dict.fromkeys(paths):
         other = first.setdefault(path.with_suffix(""), path)
         if other != path:
-            message = f"differs from {other.name} by its suffix alone, so that results may mix. Rename one."
-            kind = "images differ from others by the suffix alone, so that results may mix. Rename them"
-            yield DataIssue(path, WARNING, message, kind, f"beside {other.name}")
+            message = f"differs from {other.name} only by its suffix, so their results may be confused. Rename one."
+            yield DataIssue(path, WARNING, message, SAME_STEM, f"and {other.name}")

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is wrong with files: errors by file, warnings by kind."""
+"""Issues of image files and folders: one line for each error, one warning for each kind of issue."""
 
 import logging
 import os
@@ -16,22 +16,22 @@ from anomalib_fewshot.errors import DataValidationError
 
 logger = logging.getLogger(__name__)
 
-NUM_SHOWN = 20  # errors in a message
-NUM_NAMES = 3  # names in a warning of several files
+NUM_SHOWN = 20  # highest number of errors in a message
+NUM_NAMES = 3  # highest number of file names in a warning
 ERROR, WARNING = "error", "warning"
 
 
 @dataclass(frozen=True)
 class DataIssue:
-    """A fault of a file, or of the files of a folder.
+    """An issue of a file or folder.
 
     Args:
         path (Path): The file or folder.
-        severity (str): ``"error"``: it cannot be used. ``"warning"``: it can, and is perhaps not as it is meant.
-        message (str): What is wrong and what to do.
-        kind (str): The same of several files, without figures: ``"images are grey. Take all in one way"``. Issues of
-            one kind become one warning. Defaults to ``""``: those with equal messages do.
-        detail (str): Figures of this file, such as its size. Defaults to ``""``.
+        severity (str): ``"error"``: the file cannot be used. ``"warning"``: it can be used, but may be wrong.
+        message (str): The issue and what to do about it.
+        kind (str): Message for several files, without numbers, for example ``"images are gray. Convert them"``.
+            Issues of one kind are logged as one warning. Defaults to ``""``: issues with equal messages are one kind.
+        detail (str): Numbers of this file, such as its size. Defaults to ``""``.
     """
 
     path: Path
@@ -41,28 +41,29 @@ class DataIssue:
     detail: str = ""
 
     def __str__(self) -> str:
-        """Return one line."""
+        """Return the path and the message as one line."""
         return f"{self.path}: {self.message}"
 
 
 def report(issues: Iterable[DataIssue], known: Collection[DataIssue] = ()) -> None:
-    """Log one warning for each kind of issues, and refuse errors.
+    """Log one warning for each kind of issue, and raise an exception if there is an error.
 
     Args:
         issues (Iterable[DataIssue]): Issues of one check.
-        known (Collection[DataIssue]): Those that were logged before. Defaults to none.
+        known (Collection[DataIssue]): Issues that were already reported. Defaults to none.
 
     Raises:
-        DataValidationError: If there is an error. It names them all.
+        DataValidationError: If there is an error. The message lists the errors.
     """
     issues = [issue for issue in dict.fromkeys(issues) if issue not in known]
     errors = [str(issue) for issue in issues if issue.severity == ERROR]
     if errors:
-        msg = f"{len(errors)} files or folders cannot be read correctly by anomalib:"
+        noun = "file or folder" if len(errors) == 1 else "files or folders"
+        msg = f"{len(errors)} {noun} cannot be read correctly by anomalib:"
         raise DataValidationError("\n  ".join([msg, *_shortened(errors)]))
-    waiting = _waiting.get()
-    if waiting is not None:
-        waiting += issues
+    collected = _collected.get()
+    if collected is not None:
+        collected += issues
         return
     for line in summarize(issues):
         logger.warning(line)
@@ -70,24 +71,24 @@ def report(issues: Iterable[DataIssue], known: Collection[DataIssue] = ()) -> No
 
 @contextmanager
 def report_together() -> Generator[None]:
-    """Log the warnings of all checks within the block at its end: one for each kind, with the files of all."""
-    found: list[DataIssue] = []
-    token = _waiting.set(found)
+    """Log the warnings of all checks at the end of the block, one for each kind of issue."""
+    collected: list[DataIssue] = []
+    token = _collected.set(collected)
     try:
         yield
     finally:
-        _waiting.reset(token)
-    report(found)
+        _collected.reset(token)
+    report(collected)
 
 
 def summarize(issues: Iterable[DataIssue]) -> list[str]:
-    """Return one line for each kind: the number of files, what is wrong and the first three names.
+    """Return one line for each kind of issue: the number of files, the issue and the first three names.
 
     Example:
-        >>> kind = "images are grey. Take all in one way"
-        >>> for line in summarize([DataIssue(Path(f"test/{name}"), WARNING, "is grey.", kind) for name in "abcd"]):
+        >>> kind = "images are gray. Convert them"
+        >>> for line in summarize([DataIssue(Path(f"test/{name}"), WARNING, "is gray.", kind) for name in "abcd"]):
         ...     print(line)
-        4 images are grey. Take all in one way: a, b, c, ..., in test
+        4 images are gray. Convert them: a, b, c, ..., in test
     """
     groups: defaultdict[tuple[str, str], dict[Path, DataIssue]] = defaultdict(dict)
     for issue in issues:
@@ -113,7 +114,7 @@ def _line(group: Sequence[DataIssue]) -> str:
 def _common_folder(paths: Sequence[Path]) -> Path | None:
     try:
         folder = Path(os.path.commonpath([path.parent for path in paths]))
-    except ValueError:  # relative and absolute ones, or several drives
+    except ValueError:  # relative and absolute paths, or several drives
         return None
     return None if folder == Path() else folder
 
@@ -123,4 +124,4 @@ def _shortened(lines: list[str]) -> list[str]:
     return [*lines[:NUM_SHOWN], *more]
 
 
-_waiting: ContextVar[list[DataIssue] | None] = ContextVar("waiting", default=None)
+_collected: ContextVar[list[DataIssue] | None] = ContextVar("collected", default=None)

@@ -203,7 +203,7 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
             num_ranks = post_processor.num_distinct_ranks(scheme, count, len(folds))
             self.model.ranked_score.fit(scores, result.fold, num_ranks)
             scores = self.model.ranked_score.calibration_scores
-        maps = self.model.upsample(result.maps, self.model.image_size)
+        maps = self.model.upsample(result.maps)[:, None]
         return CalibrationScores(scheme, [InferenceBatch(scores, anomaly_map=maps)], num_folds=len(folds))
 
     def fold_settings(self) -> FoldSettings:

@@ -11,7 +11,7 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
-from anomalib_fewshot.models.components import Backbone, RankedScore, symmetric_whitening, upsample_smoothly
+from anomalib_fewshot.models.components import Backbone, RankedScore, SmoothUpsampling, symmetric_whitening
 
 from .adaptation import AdaptationSettings, OnStep, adapt_metrics
 from .density import DensityEnsemble, FittedGaussian, apply_metric
@@ -75,6 +75,8 @@ class CoftADModel(nn.Module):
         self.densities = nn.ModuleList()
         for group in groups:
             self.densities.append(DensityEnsemble(channels[-1] if group.is_deep else dim))
+        first = -1 if groups[0].is_deep else self.backbone.layers[0]
+        self.upsample = SmoothUpsampling(self.backbone.grids[first], image_size)
         self.memory_bank = MemoryBank(dim)
         self.ranked_score = RankedScore()
         if published:
@@ -134,7 +136,7 @@ class CoftADModel(nn.Module):
             scores, maps = self.score(features)
             return InferenceBatch(
                 pred_score=self.ranked_score(scores[0], scores[1:]),
-                anomaly_map=self.upsample(maps[:, 0], images.shape[-2:]),
+                anomaly_map=self.upsample(maps[:, 0])[:, None],
             )
 
     def score(self, features: Features, members: slice = EVERY) -> tuple[torch.Tensor, torch.Tensor]:
@@ -171,8 +173,3 @@ class CoftADModel(nn.Module):
             maps.append(own_maps[:, 0])
             numbers.append(torch.full((len(own_scores[0]),), number))
         return OutOfFoldScores(torch.cat(scores), torch.cat(maps), torch.cat(numbers))
-
-    @staticmethod
-    def upsample(maps: torch.Tensor, size: tuple[int, int] | torch.Size) -> torch.Tensor:
-        """Return maps in the size of the images: ``(B, h, w)`` -> ``(B, 1, H, W)``."""
-        return upsample_smoothly(maps, size)[:, None]

@@ -17,7 +17,7 @@ from .nearest import coreset, nearest_distances
 from .ranked_score import RankedScore
 from .scoring import ScoringMixin, parts_of
 from .seeding import isolated_seed, seeded, seeded_generator
-from .smooth_upsampling import SmoothUpsampling, upsample_smoothly
+from .smooth_upsampling import SmoothUpsampling
 from .stages import backbone_stages
 from .step_progress import StepProgress, StepReport, step_progress
 from .support_augmentation import (
@@ -69,5 +69,4 @@ __all__ = [
     "symmetric_whitening",
     "symmetry",
     "synthesize_anomalies",
-    "upsample_smoothly",
 ]

@@ -45,6 +45,7 @@ class Backbone(nn.Module):
         image_size (tuple[int, int]): Height and width of the images. Only a ViT needs it. Defaults to ``(224, 224)``.
 
     Attributes:
+        grids (list[tuple[int, int]]): Height and width of all maps, for images of ``image_size``.
         layers (list[int]): Positions of the asked-for maps among those that ``forward`` returns.
         channels (list[int]): Channels of each map that ``forward`` returns.
         is_folded (torch.Tensor): Whether batch normalization is merged into convolutions, a boolean scalar. A state
@@ -86,7 +87,7 @@ class Backbone(nn.Module):
         self._arguments = arguments
         self.channels = [info[index]["num_chs"] for index in indices]
         network = create_backbone(name, pre_trained, weights, arguments)
-        _check_maps(name, network, image_size, self.channels)
+        self.grids = _check_maps(name, network, image_size, self.channels)
         # A few images make poor batch statistics. Lightning keeps the mode of each module: a mode would not last.
         features = freeze_batch_norm_2d(network)
         self.features = features.to(memory_format=torch.channels_last)  # faster on a processor
@@ -252,11 +253,16 @@ def feature_info(name: str) -> tuple[dict, ...]:
     return info
 
 
-def _check_maps(name: str, network: nn.Module, image_size: tuple[int, int], channels: list[int]) -> None:
-    """Raise unless a model gives feature maps of images of a size.
+def _check_maps(
+    name: str,
+    network: nn.Module,
+    image_size: tuple[int, int],
+    channels: list[int],
+) -> list[tuple[int, int]]:
+    """Return the height and width of the feature maps for images of a size.
 
     Raises:
-        ArgumentError: If it does not.
+        ArgumentError: If the model has no feature maps for this size.
     """
     rule = f"`backbone` and `image_size` must fit each other, got {name!r} and {image_size}"
     network.eval()
@@ -272,6 +278,7 @@ def _check_maps(name: str, network: nn.Module, image_size: tuple[int, int], chan
     if any(len(shape) != 4 or 0 in shape for shape in shapes) or [shape[1] for shape in shapes] != channels:
         msg = f"{rule}, which gives feature maps of the shapes {shapes}, not with {channels} channels."
         raise ArgumentError(msg)
+    return [(height, width) for _, _, height, width in shapes]
 
 
 @torch.no_grad()

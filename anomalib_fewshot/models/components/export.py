@@ -6,7 +6,8 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import chain
@@ -52,11 +53,10 @@ class DescribedExportMixin(QuantizationHook, LightningModule):
         self.check_fitted()
         _require("onnx", "onnxscript", extra="onnx")
         size = sum(tensor.nbytes for tensor in (*self.parameters(), *self.buffers()))
-        options = {"external_data": size > ONE_FILE, "opset_version": 18}  # 14 is not to be had, but logged
-        for name in ("onnx_ir", "onnxscript"):  # they tell of every constant
-            logging.getLogger(name).setLevel(logging.WARNING)
+        options = {"external_data": size > ONE_FILE, "opset_version": 18}  # torch converts from 18 to lower versions
         export: Any = super().to_onnx
-        return self._export(lambda root: export(root, *args, **options | kwargs), export_root, ExportType.ONNX)
+        with _quiet_exporters():
+            return self._export(lambda root: export(root, *args, **options | kwargs), export_root, ExportType.ONNX)
 
     def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401
         """Export as anomalib does, with a full integer quantization that is calibrated on the support."""
@@ -135,6 +135,19 @@ class DescribedExportMixin(QuantizationHook, LightningModule):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
+
+
+@contextmanager
+def _quiet_exporters() -> Generator[None, None, None]:
+    """Hide the messages of the exporters, which log every constant. Errors are raised as before."""
+    levels = {name: logging.getLogger(name).level for name in ("onnx_ir", "onnxscript", "torch.onnx")}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _require(*packages: str, extra: str) -> None:

@@ -3,8 +3,6 @@
 
 """From distances on a grid to an anomaly map: upsampling and blur as one."""
 
-from functools import lru_cache
-
 import torch
 from kornia.filters import get_gaussian_kernel1d
 from torch import nn
@@ -39,32 +37,9 @@ class SmoothUpsampling(nn.Module):
         return self.rows @ maps @ self.columns
 
 
-def upsample_smoothly(maps: torch.Tensor, size: tuple[int, int] | torch.Size, sigma: float = 4.0) -> torch.Tensor:
-    """Return maps upsampled bilinearly and blurred by a Gaussian.
-
-    See :class:`SmoothUpsampling`, which is faster on a GPU.
-
-    Args:
-        maps (torch.Tensor): Distances, shape ``(B, h, w)``.
-        size (tuple[int, int]): Height H and width W of the result.
-        sigma (float): Standard deviation of the Gaussian in pixels. Defaults to ``4.0``.
-
-    Returns:
-        torch.Tensor: Maps, shape ``(B, H, W)``.
-    """
-    sides = zip(maps.shape[1:], size, strict=True)
-    rows, columns = (_cached_matrix(int(cells), int(pixels), sigma).to(maps) for cells, pixels in sides)
-    return rows @ maps @ columns.T
-
-
-@torch.inference_mode(mode=False)  # it outlives a validation
-@torch.no_grad()
 def _matrix(cells: int, pixels: int, sigma: float) -> torch.Tensor:
     """Return the matrix of one side, shape ``(pixels, cells)``."""
     upsampled = F.interpolate(torch.eye(cells)[None], pixels, mode="linear", align_corners=False)[0]  # (cells, pixels)
     radius = min(int(4 * sigma), pixels - 1)
     kernel = get_gaussian_kernel1d(2 * radius + 1, sigma)[None]
     return F.conv1d(F.pad(upsampled, (radius, radius), mode="reflect")[:, None], kernel)[:, 0].T.contiguous()
-
-
-_cached_matrix = lru_cache(maxsize=32)(_matrix)

@@ -1,4 +1,4 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which runs a configuration means."""
+"""Turn a configuration into a list of runs."""

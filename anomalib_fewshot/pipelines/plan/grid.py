@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The runs of a benchmark: every method on every category, k and seed. Only names of folders are read."""
+"""List the runs of a benchmark: each method on each category, k and seed. No image is read."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from lightning.pytorch import Callback
 from anomalib_fewshot.data.few_shot import category_folders, check_category
 
 from .job import ALL, Job, as_number
-from .spec import Spec, check, find_class, instantiate, parameters, read_spec, variants, with_arguments
+from .spec import Spec, check_spec, find_class, instantiate, parameters, read_spec, variants, with_arguments
 
-GRID = {"k_shot", "seeds", "data"}  # overrides that say which runs there are
+GRID = {"k_shot", "seeds", "data"}  # overrides that change which runs exist
 OVERRIDES = GRID | {"model", "trainer", "train_on"}
 TRAIN_ON = ("support", "other_categories", "all_categories")
 STATISTICS = {
     "mean": "mean brightness",
-    "std": "standard deviation of grey values",
+    "std": "standard deviation of gray values",
     "border": "brightness of the border",
 }
 PLAIN_TYPES = str | int | float | list | tuple | None
@@ -31,7 +31,7 @@ PLAIN_TYPES = str | int | float | list | tuple | None
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the tables: a model, and its overrides but for those of the model."""
+    """A method of the benchmark: its name, its model, and its overrides except ``model``."""
 
     name: str
     model: Spec
@@ -39,11 +39,11 @@ class Method:
 
     @property
     def train_on(self) -> str:
-        """What it is trained on, one of ``TRAIN_ON``."""
+        """Training data, one of ``TRAIN_ON``."""
         return self.override.get("train_on", "support")
 
     def seeded_model(self, seed: int) -> Spec:
-        """Return the model, with the seed of a run if it takes one that the user has not set."""
+        """Return the model with the seed of a run, if the model has a ``seed`` that the user did not set."""
         takes_seed = "seed" in parameters(self.model, AnomalibModule)
         return with_arguments(self.model, {"seed": seed} | self.model["init_args"]) if takes_seed else self.model
 
@@ -58,14 +58,14 @@ def make_jobs(
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     root: str | Path | None = None,
 ) -> list[Job]:
-    """Return the runs of a grid, those on the same images one after the other.
+    """Return the runs of a benchmark. Runs on the same images are adjacent, so that the image cache is effective.
 
-    The arguments are those of :func:`anomalib_fewshot.benchmark`.
+    See :func:`anomalib_fewshot.benchmark` for the arguments.
 
     Raises:
-        FileNotFoundError: If the file of a method is not there.
+        FileNotFoundError: If the YAML file of a method does not exist.
         ValueError: If a model, dataset, category, argument or override does not exist, if a number is out of range, or
-            if a method cannot learn from what it is told to.
+            if a method does not support its ``train_on``.
     """
     overrides = overrides or {}
     expanded = _expand_methods(methods, controls, overrides)
@@ -74,7 +74,7 @@ def make_jobs(
     for dataset, entry in datasets.items():
         categories = dict(_categories(dataset, entry, root))
         for method in expanded:
-            _check_learns_from(method, dataset, list(categories))
+            _check_train_on(method, dataset, list(categories))
             jobs += _jobs_of_method(method, dataset, categories, k_shot, seeds)
     cells = {cell: i for i, cell in enumerate(dict.fromkeys((job.dataset, job.category) for job in jobs))}
     return sorted(jobs, key=lambda job: (cells[job.dataset, job.category], job.seed, as_number(job.k_shot)))
@@ -114,7 +114,7 @@ def _expand_methods(
     controls: str | None,
     overrides: Mapping[str, Mapping[str, Any]],
 ) -> list[Method]:
-    """Return the methods with their overrides: a grid is one method a value, and controls are added."""
+    """Return the methods with their overrides. Each value of a grid is one method, and controls are appended."""
     if not methods:
         msg = "`methods` must name at least one method, got none."
         raise ValueError(msg)
@@ -128,17 +128,20 @@ def _expand_methods(
     names = [method.name for method in expanded]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        msg = f"`methods` must have different names, got {twice[0]!r} twice: a grid or a control has it too."
+        msg = (
+            f"`methods` must have unique names, got {twice[0]!r} twice. Rename the method, because a grid or control "
+            "also has this name."
+        )
         raise ValueError(msg)
     return expanded
 
 
 def _method(name: str, spec: Spec, shared: Mapping[str, Any], overrides: Mapping[str, Mapping[str, Any]]) -> Method:
-    """Return a method after a check of its model. An override of its name comes over a shared one."""
+    """Return a method with a validated model. An override for its own name takes precedence over a shared one."""
     override = {**shared, **overrides.get(name, {})}
     model = with_arguments(spec, override.pop("model", {}))
     try:
-        check(model, AnomalibModule)
+        check_spec(model, AnomalibModule)
     except ValueError as error:
         msg = f"The method {name!r}: {error}"
         raise ValueError(msg) from error
@@ -150,10 +153,10 @@ def _controls(
     methods: Sequence[Method],
     overrides: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[Method]:
-    """Yield what a method must beat: itself without training, without pretraining, and plain statistics."""
+    """Yield the controls of a method: without training, without pretrained weights, and image statistics."""
     method = next((method for method in methods if method.name == name), None)
     if method is None:
-        msg = f"`controls` must be the name of a method, got {name!r}. There are {[m.name for m in methods]}."
+        msg = f"`controls` must be the name of a method, got {name!r}. Choose one of {[m.name for m in methods]}."
         raise ValueError(msg)
     arguments = parameters(method.model, AnomalibModule)
     untrained = {"num_steps": 0} if "num_steps" in arguments else {}
@@ -168,7 +171,7 @@ def _controls(
 
 
 def _categories(dataset: str, entry: Spec, root: str | Path | None) -> Iterator[tuple[str, Spec]]:
-    """Yield each category of a dataset with the specification of its datamodule."""
+    """Yield each category of a dataset with its datamodule specification."""
     spec = read_spec(entry)
     if root is not None:
         spec["init_args"]["root"] = str(root)
@@ -193,8 +196,8 @@ def _category_names(dataset: str, spec: Spec) -> list[str]:
     found = category_folders(root)
     if not found:
         msg = (
-            f"The dataset {dataset!r} must have `categories`, or a `root` with a folder for each that holds a folder "
-            f"`train`, got the root {str(root)!r}. Check `root`, or name the categories."
+            f"The dataset {dataset!r} must have `categories`, or a `root` with one folder per category that contains a "
+            f"folder `train`, got the root {str(root)!r}. Check `root`, or set `categories`."
         )
         raise ValueError(msg)
     return found
@@ -203,37 +206,37 @@ def _category_names(dataset: str, spec: Spec) -> list[str]:
 def _check_overrides(overrides: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> None:
     for name, override in overrides.items():
         if name not in names:
-            msg = f"`overrides` must be of methods, got {name!r}. There are {list(dict.fromkeys(names))}."
+            msg = f"`overrides` must use the names of methods, got {name!r}. Choose from {list(dict.fromkeys(names))}."
             raise ValueError(msg)
         if not set(override) <= OVERRIDES:
             unknown = sorted(set(override) - OVERRIDES)
-            msg = f"An override must be one of {sorted(OVERRIDES)}, got {unknown} of {name!r}."
+            msg = f"An override must be one of {sorted(OVERRIDES)}, got {unknown} for {name!r}."
             raise ValueError(msg)
         if override.get("train_on", "support") not in TRAIN_ON:
-            msg = f"`train_on` must be one of {TRAIN_ON}, got {override['train_on']!r} of {name!r}."
+            msg = f"`train_on` must be one of {TRAIN_ON}, got {override['train_on']!r} for {name!r}."
             raise ValueError(msg)
         for callback in override.get("trainer", {}).get("callbacks", []):
-            check(read_spec(callback), Callback)
+            check_spec(read_spec(callback), Callback)
 
 
-def _check_learns_from(method: Method, dataset: str, categories: Sequence[str]) -> None:
+def _check_train_on(method: Method, dataset: str, categories: Sequence[str]) -> None:
     if method.train_on != "support" and len(categories) < 2:
         msg = (
-            f"The dataset {dataset!r} must have two categories or more for {method.name!r}, which is trained on "
-            f"{method.train_on!r}, got {list(categories)}."
+            f"The dataset {dataset!r} must have at least two categories, got {list(categories)}. The method "
+            f"{method.name!r} needs them because it sets `train_on: {method.train_on}`."
         )
         raise ValueError(msg)
     if method.train_on == "other_categories" and "network" not in parameters(method.model, AnomalibModule):
         cls = find_class(method.model, AnomalibModule).__name__
         msg = (
-            "`train_on: other_categories` must have a model with an argument `network`, the checkpoint of the training "
-            f"on the other categories, got {cls} of {method.name!r}. Remove it, or use `train_on: all_categories`."
+            "`train_on: other_categories` must be used with a model that has an argument `network` (a checkpoint), got "
+            f"{cls} for {method.name!r}. Remove `train_on`, or use `train_on: all_categories`."
         )
         raise ValueError(msg)
 
 
 def _defaults(spec: Spec) -> dict[str, Any]:
-    """Return the plain arguments of a model that are not given."""
+    """Return the default values of the model's arguments that the specification does not set."""
     return {
         name: parameter.default
         for name, parameter in parameters(spec, AnomalibModule).items()
@@ -243,16 +246,16 @@ def _defaults(spec: Spec) -> dict[str, Any]:
 
 def _seeds(seeds: int | Sequence[int]) -> list[Any]:
     if isinstance(seeds, int) and seeds < 1:
-        msg = f"`seeds` must be at least one, got {seeds}."
+        msg = f"`seeds` must be at least 1, got {seeds}."
         raise ValueError(msg)
     return _numbers("seeds", list(range(seeds)) if isinstance(seeds, int) else seeds, 0)
 
 
-def _numbers(name: str, values: object, minimum: int, *words: str) -> list[Any]:
-    """Return sorted numbers, and words that may stand among them."""
+def _numbers(name: str, values: object, minimum: int, *keywords: str) -> list[Any]:
+    """Return sorted unique numbers. The keywords, such as ``all``, are allowed too."""
     numbers = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
-    if not numbers or not all(n in words or (isinstance(n, int) and n >= minimum) for n in numbers):
-        also = "".join(f" or {word!r}" for word in words)
-        msg = f"`{name}` must be numbers of at least {minimum}{also}, got {values!r}."
+    if not numbers or not all(n in keywords or (isinstance(n, int) and n >= minimum) for n in numbers):
+        also = "".join(f" or {keyword!r}" for keyword in keywords)
+        msg = f"`{name}` must be integers of at least {minimum}{also}, got {values!r}."
         raise ValueError(msg)
     return sorted(set(numbers), key=as_number)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""One run of a benchmark as plain data, and its identity."""
+"""One run of a benchmark as plain data, and its hash."""
 
 import hashlib
 import json
@@ -12,31 +12,32 @@ from typing import Any
 
 from .spec import Spec, with_arguments
 
-ALL = "all"  # a `k_shot`: all normal training images of a category
-NOT_OF_TRAINING = {"method", "k_shot", "seed"}  # settings that a training on other categories does not depend on
+ALL = "all"  # value of `k_shot` that uses all normal training images of a category
+UNUSED_IN_TRAINING = {"method", "k_shot", "seed"}  # do not affect a training on other categories
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run: a method is trained on a support and is tested.
+    """One run: fit and test of a method on one support set.
 
-    All methods on one (dataset, category, k_shot, seed) have the same support.
+    All methods with the same (dataset, category, k_shot, seed) use the same support set.
 
     Args:
         method (str): Name of the method in the tables.
         dataset (str): Name of the dataset in the tables.
-        category (str): Category, or an empty name where the dataset has none or all are tested at once.
-        k_shot (int | str): Number of images in the support, or ``"all"`` normal training images.
-        seed (int): Seed of the support, of the global generators, and of a model that has a ``seed``.
+        category (str): Category. Empty if the dataset has no categories, or if all are tested together.
+        k_shot (int | str): Size of the support set, or ``"all"`` for all normal training images.
+        seed (int): Seed of the support set, the global random generators, and the model if it has a ``seed``.
         model (dict): ``class_path`` and ``init_args`` of the model.
-        data (dict): ``class_path`` and ``init_args`` of the datamodule that the support is chosen from.
+        data (dict): ``class_path`` and ``init_args`` of the datamodule from which the support set is drawn.
         trainer (dict): Arguments of anomalib's engine.
         train_on (str): ``"support"``; ``"other_categories"``: one training on the other categories for all k
             and support sets; ``"all_categories"``: one model for the support sets of all categories. Defaults to
             ``"support"``.
-        categories (tuple[str, ...]): All categories of the dataset, where it is trained on several.
-        defaults (dict): Plain arguments of the model that are not given: another version may have others.
-        has_own_data (bool): Whether an override changes ``data``, so that the support may be another than that of other
+        categories (tuple[str, ...]): All categories of the dataset, if the method is trained on several of them.
+        defaults (dict): Default values of the model's other arguments. They are part of the hash, because another
+            version may have other defaults.
+        has_own_data (bool): Whether an override changes ``data``. The support set may then differ from the other
             methods. Defaults to ``False``.
     """
 
@@ -55,17 +56,17 @@ class Job:
 
     @property
     def key(self) -> str:
-        """Hash of all settings that the result depends on. The code is not among them."""
+        """Hash of all settings that affect the result, excluding the version of the code."""
         return _hash(self._settings())
 
     @property
     def training_key(self) -> str:
-        """Hash of the settings of a training on other categories, which runs of every k and support share."""
-        return _hash({name: value for name, value in self._settings().items() if name not in NOT_OF_TRAINING})
+        """Hash of the settings of a training on other categories, shared by all k and support sets."""
+        return _hash({name: value for name, value in self._settings().items() if name not in UNUSED_IN_TRAINING})
 
     @property
     def data_key(self) -> str:
-        """Hash of the datamodule's settings."""
+        """Hash of the settings of the datamodule."""
         return _hash(self.data)
 
     @property
@@ -75,23 +76,23 @@ class Job:
 
     @property
     def label(self) -> str:
-        """Dataset and category in words."""
+        """Dataset and category as text."""
         return f"{self.dataset} {'all categories' if self.train_on == 'all_categories' else self.category}"
 
     def source(self, category: str) -> Spec:
-        """Return the specification of the datamodule of a category."""
+        """Return the datamodule specification of a category."""
         return with_arguments(self.data, {"category": category}) if self.categories else self.data
 
     def _settings(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if name != "has_own_data"}  # `data` says it
+        return {name: value for name, value in asdict(self).items() if name != "has_own_data"}  # implied by `data`
 
     def __str__(self) -> str:
-        """Return the job in a line."""
+        """Return a one-line description."""
         return f"{self.method} on {self.label}, k = {self.k_shot}, seed {self.seed}"
 
 
 def as_number(k_shot: float | str) -> float:
-    """Return k as a number to sort by: ``all`` is infinity.
+    """Return k as a sortable number, where ``all`` is infinity.
 
     Example:
         >>> sorted(["all", 8, 1], key=as_number)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Models and datamodules as plain data, ``class_path`` and ``init_args``, in the form of anomalib's configurations."""
+"""Specifications of models and datamodules: ``class_path`` and ``init_args``, as in anomalib's configuration files."""
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import anomalib.data  # so that its classes are found by their short names  # noqa: F401
+import anomalib.data  # registers the classes, so that short names work  # noqa: F401
 import anomalib.models  # noqa: F401
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -21,17 +21,17 @@ Spec = dict[str, Any]
 
 
 def read_spec(spec: str | Path | Mapping[str, Any]) -> Spec:
-    """Return a specification as a dictionary: it may be the path of a YAML file such as those in ``configs/model``.
+    """Return a specification as a dictionary. It can be the path of a YAML file, such as one in ``configs/model``.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If there is no ``class_path``.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If ``class_path`` is missing.
     """
     if isinstance(spec, Mapping):
         content = dict(spec)
     else:
         if not Path(spec).is_file():
-            msg = f"A model must be a `class_path` with `init_args`, or a YAML file of them, got {str(spec)!r}."
+            msg = f"A model must be a `class_path` with `init_args`, or the path of a YAML file, got {str(spec)!r}."
             raise FileNotFoundError(msg)
         content = yaml.safe_load(Path(spec).read_text(encoding="utf-8"))
     if not isinstance(content, dict) or "class_path" not in content:
@@ -41,24 +41,24 @@ def read_spec(spec: str | Path | Mapping[str, Any]) -> Spec:
 
 
 def instantiate(spec: Spec, base: type) -> Any:  # noqa: ANN401
-    """Make the object that a specification describes.
+    """Create the object that a specification describes.
 
     Args:
-        spec (dict): ``class_path``, a short name or a full path, and ``init_args``, which may hold specifications.
-        base (type): Class that the object must be of.
+        spec (dict): ``class_path`` (short name or full path) and ``init_args``, which can contain specifications.
+        base (type): Required base class.
 
     Raises:
-        ValueError: If there is no such class, if it has no such argument, or if an argument has the wrong type.
+        ValueError: If the class or an argument does not exist, or if an argument has the wrong type.
     """
     find_class(spec, base)
     return _parser(base).instantiate_classes(_parse(spec, base)).spec
 
 
-def check(spec: Spec, base: type) -> type:
-    """Return the class of a specification after a check of its arguments, without making the object.
+def check_spec(spec: Spec, base: type) -> type:
+    """Validate the arguments of a specification without creating the object, and return its class.
 
     Raises:
-        ValueError: As :func:`instantiate`.
+        ValueError: As for :func:`instantiate`.
     """
     cls = find_class(spec, base)
     _parse(spec, base)
@@ -69,24 +69,25 @@ def find_class(spec: Spec, base: type) -> type:
     """Return the class of a specification.
 
     Raises:
-        ValueError: If there is no such class.
+        ValueError: If the class does not exist or is not a subclass of ``base``.
     """
     module, _, name = str(spec["class_path"]).rpartition(".")
     known = {cls.__name__: cls for cls in _subclasses(base)}
     try:
         cls = getattr(import_module(module), name) if module else known[name]
     except (AttributeError, ImportError, KeyError) as error:
-        close = get_close_matches(name, known, n=3) or "none"
-        msg = f"{_must_name(base)}, got {spec['class_path']!r}. Close to it are {close}."
+        close = get_close_matches(name, known, n=3)
+        hint = f"Similar names: {close}." if close else "No similar name exists."
+        msg = f"{_class_rule(base)}, got {spec['class_path']!r}. {hint}"
         raise ValueError(msg) from error
     if not (isinstance(cls, type) and issubclass(cls, base)):
-        msg = f"{_must_name(base)}, got {spec['class_path']!r}, which is none."
-        raise ValueError(msg)  # noqa: TRY004  a value of the user's file
+        msg = f"{_class_rule(base)}, got {spec['class_path']!r}, which is not a subclass."
+        raise ValueError(msg)  # noqa: TRY004  a wrong value in the user's configuration
     return cls
 
 
 def parameters(spec: Spec, base: type) -> Mapping[str, Parameter]:
-    """Return the arguments that the class of a specification takes."""
+    """Return the constructor arguments of the class."""
     return signature(find_class(spec, base)).parameters
 
 
@@ -96,10 +97,10 @@ def with_arguments(spec: Spec, arguments: Mapping[str, Any]) -> Spec:
 
 
 def variants(spec: Spec) -> Iterator[tuple[str, Spec]]:
-    """Yield a specification for each combination of its arguments' grids, and the name of the combination.
+    """Yield the name and specification of each combination of grid values.
 
     Args:
-        spec (dict): A specification. An argument ``{"grid": [...]}`` stands for each of the values in turn.
+        spec (dict): A specification. An argument ``{"grid": [...]}`` takes each of the values.
 
     Example:
         >>> spec = {"class_path": "CoftAD", "init_args": {"seed": 1, "num_steps": {"grid": [0, 30]}}}
@@ -115,7 +116,8 @@ def variants(spec: Spec) -> Iterator[tuple[str, Spec]]:
         yield ", ".join(f"{name}={value}" for name, value in chosen.items()), with_arguments(spec, chosen)
 
 
-def _must_name(base: type) -> str:
+def _class_rule(base: type) -> str:
+    """Return the first part of an error message about ``class_path``."""
     article = "an" if base.__name__[0] in "AEIOU" else "a"
     return f"`class_path` must name {article} {base.__name__}"
 
@@ -128,10 +130,10 @@ def _parser(base: type) -> ArgumentParser:
 
 def _parse(spec: Spec, base: type) -> Namespace:
     try:
-        return _parser(base).parse_object({"spec": deepcopy(spec)})  # the parser changes what it is given
+        return _parser(base).parse_object({"spec": deepcopy(spec)})  # the parser modifies its input
     except ArgumentError as error:
-        lines = [line.strip() for line in str(error).splitlines()[2:]]
-        msg = f"The arguments of {spec['class_path']} are wrong: {' '.join(lines)}"
+        lines = [line.strip() for line in str(error).splitlines()[2:]]  # the first two lines repeat the specification
+        msg = f"The arguments of {spec['class_path']} are invalid: {' '.join(lines)}"
         raise ValueError(msg) from error
 
 

@@ -1,10 +1,10 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Figures of the report as inline SVG, which takes its font and colours from the page.
+"""Figures of the report as inline SVG that uses the font and colors of the page.
 
-Matplotlib draws with stand-in colours; they are replaced by ``currentColor`` and by the CSS variables ``--series-1`` to
-``--series-8``, so that one figure is readable on light and on dark paper. The same input gives the same bytes.
+Matplotlib draws with placeholder colors. They are then replaced with ``currentColor`` and the CSS variables
+``--series-1`` to ``--series-8``, so that each figure is readable in light and dark mode. The output is deterministic.
 """
 
 import io
@@ -24,27 +24,27 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from .tables import format_k
 
-SERIES = 8  # colours in the page's style sheet
+SERIES = 8  # number of series colors in the style sheet of the page
 MARKERS = "os^DvPX*p<"
-INK = "#010203"  # stands for the colour of the text
-WIDTH, HEIGHT = 380, 270  # units of the drawing; a phone shows one about as wide as that
-LABEL_WIDTH = 5.8  # units of a letter in the names of a forest plot, on the average
+TEXT_COLOR = "#010203"  # placeholder for the text color of the page
+WIDTH, HEIGHT = 380, 270  # in SVG units; about the width of a phone screen
+LABEL_WIDTH = 5.8  # average width of a letter in the labels of a forest plot, in SVG units
 RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "anomalib-fewshot",
     "font.size": 11,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
+    "text.color": TEXT_COLOR,
+    "axes.labelcolor": TEXT_COLOR,
+    "axes.edgecolor": TEXT_COLOR,
+    "xtick.color": TEXT_COLOR,
+    "ytick.color": TEXT_COLOR,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "axes.axisbelow": True,
-    "grid.color": INK,
+    "grid.color": TEXT_COLOR,
     "grid.alpha": 0.13,
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.5,
@@ -54,22 +54,22 @@ RC: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Style:
-    """Colour and marker of a method in all figures."""
+    """Color and marker of a method in all figures."""
 
     color: str
     marker: str
 
 
 def make_styles(methods: Sequence[str]) -> dict[str, Style]:
-    """Return a style for each method, by the order of their names, so that it is the same in every section."""
+    """Return a style for each method. Styles depend only on the sorted names, so they are equal in all sections."""
     return {
-        method: Style(_stand_in(number % SERIES), MARKERS[number % len(MARKERS)])
+        method: Style(_placeholder_color(number % SERIES), MARKERS[number % len(MARKERS)])
         for number, method in enumerate(sorted(methods))
     }
 
 
 def swatch(style: Style, name: str) -> str:
-    """Return the line and marker of a method for a legend."""
+    """Return the legend entry of a method: its line and marker."""
     with mpl.rc_context(RC):
         figure = Figure(figsize=(26 / 72, 12 / 72))
         axes = figure.add_axes((0, 0, 1, 1))
@@ -85,39 +85,46 @@ def curves(
     styles: Mapping[str, Style],
     label: str,
     name: str,
-    line: Mapping[float, float] | None = None,
+    reference: Mapping[float, float] | None = None,
 ) -> str:
-    """Draw the macro mean of a metric over k, with its intervals; methods are set apart sideways.
+    """Plot the macro mean of a metric against k with its intervals. Methods are shifted sideways to avoid overlap.
 
     Args:
-        summary (pd.DataFrame): Output of :func:`~anomalib_fewshot.pipelines.report.statistics.summarize`, one dataset.
+        summary (pd.DataFrame): Output of :func:`~anomalib_fewshot.pipelines.report.statistics.summarize` for one
+            dataset.
         styles (Mapping[str, Style]): Style of each method.
         label (str): Name of the metric.
         name (str): Name of the figure, unique on the page.
-        line (Mapping[float, float] | None): Values over k that are drawn as a dashed line. Defaults to ``None``.
+        reference (Mapping[float, float] | None): Values by k for a dashed line. Defaults to ``None``.
     """
-    numbers = sorted(summary["k_shot"].unique())
-    ticks = [format_k(k) for k in numbers]  # at one distance: of all images it is not said how many there are
+    shots = sorted(summary["k_shot"].unique())
+    ticks = [format_k(k) for k in shots]  # evenly spaced, because "all" is not a number
     methods = [method for method in styles if summary.loc[summary["method"] == method, "mean"].notna().any()]
     with mpl.rc_context(RC):
         figure, axes = _panel()
         for number, method in enumerate(methods):
-            points = summary[summary["method"] == method].set_index("k_shot").reindex(numbers)
+            points = summary[summary["method"] == method].set_index("k_shot").reindex(shots)
             offset = 0.45 * (number - (len(methods) - 1) / 2) / max(len(methods), 4)
             x = np.arange(len(ticks)) + offset
             color = styles[method].color
             axes.vlines(x, points["low"], points["high"], color=color, linewidth=1.2, alpha=0.65)
             axes.plot(x, points["mean"], color=color, marker=styles[method].marker)
-        if line is not None:
-            axes.plot([line.get(k, np.nan) for k in numbers], color=INK, linestyle="--", linewidth=1, alpha=0.6)
+        if reference is not None:
+            axes.plot(
+                [reference.get(k, np.nan) for k in shots],
+                color=TEXT_COLOR,
+                linestyle="--",
+                linewidth=1,
+                alpha=0.6,
+            )
         axes.set_xticks(range(len(ticks)), labels=ticks)
         axes.set_xlim(-0.5, len(ticks) - 0.5)
         axes.set_xlabel("k, number of normal images")
         axes.grid(axis="y")
-        _fraction(axes, label)
+        _format_metric_axis(axes, label)
         means = summary.loc[summary["mean"].notna(), "mean"]
-        ends = f"{means.min():.3f} to {means.max():.3f}"
-        text = f"{label} over k = {', '.join(ticks)} for {', '.join(methods)}: {ends}."
+        value_range = f"{means.min():.3f} to {means.max():.3f}"
+        text = f"{label} over k = {', '.join(ticks)} for {', '.join(methods)}: {value_range}."
         return _svg(figure, name, text)
 
 
@@ -128,24 +135,25 @@ def forest(
     limits: tuple[float, float],
     name: str,
 ) -> str:
-    """Draw the differences to the baseline with their intervals, and wins, ties and losses at the right.
+    """Plot the differences from the baseline with their intervals, and list wins, ties and losses on the right.
 
     Args:
         differences (pd.DataFrame): Output of
-            :func:`~anomalib_fewshot.pipelines.report.statistics.paired_differences`, one dataset and k, top to bottom.
+            :func:`~anomalib_fewshot.pipelines.report.statistics.paired_differences` for one dataset and k. The first
+            row is at the top.
         styles (Mapping[str, Style]): Style of each method.
         baseline (str): Name of the baseline.
-        limits (tuple[float, float]): Ends of the axis, one for all panels of a dataset.
+        limits (tuple[float, float]): Limits of the x axis, shared by all panels of a dataset.
         name (str): Name of the figure, unique on the page.
     """
     rows = list(differences.itertuples())
     height = 62 + 26 * len(rows)
     with mpl.rc_context(RC):
         figure = Figure(figsize=(WIDTH / 72, height / 72))
-        names = [_short(row.method) for row in rows]
+        names = [_truncate(row.method) for row in rows]
         left, right = (8 + LABEL_WIDTH * max(map(len, names), default=0)) / WIDTH, 0.77
         axes = figure.add_axes((left, 44 / height, right - left, 26 * len(rows) / height))
-        axes.axvline(0, color=INK, linewidth=0.8, alpha=0.6)
+        axes.axvline(0, color=TEXT_COLOR, linewidth=0.8, alpha=0.6)
         for y, row in enumerate(rows):
             style = styles[row.method]
             axes.hlines(y, row.low, row.high, color=style.color, linewidth=2)
@@ -155,7 +163,7 @@ def forest(
         axes.text(
             1.04,
             -0.75,
-            "won / tied / lost",
+            "wins / ties / losses",
             transform=axes.get_yaxis_transform(),
             va="center",
             fontsize=9,
@@ -168,16 +176,16 @@ def forest(
         axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(FuncFormatter(_signed))
         axes.grid(axis="x")
-        axes.set_xlabel(f"difference to {_short(baseline)}", parse_math=False)
+        axes.set_xlabel(f"difference from {_truncate(baseline)}", parse_math=False)
         text = "; ".join(f"{row.method} {_signed(row.mean, digits=3)}" for row in rows)
-        return _svg(figure, name, f"Paired differences to {baseline}: {text}.")
+        return _svg(figure, name, f"Paired differences from {baseline}: {text}.")
 
 
 def scatter(points: pd.DataFrame, styles: Mapping[str, Style], labels: tuple[str, str], name: str) -> str:
-    """Draw accuracy against a cost.
+    """Plot accuracy against cost.
 
     Args:
-        points (pd.DataFrame): ``method``, ``cost`` and ``mean``, a row a method.
+        points (pd.DataFrame): One row per method with the columns ``method``, ``cost`` and ``mean``.
         styles (Mapping[str, Style]): Style of each method.
         labels (tuple[str, str]): Names of the cost and of the metric.
         name (str): Name of the figure, unique on the page.
@@ -203,18 +211,19 @@ def scatter(points: pd.DataFrame, styles: Mapping[str, Style], labels: tuple[str
             axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(labels[0])
         axes.grid()
-        _fraction(axes, labels[1])
+        _format_metric_axis(axes, labels[1])
         text = "; ".join(f"{point.method} {point.cost:.3g}, {point.mean:.3f}" for point in points.itertuples())
         return _svg(figure, name, f"{labels[1]} against {labels[0]}: {text}.")
 
 
 def _panel() -> tuple[Figure, Axes]:
+    """Return an empty figure with one plot."""
     figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
     return figure, figure.add_axes((0.12, 0.17, 0.86, 0.72))
 
 
-def _fraction(axes: Axes, label: str) -> None:
-    """Label the axis above its end, where it needs no turned text, and let it end at 1."""
+def _format_metric_axis(axes: Axes, label: str) -> None:
+    """Put the label above the y axis, where it needs no rotation, and limit the axis to 1."""
     low, high = axes.get_ylim()
     axes.set_ylim(low, min(high, 1 + 0.02 * (1 - low)))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
@@ -226,16 +235,16 @@ def _signed(value: float, _: int = 0, *, digits: int = 2) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def _short(text: str, length: int = 24) -> str:
+def _truncate(text: str, length: int = 24) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def _stand_in(number: int) -> str:
+def _placeholder_color(number: int) -> str:
     return f"#0102{16 + number:02x}"
 
 
 def _svg(figure: Figure, name: str, text: str) -> str:
-    """Return the figure as an element with the page's font and colours, and with ids of its own."""
+    """Return the figure as an SVG element with the font and colors of the page, and with unique ids."""
     FigureCanvasSVG(figure)
     file = io.StringIO()
     figure.savefig(
@@ -246,13 +255,13 @@ def _svg(figure: Figure, name: str, text: str) -> str:
     )
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would hold for the whole page
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would apply to the whole page
     svg = re.sub(r"font-family: [^;\"]*; ", "", svg)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg)  # the page says how wide
+    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg)  # the style sheet sets the size
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    svg = svg.replace(INK, "currentColor")
+    svg = svg.replace(TEXT_COLOR, "currentColor")
     for number in range(SERIES):
-        svg = svg.replace(_stand_in(number), f"var(--series-{number + 1})")
+        svg = svg.replace(_placeholder_color(number), f"var(--series-{number + 1})")
     role = f'role="img" aria-label="{escape(text)}"' if text else 'aria-hidden="true"'
     return svg.replace("<svg ", f'<svg {role} style="stroke-linejoin: round" ', 1)

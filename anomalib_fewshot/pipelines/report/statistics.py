@@ -1,11 +1,11 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Statistics of a few-shot benchmark: macro means, paired differences and their intervals, from one row a run.
+"""Statistics of a few-shot benchmark: macro means, paired differences and their intervals.
 
-Methods are compared on identical supports, and categories count equally however many runs or images they have. The
-intervals say how much the choice of supports matters, for these categories and these test images. They do not say what
-another data set would give.
+Methods are compared on identical support sets. All categories have equal weight, regardless of their numbers of runs
+and images. The intervals show the effect of the choice of support sets, for these categories and test images. They do
+not generalize to other datasets.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,9 @@ from scipy import stats
 
 from anomalib_fewshot.pipelines.plan.job import as_number
 
-RUN = ["method", "dataset", "category", "k_shot", "seed"]  # columns that name a run
+RUN = ["method", "dataset", "category", "k_shot", "seed"]  # columns that identify a run
 CELL = ["category", "seed"]  # columns to average over within a dataset and k
-TOLERANCE = 1e-9  # widths of intervals below it are rounding errors
+TOLERANCE = 1e-9  # narrower intervals are rounding errors
 
 
 def macro_interval(
@@ -30,34 +30,36 @@ def macro_interval(
     n_resamples: int = 5000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    r"""Return an interval of a macro mean, the mean over categories of their means over seeds.
+    r"""Return a confidence interval of a macro mean, the mean over categories of the means over seeds.
 
-    A bootstrap that resamples seeds within each category, independently, because the supports of two categories are
-    drawn independently; the categories are fixed. The percentile interval of so few seeds is too narrow: it takes the
-    variance with :math:`n` in place of :math:`n - 1`, and normal quantiles in place of Student's. So each category's
-    resampled deviation is multiplied by :math:`\sqrt{n / (n - 1)}`, and the interval is widened about the mean by the
-    ratio of the quantiles, with the degrees of freedom of Welch and Satterthwaite.
+    The bootstrap resamples the seeds within each category. It does so independently per category, because support sets
+    of different categories are drawn independently. The categories are fixed.
 
-    Coverage of 95 % intervals in 4000 simulations of Gaussian values, with one standard deviation for all categories or
-    with one category ten times as variable as the others:
+    With few seeds, a percentile interval is too narrow for two reasons. It divides the variance by :math:`n` instead of
+    :math:`n - 1`, and it uses normal quantiles instead of Student's t. Therefore the resampled deviation of each
+    category is multiplied by :math:`\sqrt{n / (n - 1)}`, and the interval is scaled around the mean by the ratio of the
+    quantiles, with Welch-Satterthwaite degrees of freedom.
+
+    Coverage of 95 % intervals in 4000 simulations with Gaussian values. The standard deviation is equal in all
+    categories, or ten times as large in one category:
 
     ===================================  ==========  =======================  ============
     Values                               Percentile  :math:`\sqrt{n/(n-1)}`   This interval
     ===================================  ==========  =======================  ============
     5 categories, 5 seeds                0.90        0.93                     0.95
-    the same, one category dominates     0.84        0.87                     0.94
+    5 categories, one dominates          0.84        0.87                     0.94
     1 category, 5 seeds                  0.84        0.87                     0.95
     1 category, 2 seeds                  0.51        0.61                     0.93
     ===================================  ==========  =======================  ============
 
     Args:
-        samples (Sequence[np.ndarray]): The values of each category, shape ``(seeds,)``; their numbers may differ.
-        confidence (float): Level of the interval.
-        n_resamples (int): Number of resamples.
+        samples (Sequence[np.ndarray]): Values of each category, shape ``(seeds,)``. The number of seeds may differ.
+        confidence (float): Confidence level.
+        n_resamples (int): Number of bootstrap resamples.
         seed (int): Seed of the resampling.
 
     Returns:
-        tuple[float, float]: Lower and upper end; NaN if there is no category, or one with fewer than two seeds.
+        tuple[float, float]: Lower and upper limit. NaN without categories, or if a category has fewer than two seeds.
 
     Example:
         >>> low, high = macro_interval([np.array([0.90, 0.92, 0.94]), np.array([0.70, 0.70, 0.70])])
@@ -68,7 +70,7 @@ def macro_interval(
         return np.nan, np.nan
     sizes = np.array([len(sample) for sample in samples])
     means = np.array([sample.mean() for sample in samples])
-    variances = np.array([sample.var(ddof=1) for sample in samples]) / sizes  # of each category's mean
+    variances = np.array([sample.var(ddof=1) for sample in samples]) / sizes  # of the mean of each category
     if not variances.any():
         return means.mean(), means.mean()
     widths = np.sqrt(sizes / (sizes - 1))
@@ -103,31 +105,34 @@ def summarize(
 ) -> pd.DataFrame:
     """Summarize a metric by dataset, k and method.
 
-    The categories are those where any method has a value for that dataset and k; so a pixel metric is over the
-    categories with masks. A method that lacks one of them has no mean, because a mean over fewer categories is another
-    quantity. A method that lacks seeds has one, over the seeds that it has, and the missing runs are counted. With all
-    images as support, a method whose values do not depend on the seed has no interval.
+    The macro mean uses all categories in which any method has a value. For example, a pixel metric uses the categories
+    with masks. A method with a missing category has no mean, because means over different categories are not
+    comparable. A method with missing seeds has a mean over its available seeds, and the missing runs are counted. With
+    k = all, a method whose values do not depend on the seed has no interval.
 
     Args:
-        rows (pd.DataFrame): One row a run, with the columns ``method``, ``dataset``, ``category``, ``k_shot``,
+        rows (pd.DataFrame): One row per run, with the columns ``method``, ``dataset``, ``category``, ``k_shot``,
             ``seed``, ``status`` and the metric.
-        metric (str): Name of the metric's column; values in ``[0, 1]``.
-        planned (pd.DataFrame | None): The runs that were to be made, with the first five of these columns: others are
-            not missing. Defaults to ``None``: those that any method has.
-        confidence (float): Level of the interval.
-        n_resamples (int): Number of resamples of the interval.
+        metric (str): Column of the metric, with values in ``[0, 1]``.
+        planned (pd.DataFrame | None): Planned runs, with the first five of these columns. Only planned runs can be
+            missing. Defaults to ``None``: each run that any method has is expected of all methods.
+        confidence (float): Confidence level.
+        n_resamples (int): Number of bootstrap resamples.
         seed (int): Seed of the resampling.
 
     Returns:
-        pd.DataFrame: One row each, with ``dataset``, ``k_shot`` and ``method``; ``mean``, the macro mean, and its
-        interval ``low`` to ``high``, within ``[0, 1]``; ``seed_std``, the deviation over seeds of the macro mean;
-        ``category_std``, that over categories of their means; ``worst_category`` and its mean ``worst``;
-        ``categories``, ``runs`` and ``missing``, the numbers of categories and of runs with a value, and of runs
-        without one that another method or category has. What cannot be said is NaN: the interval and ``seed_std`` of a
-        single seed, all but the numbers without a mean.
+        pd.DataFrame: One row per ``dataset``, ``k_shot`` and ``method`` with these columns:
+
+        - ``mean``, ``low``, ``high``: the macro mean and its interval, within ``[0, 1]``.
+        - ``seed_std``: standard deviation of the macro mean over seeds.
+        - ``category_std``: standard deviation of the category means.
+        - ``worst_category``, ``worst``: the category with the lowest mean, and this mean.
+        - ``categories``, ``runs``, ``missing``: numbers of categories, of runs with a value, and of missing runs.
+
+        The interval and ``seed_std`` are NaN for a single seed. Without a mean, all statistics are NaN.
 
     Raises:
-        ValueError: If a column is missing, a run is there twice or a value is out of range.
+        ValueError: If a column is missing, a run is duplicated or a value is out of range.
     """
     check_rows(rows, metric)
     records = []
@@ -155,33 +160,32 @@ def paired_differences(
     n_resamples: int = 5000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Compare every method with a baseline, on the same category, seed and support.
+    """Compare each method with a baseline on the same category, seed and support set.
 
-    Where the baseline has no run, as in a sweep that was ended early, there are no pairs. A pair whose two runs had
-    other support images (or do not name them) is left out and counted: a table that is put together from several sweeps
-    should not lose its report for a few of them. As in :func:`summarize`, there is no mean difference where a category
-    has no pair that has values of other methods.
+    Pairs with different or unknown support sets are excluded and counted, so that a table merged from several
+    benchmarks can still be reported. As in :func:`summarize`, a method with a missing category has no mean difference.
 
     Args:
-        rows (pd.DataFrame): As for :func:`summarize`, with the column ``support``, a hash of the support images.
-        baseline (str): Name of the method to compare with.
-        metric (str): Name of the metric's column; values in ``[0, 1]``.
-        planned (pd.DataFrame | None): The runs that were to be made, as for :func:`summarize`. Defaults to
-            ``None``.
-        tie (float): A pair is a tie if its values differ by no more than this.
-        confidence (float): Level of the interval.
-        n_resamples (int): Number of resamples of the interval.
+        rows (pd.DataFrame): As for :func:`summarize`, with the additional column ``support``, a hash of the support
+            set.
+        baseline (str): Method to compare the other methods with. Without its runs there are no pairs.
+        metric (str): Column of the metric, with values in ``[0, 1]``.
+        planned (pd.DataFrame | None): Planned runs, as for :func:`summarize`. Defaults to ``None``.
+        tie (float): Maximum absolute difference of a tie.
+        confidence (float): Confidence level.
+        n_resamples (int): Number of bootstrap resamples.
         seed (int): Seed of the resampling.
 
     Returns:
-        pd.DataFrame: One row a dataset, k and other method, with ``mean``, the macro mean of method minus baseline, its
-        interval ``low`` to ``high``, ``seed_std``, ``category_std``, ``worst_category``, ``worst``, ``categories`` and
-        ``runs``, the number of pairs, as for :func:`summarize`, but of differences; ``wins``, ``ties`` and ``losses``
-        of the method, which add up to ``runs``; ``missing``, the number of cells without a pair; and ``other_support``,
-        how many of these are missing because the supports differ.
+        pd.DataFrame: One row per dataset, k and method other than the baseline. The columns of :func:`summarize`
+        describe the differences of method minus baseline, and ``runs`` is the number of pairs. Further columns:
+
+        - ``wins``, ``ties``, ``losses``: numbers of pairs, which add up to ``runs``.
+        - ``missing``: number of (category, seed) without a pair.
+        - ``other_support``: how many of these are missing because the support sets differ.
 
     Raises:
-        ValueError: If a column is missing, a run is there twice or a value is out of range.
+        ValueError: If a column is missing, a run is duplicated or a value is out of range.
     """
     check_rows(rows, metric, "support")
     records = []
@@ -193,7 +197,7 @@ def paired_differences(
             pairs = measured[measured["method"] == method].merge(base, on=CELL, suffixes=("", "_base"))
             same = pairs["support"] == pairs["support_base"]
             values = pairs[same].set_index(CELL).eval(f"`{metric}` - `{metric}_base`")
-            rounded = values.round(9)  # 0.905 - 0.9 is a little more than 0.005
+            rounded = values.round(9)  # in floating point, 0.905 - 0.9 exceeds 0.005
             record = {"dataset": dataset, "k_shot": k_shot, "method": method}
             record |= _macro(values, categories, confidence=confidence, n_resamples=n_resamples, seed=seed)
             record |= _bounds(record, minimum=-1)
@@ -213,18 +217,18 @@ def paired_differences(
 
 
 def by_category(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return mean and standard deviation over seeds of a metric in every category.
+    """Return the mean and standard deviation of a metric over seeds, by category.
 
     Args:
         rows (pd.DataFrame): As for :func:`summarize`.
-        metric (str): Name of the metric's column; values in ``[0, 1]``.
+        metric (str): Column of the metric, with values in ``[0, 1]``.
 
     Returns:
-        pd.DataFrame: One row a dataset, k, method and category with a value, with ``mean``, ``std`` (NaN for a single
-        seed) and ``runs``.
+        pd.DataFrame: One row per dataset, k, method and category, with ``mean``, ``std`` (NaN for a single seed) and
+        ``runs``.
 
     Raises:
-        ValueError: If a column is missing, a run is there twice or a value is out of range.
+        ValueError: If a column is missing, a run is duplicated or a value is out of range.
     """
     check_rows(rows, metric)
     groups = _measured(rows, metric).groupby(["dataset", "k_shot", "method", "category"])[metric]
@@ -232,36 +236,40 @@ def by_category(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def check_rows(rows: pd.DataFrame, metric: str, *columns: str) -> None:
-    """Raise a ValueError if a column is missing, a run is there twice or a value of the metric is out of range."""
+    """Raise a ValueError if a column is missing, a run is duplicated or a value of the metric is out of range."""
     missing = [column for column in [*RUN, "status", metric, *columns] if column not in rows]
     if missing:
-        msg = f"`rows` must have the columns of a sweep, got none of the name {', '.join(missing)}."
+        msg = f"`rows` must have all columns of `results.csv`, got a table without {', '.join(missing)}."
         raise ValueError(msg)
     done = _measured(rows, metric)
-    twice = done[done.duplicated(RUN)]
-    if len(twice):
-        run = ", ".join(f"{name} {twice.iloc[0][name]}" for name in RUN)
-        msg = f"`rows` must have a run once, got {len(twice)} again, such as {run}. Keep one setting a method name."
+    duplicates = done[done.duplicated(RUN)]
+    if len(duplicates):
+        run = ", ".join(f"{name} {duplicates.iloc[0][name]}" for name in RUN)
+        msg = (
+            f"`rows` must be unique by {RUN}, got {len(duplicates)} duplicates, such as {run}. Use a different method "
+            "name for each setting."
+        )
         raise ValueError(msg)
     outside = done[~done[metric].between(0, 1)]
     if len(outside):
-        msg = f"`{metric}` must be in [0, 1], got {outside[metric].iloc[0]} and {len(outside) - 1} others."
+        msg = f"`{metric}` must be in [0, 1], got {outside[metric].iloc[0]} and {len(outside) - 1} more values."
         raise ValueError(msg)
 
 
 def _measured(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return the rows with a value."""
+    """Return the rows that have a value of the metric."""
     return rows[(rows["status"] == "ok") & rows[metric].notna()]
 
 
 def _expected(block: pd.DataFrame, metric: str) -> tuple[pd.Index, set[str]]:
-    """Return the (category, seed) of which a value is expected, and the categories that a macro mean must have.
+    """Return the expected (category, seed) pairs, and the categories that a macro mean must contain.
 
-    A category where every run failed counts as expected, since it may have masks or not, but no mean waits for it.
+    If all runs of a category failed, its runs count as missing, but the macro mean does not need the category. Whether
+    it has masks is unknown.
     """
     categories = set(_measured(block, metric)["category"])
-    lost = set(block["category"]) - set(block.loc[block["status"] == "ok", "category"])
-    cells = block[block["category"].isin(categories | lost)]
+    all_failed = set(block["category"]) - set(block.loc[block["status"] == "ok", "category"])
+    cells = block[block["category"].isin(categories | all_failed)]
     return pd.MultiIndex.from_frame(cells[CELL].drop_duplicates()), categories
 
 
@@ -272,36 +280,36 @@ def _planned(
     k_shot: float | str,
     *methods: str,
 ) -> pd.Index:
-    """Return the (category, seed) that were to be run by all of the methods."""
+    """Return the (category, seed) pairs that are planned for all of the given methods."""
     if planned is None:
         return cells
-    here = planned[(planned["dataset"] == dataset) & (planned["k_shot"] == k_shot)]
+    block = planned[(planned["dataset"] == dataset) & (planned["k_shot"] == k_shot)]
     for method in methods:
-        cells = cells.intersection(pd.MultiIndex.from_frame(here.loc[here["method"] == method, CELL]))
+        cells = cells.intersection(pd.MultiIndex.from_frame(block.loc[block["method"] == method, CELL]))
     return cells
 
 
 def _bounds(record: Mapping[str, Any], *, minimum: float) -> dict[str, float]:
-    """Return the interval within its range. All images leave no choice of a support, and equal values no interval."""
+    """Return the interval clipped to its range. It is NaN for k = all if the values do not depend on the seed."""
     low, high = np.clip((record["low"], record["high"]), minimum, 1)
     is_point = as_number(record["k_shot"]) == inf and high - low < TOLERANCE
     return {"low": np.nan, "high": np.nan} if is_point else {"low": low, "high": high}
 
 
 def _macro(values: pd.Series, categories: set[str], **interval: float) -> dict:
-    """Return the macro mean over categories, and deviations, of values that are indexed by category and seed."""
+    """Return the macro mean, interval and standard deviations of values with the index (category, seed)."""
     counts = {"categories": 0, "runs": len(values)}
-    nothing = dict.fromkeys(("mean", "low", "high", "seed_std", "std"), np.nan)
+    undefined = dict.fromkeys(("mean", "low", "high", "seed_std", "std"), np.nan)
     if values.empty:
-        return nothing | {"worst_category": "", "worst": np.nan} | counts
+        return undefined | {"worst_category": "", "worst": np.nan} | counts
     values = values.sort_index()
     means = values.groupby("category").mean()
     worst = {"worst_category": means.idxmin(), "worst": means.min()}
     counts["categories"] = len(means)
     if set(means.index) != categories:
-        return nothing | worst | counts
+        return undefined | worst | counts
     samples = [sample.to_numpy() for _, sample in values.groupby("category")]
     low, high = macro_interval(samples, **interval)  # type: ignore[arg-type]
-    by_seed = values.unstack("category").dropna().mean(axis=1)  # noqa: PD010  the seeds that all categories have
+    by_seed = values.unstack("category").dropna().mean(axis=1)  # noqa: PD010  only seeds that all categories have
     deviations = {"seed_std": by_seed.std(), "std": means.std()}
     return {"mean": means.mean(), "low": low, "high": high} | deviations | worst | counts

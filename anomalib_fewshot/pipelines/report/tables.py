@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Tables of the report, for HTML and Markdown alike: cells of text with a note, a shade and a mark for the best."""
+"""Tables of the report, for HTML and Markdown: cells with text, a note, a shade and a mark for the best value."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,17 +10,17 @@ import numpy as np
 import pandas as pd
 
 from anomalib_fewshot.pipelines.plan.job import ALL
-from anomalib_fewshot.pipelines.results.row import labelled_columns
+from anomalib_fewshot.pipelines.results.row import labeled_columns
 
-NOTHING = "\N{EN DASH}"
-METRICS = labelled_columns("accuracy")
-COSTS = labelled_columns("cost")
-SETTINGS = labelled_columns("settings")
+EMPTY = "\N{EN DASH}"
+METRICS = labeled_columns("accuracy")
+COSTS = labeled_columns("cost")
+SETTINGS = labeled_columns("settings")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell: its text, a smaller note under it, a shade in [0, 1] and whether it is the best of its row or column."""
+    """A cell: text, a smaller note below, a shade in [0, 1], and whether it is the best of its row or column."""
 
     text: str
     note: str = ""
@@ -30,7 +30,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose first columns are text, aligned left, and the others numbers."""
+    """A table. The first ``text_columns`` columns contain text, the others numbers."""
 
     caption: str
     header: list[str]
@@ -40,7 +40,7 @@ class Table:
 
 
 def format_k(k_shot: float) -> str:
-    """Return k, as a number, in words.
+    """Return a numeric k as text, where infinity is ``all``.
 
     Example:
         >>> [format_k(k) for k in (4.0, np.inf)]
@@ -50,42 +50,44 @@ def format_k(k_shot: float) -> str:
 
 
 def format_score(value: float, *, sign: bool = False) -> str:
-    """Return a score in [0, 1] or a difference of scores with three digits and a real minus sign."""
+    """Return a score or a difference of scores with three digits and a typographic minus sign."""
     if pd.isna(value):
-        return NOTHING
+        return EMPTY
     text = f"{value:+.3f}" if sign else f"{value:.3f}"
     return ("0.000" if text in {"-0.000", "+0.000"} else text).replace("-", "\N{MINUS SIGN}")
 
 
 def format_interval(row: Mapping, *, sign: bool = False) -> str:
-    """Return the interval of a summary or difference, empty where there is none."""
+    """Return the interval of a summary or difference. Empty if there is none."""
     if pd.isna(row["low"]):
         return ""
     return f"[{format_score(row['low'], sign=sign)},\N{NO-BREAK SPACE}{format_score(row['high'], sign=sign)}]"
 
 
 def format_quantity(value: float) -> str:
-    """Return a duration or size with about three digits."""
+    """Return a duration or size with two to three significant digits."""
     if pd.isna(value):
-        return NOTHING
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+        return EMPTY
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def join(values: Sequence[object], *, empty: str = NOTHING) -> str:
-    """Return the values that differ, joined by commas."""
+def join(values: Sequence[object], *, empty: str = EMPTY) -> str:
+    """Return the distinct values, separated by commas."""
     texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in values if not pd.isna(value)]
     return ", ".join(dict.fromkeys(filter(None, texts))) or empty
 
 
 def mean_table(summary: pd.DataFrame, methods: Sequence[str], label: str) -> Table:
-    """Return macro means with their intervals, methods by k."""
-    numbers = sorted(summary["k_shot"].unique())
+    """Return the macro means with their intervals, one row per method and one column per k."""
+    shots = sorted(summary["k_shot"].unique())
     cells = summary.set_index(["method", "k_shot"])
     best = summary.groupby("k_shot")["mean"].max()
     rows = []
     for method in methods:
         row = [Cell(method)]
-        for k in numbers:
+        for k in shots:
             value = cells.loc[method, k]
             notes = [format_interval(value)]
             if value["missing"]:
@@ -94,17 +96,17 @@ def mean_table(summary: pd.DataFrame, methods: Sequence[str], label: str) -> Tab
             row.append(Cell(format_score(value["mean"]), note, best=value["mean"] == best[k]))
         rows.append(row)
     caption = f"{label}: macro mean over categories, [95 % interval]"
-    return Table(caption, ["method", *(f"k = {format_k(k)}" for k in numbers)], rows)
+    return Table(caption, ["method", *(f"k = {format_k(k)}" for k in shots)], rows)
 
 
 def difference_table(differences: pd.DataFrame, baseline: str) -> Table:
-    """Return the paired differences to a baseline, a row a k and method."""
+    """Return the paired differences from a baseline, one row per k and method."""
     rows = [
         [
             Cell(f"k = {format_k(row.k_shot)}"),
             Cell(row.method),
             Cell(format_score(row.mean, sign=True)),
-            Cell(format_interval(row._asdict(), sign=True) or NOTHING),
+            Cell(format_interval(row._asdict(), sign=True) or EMPTY),
             Cell(f"{row.wins} / {row.ties} / {row.losses}"),
             Cell(str(row.runs)),
             Cell(format_score(row.category_std)),
@@ -112,29 +114,38 @@ def difference_table(differences: pd.DataFrame, baseline: str) -> Table:
         ]
         for row in differences.itertuples()
     ]
-    header = ["k", "method", "difference", "95 % interval", "won / tied / lost", "pairs", "sd over categories", "worst"]
-    return Table(f"Paired differences to {baseline} in image AUROC", header, rows, text_columns=2)
+    header = [
+        "k",
+        "method",
+        "difference",
+        "95 % interval",
+        "wins / ties / losses",
+        "pairs",
+        "std over categories",
+        "worst",
+    ]
+    return Table(f"Paired differences in image AUROC from {baseline}", header, rows, text_columns=2)
 
 
 def heat_table(
     categories: pd.DataFrame,
     summary: pd.DataFrame,
     methods: Sequence[str],
-    ends: tuple[float, float],
-    tests: Mapping,
+    limits: tuple[float, float],
+    test_sizes: Mapping,
 ) -> Table:
-    """Return the means of one k, categories by methods, shaded between the two ends, with macro mean and worst."""
+    """Return the means at one k, one row per category and one column per method, with macro mean and worst category."""
     means = categories.pivot_table(index="category", columns="method", values="mean").reindex(columns=methods)
     stds = categories.pivot_table(index="category", columns="method", values="std", dropna=False)
     stds = stds.reindex(index=means.index, columns=methods)
     rows = []
     for category in means.index:
         values = means.loc[category]
-        row = [Cell(category, tests.get(category, ""))]
+        row = [Cell(category, test_sizes.get(category, ""))]
         for method in methods:
             value, std = values[method], stds.loc[category, method]
             note = "" if pd.isna(std) else f"± {format_score(std)}"
-            row.append(Cell(format_score(value), note, _shade(value, ends), best=value == values.max()))
+            row.append(Cell(format_score(value), note, _shade(value, limits), best=value == values.max()))
         rows.append(row)
     by_method = summary.set_index("method")
     macro, worst = [Cell("macro mean", "± over seeds")], [Cell("worst category")]
@@ -152,8 +163,8 @@ def heat_table(
     return Table(f"k = {format_k(summary['k_shot'].iloc[0])}", ["category", *methods], rows, foot=[macro, worst])
 
 
-def measure_table(summaries: Mapping[str, pd.DataFrame], rows: pd.DataFrame, methods: Sequence[str]) -> Table:
-    """Return the macro means of all metrics that have a value, a row a k and method."""
+def metrics_table(summaries: Mapping[str, pd.DataFrame], rows: pd.DataFrame, methods: Sequence[str]) -> Table:
+    """Return the macro means of all available metrics, one row per k and method."""
     metrics = [metric for metric, summary in summaries.items() if summary["mean"].notna().any()]
     tables = {metric: summaries[metric].set_index(["k_shot", "method"]) for metric in metrics}
     lines = []
@@ -171,7 +182,7 @@ def measure_table(summaries: Mapping[str, pd.DataFrame], rows: pd.DataFrame, met
 
 
 def cost_table(rows: pd.DataFrame, methods: Sequence[str]) -> Table:
-    """Return the median costs, a row a method, k, device and number of threads."""
+    """Return the median costs, one row per method, k, device and number of threads."""
     costs = [cost for cost in COSTS if cost in rows and rows[cost].fillna(0).any()]
     groups = rows.groupby(["method", "k_shot", "device", "threads"], dropna=False)
     lines = [
@@ -187,11 +198,11 @@ def cost_table(rows: pd.DataFrame, methods: Sequence[str]) -> Table:
         if method == name
     ]
     header = ["method", "k", "device", "threads", *(COSTS[cost].heading for cost in costs)]
-    return Table("Medians over runs, latency of one image at a time", header, lines, text_columns=3)
+    return Table("Medians over runs; latency for one image at a time", header, lines, text_columns=3)
 
 
 def settings_table(rows: pd.DataFrame) -> Table:
-    """Return the settings of each method; two values in a cell mean that its runs differ."""
+    """Return the settings of each method. A cell with several values means that the runs differ."""
     lines = [
         [Cell(method), *(Cell(join(sorted(runs[name].dropna().unique(), key=str))) for name in SETTINGS)]
         for method, runs in rows.groupby("method")
@@ -204,7 +215,9 @@ def settings_table(rows: pd.DataFrame) -> Table:
     )
 
 
-def _shade(value: float, ends: tuple[float, float]) -> float | None:
+def _shade(value: float, limits: tuple[float, float]) -> float | None:
+    """Return the position of a value between two limits, from 0 to 1."""
     if pd.isna(value):
         return None
-    return 0.5 if ends[0] == ends[1] else round(float(np.clip((value - ends[0]) / (ends[1] - ends[0]), 0, 1)), 2)
+    low, high = limits
+    return 0.5 if low == high else round(float(np.clip((value - low) / (high - low), 0, 1)), 2)

@@ -1,4 +1,4 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The table and the folder of a benchmark."""
+"""Results of a benchmark: table and folder."""

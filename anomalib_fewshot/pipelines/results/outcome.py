@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The outcome of a run: plain data that can be sent between machines."""
+"""Outcome of a run, as plain data that can be sent between processes and machines."""
 
 from dataclasses import dataclass, field
 
@@ -14,28 +14,28 @@ from .row import Row
 
 @dataclass
 class Outcome:
-    """What a run leaves.
+    """Everything that a run produces.
 
     Args:
-        rows (list[Row]): A row for each category that was tested.
-        manifests (list[SupportManifest]): The support of each category that was tested, none if the run failed.
+        rows (list[Row]): One row per tested category.
+        manifests (list[SupportManifest]): Support set of each tested category. Empty if the run failed.
         scores (dict): Label and raw score of each test image, by its path.
-        examples (dict): JPEG files of test images beside their heat maps, by category and name.
-        findings (list[DataIssue]): Warnings of the check of the images.
+        examples (dict): JPEG files of test images next to their heat maps, by category and name.
+        issues (list[DataIssue]): Warnings from image validation.
     """
 
     rows: list[Row]
     manifests: list[SupportManifest] = field(default_factory=list)
     scores: dict[str, list[float]] = field(default_factory=dict)
     examples: dict[tuple[str, str], bytes] = field(default_factory=dict)
-    findings: list[DataIssue] = field(default_factory=list)
+    issues: list[DataIssue] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
-        """Whether the run has not failed."""
+        """Whether the run succeeded."""
         return all(row.status == "ok" for row in self.rows)
 
 
-def failed(job: Job, error: str) -> Outcome:
-    """Return the outcome of a run that failed."""
-    return Outcome([Row.of(job, category, status="failed", error=error) for category in job.test_categories])
+def failed_outcome(job: Job, error: str) -> Outcome:
+    """Return the outcome of a failed run."""
+    return Outcome([Row.from_job(job, category, status="failed", error=error) for category in job.test_categories])

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The folder of a benchmark. Only this module knows where its files are."""
+"""Results folder of a benchmark. Only this module knows its layout."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,45 +28,48 @@ FORMAT = 1
 
 
 class Store:
-    """The folder that a benchmark leaves.
+    """Results folder of a benchmark.
 
-    ``runs/KEY.json`` holds a run and decides whether it is finished: it is written last and atomically. A key changes
-    with every setting that a result depends on, so that a changed configuration does not meet old runs. A run file is
-    read once, and each finished run is appended to ``results.csv``. Several processes can share a folder: a run is
-    claimed by a lock, which the system releases when a process dies.
+    A run is finished if ``runs/KEY.json`` exists; this file is written last and atomically. The key is a hash of all
+    settings that affect the result, so a changed configuration never reuses old runs. Each run file is read once, and
+    each finished run is appended to ``results.csv``. Several processes can share a folder. They claim runs with file
+    locks, which the operating system releases when a process dies.
 
     Args:
-        folder (Path): The folder. It is made if it is not there.
+        folder (Path): The folder. It is created if it does not exist.
 
     Raises:
-        ValueError: If the folder was made by another version of this class, or holds something else.
+        ValueError: If the folder has another format version, or contains unrelated files.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._runs: dict[str, tuple[int, list[dict[str, Any]]]] = {}  # time of writing and rows, by key
+        self._runs: dict[str, tuple[int, list[dict[str, Any]]]] = {}  # modification time and rows, by key
         self._check()
         for name in ("runs", "supports", "examples", ".locks"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "runs" / "FORMAT", f"{FORMAT}\n")
 
     def _check(self) -> None:
-        mark = self.folder / "runs" / "FORMAT"
-        if not mark.is_file():
+        format_file = self.folder / "runs" / "FORMAT"
+        if not format_file.is_file():
             if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-                msg = f"`results` must be a new folder or that of a sweep, got {self.folder}, which holds other things."
+                msg = (
+                    "`results` must be a new folder or the results of a benchmark, got one with other files. "
+                    f"Set another folder: {self.folder}"
+                )
                 raise ValueError(msg)
             return
-        found = mark.read_text(encoding="utf-8").strip()
+        found = format_file.read_text(encoding="utf-8").strip()
         if found != str(FORMAT):
             msg = (
-                f"`results` must be a folder of format {FORMAT}, got {self.folder}, which has format {found}. It is "
-                "left as it is: name another folder, or use the version of anomalib-fewshot that made it."
+                f"`results` must be a folder with format {FORMAT}, got format {found}. Set another folder, or use the "
+                f"version of anomalib-fewshot that created this one: {self.folder}"
             )
             raise ValueError(msg)
 
     def claim(self, job: Job) -> "Claim | None":
-        """Claim a run, or return ``None`` if another process has claimed or finished it."""
+        """Claim a run. Return ``None`` if another process has claimed or finished it."""
         lock = FileLock(self.folder / ".locks" / job.key)
         try:
             lock.acquire(blocking=False)
@@ -78,53 +81,57 @@ class Store:
         return Claim(lock)
 
     def is_finished(self, job: Job) -> bool:
-        """Return whether there is a result of a run. A run that failed is not finished."""
+        """Return whether a run has a result. A failed run is not finished."""
         rows = self._read(job)
         return bool(rows) and all(row["status"] == "ok" for row in rows)
 
     def save(self, job: Job, outcome: Outcome) -> None:
-        """Keep the outcome of a run, and append its rows to ``results.csv``.
+        """Store the outcome of a run, and append its rows to ``results.csv``.
 
         Raises:
-            OSError: If it cannot be written. What was there before is untouched.
+            OSError: If a file cannot be written. Earlier results are not affected.
         """
         rows = [row.to_json() for row in outcome.rows]
         try:
-            for (category, name), picture in outcome.examples.items():
-                write_atomically(self._example_folder(job.key, category) / f"{name}.jpg", picture)
-            for category, manifest in zip(job.test_categories, outcome.manifests, strict=False):  # none if it failed
+            for (category, name), image in outcome.examples.items():
+                write_atomically(self._example_folder(job.key, category) / f"{name}.jpg", image)
+            for category, manifest in zip(
+                job.test_categories,
+                outcome.manifests,
+                strict=False,
+            ):  # a failed run has no manifests
                 manifest.write(self.support_file(job, category))
             write_atomically(self._run_file(job), json.dumps({"rows": rows, "scores": outcome.scores}, indent=1))
             self._append(rows)
         except OSError as error:
             msg = (
-                f"The run {job} cannot be written: {error}. All runs that were finished before are kept in "
-                f"{self.folder}: make room, and start the same command again."
+                f"The result of the run {job} cannot be written: {error}. Free some disk space, then run the same "
+                f"command to resume. Finished runs are kept in {self.folder}"
             )
             raise OSError(msg) from error
         self._runs[job.key] = self._run_file(job).stat().st_mtime_ns, rows
 
     def table(self, jobs: Sequence[Job]) -> pd.DataFrame:
-        """Return the rows of the runs that are there, those of other processes included.
+        """Return the rows of all stored runs, including those of other processes.
 
         Args:
-            jobs (Sequence[Job]): Runs of the current configuration. Others in the folder are left out.
+            jobs (Sequence[Job]): Runs of the current configuration. Other runs in the folder are ignored.
         """
         return as_table(row for job in jobs for row in self._read(job))
 
     def write_table(self, jobs: Sequence[Job]) -> pd.DataFrame:
-        """Write ``results.csv`` from the runs that are there, and return it."""
+        """Write ``results.csv`` from the stored runs, and return the table."""
         with self._table_lock():
             table = self.table(jobs)
             write_atomically(self._table_file, table.to_csv(index=False))
         return table
 
-    def num_others(self, jobs: Sequence[Job]) -> int:
-        """Return how many runs the folder holds that are not of the current configuration."""
+    def num_other_runs(self, jobs: Sequence[Job]) -> int:
+        """Return the number of stored runs that do not belong to the current configuration."""
         return len({path.stem for path in (self.folder / "runs").glob("*.json")} - {job.key for job in jobs})
 
     def scores(self, job: Job) -> dict[str, list[float]]:
-        """Return label and raw score of each test image of a run that is there, by its path."""
+        """Return label and raw score of each test image of a stored run, by image path."""
         return json.loads(self._run_file(job).read_text(encoding="utf-8"))["scores"]
 
     def write_settings(self, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
@@ -133,38 +140,39 @@ class Store:
         write_atomically(self.folder / "environment.json", json.dumps(environment, indent=2))
 
     def write_report(self, pages: Mapping[str, str]) -> Path:
-        """Write the pages of a report by their suffixes, and return the path of the first."""
+        """Write the report in several formats, given as text by file suffix, and return the path of the first file."""
         paths = [self.folder / f"report.{suffix}" for suffix in pages]
         for path, page in zip(paths, pages.values(), strict=True):
             write_atomically(path, page)
         return paths[0]
 
     def support_file(self, job: Job, category: str) -> Path:
-        """Return the path of a support's manifest. Data of an override have their own."""
+        """Return the path of a support manifest. A job with its own data has its own file."""
         suffix = f"-data{job.data_key[:8]}" if job.has_own_data else ""
         return self._support_file(job.dataset, category, job.k_shot, job.seed, suffix)
 
     def supports(self, table: pd.DataFrame) -> Iterator[tuple[str, SupportManifest]]:
-        """Yield k and the manifest of each support in a table."""
+        """Yield k and the manifest of each support set in a table."""
         for cell, rows in table.groupby(["dataset", "category", "k_shot", "seed"]):
             digests = set(rows["support"])
-            plain = self._support_file(*cell)
-            for path in [plain, *sorted(plain.parent.glob(f"{glob_escape(plain.stem)}-data*.json"))]:
+            shared = self._support_file(*cell)
+            with_own_data = sorted(shared.parent.glob(f"{glob_escape(shared.stem)}-data*.json"))
+            for path in [shared, *with_own_data]:
                 manifest = _read_manifest(path)
                 if manifest is not None and manifest.digest in digests:
                     yield str(cell[2]), manifest
 
     def has_examples(self, key: str) -> bool:
-        """Return whether there are examples of a run."""
+        """Return whether a run has example images."""
         return self._example_folder(key).is_dir()
 
     def examples(self, key: str, category: str) -> dict[str, bytes]:
-        """Return the JPEG files of a run's examples by name."""
+        """Return the example images of a run as JPEG files, by name."""
         return {path.stem: path.read_bytes() for path in sorted(self._example_folder(key, category).glob("*.jpg"))}
 
     @property
     def trainings(self) -> "Trainings":
-        """Networks trained on other categories."""
+        """Trainings on other categories, shared by several runs."""
         return Trainings(self.folder.absolute() / "trainings")
 
     def _append(self, rows: list[dict[str, Any]]) -> None:
@@ -174,14 +182,14 @@ class Store:
                 as_table(rows).to_csv(file, index=False, header=is_new)
 
     def _read(self, job: Job) -> list[dict[str, Any]]:
-        """Return the rows of a run. A file is read again only if another process has written it."""
+        """Return the rows of a run. The file is read again only if another process has changed it."""
         path = self._run_file(job)
         try:
-            written = path.stat().st_mtime_ns
+            modified = path.stat().st_mtime_ns
         except FileNotFoundError:
             return []
-        if self._runs.get(job.key, (None,))[0] != written:
-            self._runs[job.key] = written, json.loads(path.read_text(encoding="utf-8"))["rows"]
+        if self._runs.get(job.key, (None,))[0] != modified:
+            self._runs[job.key] = modified, json.loads(path.read_text(encoding="utf-8"))["rows"]
         return self._runs[job.key][1]
 
     def _table_lock(self) -> FileLock:
@@ -203,7 +211,7 @@ class Store:
 
 
 class Claim(AbstractContextManager):
-    """A run that this process has claimed, as long as the context lasts."""
+    """Context in which this process has claimed a run."""
 
     def __init__(self, lock: FileLock) -> None:
         self._lock = lock
@@ -220,7 +228,7 @@ class Claim(AbstractContextManager):
 
 @dataclass(frozen=True)
 class Training:
-    """A finished training on other categories: its checkpoint, seconds and optimiser steps."""
+    """A finished training on other categories: checkpoint, duration in seconds, and number of optimizer steps."""
 
     checkpoint: Path
     seconds: float
@@ -229,32 +237,32 @@ class Training:
 
 @dataclass(frozen=True)
 class Trainings:
-    """Trainings that several runs share.
+    """Trainings on other categories, shared by several runs.
 
     Args:
-        folder (Path): Absolute path of their folder: workers have other current folders.
+        folder (Path): Folder for the checkpoints. An absolute path, because workers have other working directories.
     """
 
     folder: Path
 
     def get(self, key: str, train: Callable[[Path], tuple[float, int]]) -> Training:
-        """Return a training, which the first run that asks for it carries out while others wait.
+        """Return a training. The first caller runs it, and other processes wait for the result.
 
         Args:
             key (str): Hash of its settings.
-            train (Callable): Writes a checkpoint to the path that it is given, and returns seconds and steps.
+            train (Callable): Function that writes a checkpoint to a given path, and returns seconds and steps.
         """
         folder = self.folder / key
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
             if not folder.exists():
                 with TemporaryDirectory(dir=self.folder, prefix=".part-") as part:
-                    made = Path(part) / key
-                    made.mkdir()
-                    seconds, steps = train(made / "model.ckpt")
+                    partial = Path(part) / key
+                    partial.mkdir()
+                    seconds, steps = train(partial / "model.ckpt")
                     cost = json.dumps({"seconds": seconds, "steps": steps})
-                    (made / "cost.json").write_text(cost, encoding="utf-8")
-                    made.replace(folder)
+                    (partial / "cost.json").write_text(cost, encoding="utf-8")
+                    partial.replace(folder)
         cost = json.loads((folder / "cost.json").read_text(encoding="utf-8"))
         return Training(folder / "model.ckpt", cost["seconds"], cost["steps"])
 

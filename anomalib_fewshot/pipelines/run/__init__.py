@@ -1,4 +1,4 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where and how a run is carried out, and measured."""
+"""Execute runs, and measure their time and memory."""

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Versions of packages, and the machine: figures depend on them too."""
+"""Package versions and hardware, which affect the results."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ from anomalib_fewshot import __version__
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions that are columns of ``results.csv``."""
+    """Return the versions that ``results.csv`` contains."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -25,11 +25,11 @@ def package_versions() -> dict[str, str]:
 
 
 def environment() -> dict[str, Any]:
-    """Return the versions of the packages, and the machine."""
-    others = {name: version(name) for name in ("lightning", "timm", "torchvision", "numpy")}
+    """Return the package versions and a description of the machine."""
+    other_versions = {name: version(name) for name in ("lightning", "timm", "torchvision", "numpy")}
     return {
         **package_versions(),
-        **others,
+        **other_versions,
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -38,10 +38,12 @@ def environment() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Return the name of the processor, which Linux keeps elsewhere than Python looks."""
+    """Return the name of the processor. On Linux, `platform.processor` often returns only the architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
+    for line in lines:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()

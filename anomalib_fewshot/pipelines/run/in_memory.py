@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A dataset whose images are decoded and resized once, for those who test many models on them."""
+"""Dataset that decodes and resizes each image once, for testing many models on the same images."""
 
 from dataclasses import dataclass, field
 
@@ -11,10 +11,10 @@ from anomalib.data import AnomalibDataset, DatasetItem
 
 @dataclass
 class ItemCache:
-    """Items by path and size, until a limit of bytes is reached.
+    """Cache of dataset items by path and size, up to a memory limit.
 
     Args:
-        limit (int): Bytes of images and masks to keep at most.
+        limit (int): Maximum size of the cached images and masks, in bytes.
     """
 
     limit: int
@@ -22,20 +22,22 @@ class ItemCache:
     items: dict[tuple[str, str], DatasetItem] = field(default_factory=dict)
 
     def add(self, key: tuple[str, str], item: DatasetItem) -> None:
-        """Keep an item if there is room."""
-        tensors = (value for value in (item.image, item.gt_mask) if isinstance(value, torch.Tensor))
-        num_bytes = sum(tensor.nbytes for tensor in tensors)
+        """Add an item if it fits."""
+        num_bytes = 0
+        for value in (item.image, item.gt_mask):
+            if isinstance(value, torch.Tensor):
+                num_bytes += value.nbytes
         if self.num_bytes + num_bytes <= self.limit:
             self.num_bytes += num_bytes
             self.items[key] = item
 
 
 class InMemoryDataset(AnomalibDataset):
-    """The items of a dataset, each read once for each size that a model asks for.
+    """Dataset that reads each item of another dataset once per image size.
 
     Args:
-        dataset (AnomalibDataset): Dataset to read from. Its augmentations must give the same item each time.
-        cache (ItemCache): Where items are kept. Datasets of the same images can share it.
+        dataset (AnomalibDataset): Dataset to read from. Its augmentations must be deterministic.
+        cache (ItemCache): Cache of the items. Datasets with the same images can share it.
     """
 
     def __init__(self, dataset: AnomalibDataset, cache: ItemCache) -> None:
@@ -46,11 +48,11 @@ class InMemoryDataset(AnomalibDataset):
 
     @property
     def name(self) -> str:
-        """Name of the dataset that is read from."""
+        """Name of the underlying dataset."""
         return self.dataset.name
 
     def __getitem__(self, index: int) -> DatasetItem:
-        """Return an item, read if it is not kept."""
+        """Return an item from the cache, or read it."""
         key = (self.samples.iloc[index].image_path, str(self.augmentations))
         if key not in self.cache.items:
             self.dataset.augmentations = self.augmentations

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Raw outputs of a test, and anomalib's own metrics of them."""
+"""Raw test predictions, and anomalib's metrics computed on them."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 @dataclass
 class Predictions:
-    """Raw outputs of a model on all test images, N of them.
+    """Raw outputs of a model on N test images.
 
     Args:
         paths (list[str]): Path of each image.
         scores (torch.Tensor): Scores before normalization, shape ``(N,)``.
         labels (torch.Tensor): Whether each image is anomalous, shape ``(N,)``.
         maps (torch.Tensor | None): Anomaly maps before normalization, shape ``(N, H, W)``.
-        masks (torch.Tensor | None): Which pixels are anomalous, shape ``(N, H, W)``.
+        masks (torch.Tensor | None): Whether each pixel is anomalous, shape ``(N, H, W)``.
     """
 
     paths: list[str]
@@ -34,10 +34,10 @@ class Predictions:
 
 
 class Recorder(Callback):
-    """Keep the raw outputs of a test.
+    """Callback that records the raw outputs of a test.
 
-    anomalib normalizes scores and clips them to [0, 1] before it measures: far scores become ties, and an AUROC moves.
-    Callbacks of the engine are called before the post-processor's.
+    anomalib computes metrics on scores that are normalized and clipped to [0, 1]. Clipping turns high scores into ties,
+    which changes the AUROC. This callback sees the raw scores, because the engine calls it before the post-processor.
     """
 
     def __init__(self) -> None:
@@ -47,12 +47,12 @@ class Recorder(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401  a batch of anomalib's
+        outputs: Any,  # noqa: ANN401  a batch of anomalib
         batch: Batch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the outputs of a batch."""
+        """Record the outputs of a batch."""
         del trainer, pl_module, batch, batch_idx, dataloader_idx
         maps = None if outputs.anomaly_map is None else outputs.anomaly_map.squeeze(1).float().cpu()
         masks = None if outputs.gt_mask is None else outputs.gt_mask.bool().cpu()
@@ -60,11 +60,11 @@ class Recorder(Callback):
         self._batches.append(Predictions(list(outputs.image_path), scores, labels, maps, masks))
 
     def predictions(self, paths: Collection[str] | None = None) -> Predictions:
-        """Return the outputs on the test images.
+        """Return the recorded outputs.
 
         Args:
-            paths (Collection[str] | None): Images of one category, where each batch is of one category. Defaults to
-                ``None``: all images.
+            paths (Collection[str] | None): Image paths of one category. Each batch must contain only one category.
+                Defaults to ``None``: all images.
         """
         batches = [batch for batch in self._batches if paths is None or batch.paths[0] in paths]
         return Predictions(
@@ -76,24 +76,24 @@ class Recorder(Callback):
         )
 
 
-def accuracy(predictions: Predictions, threshold: float) -> dict[str, float]:
-    """Return anomalib's metrics of raw predictions.
+def compute_metrics(predictions: Predictions, threshold: float) -> dict[str, float]:
+    """Return anomalib's metrics on raw predictions.
 
-    The metrics read scores outside [0, 1] as logits, whose sigmoid makes ties of large ones. So all scores are first
-    moved to [0, 1] by one linear map, which keeps their order.
+    The metrics treat scores outside [0, 1] as logits and apply a sigmoid, which turns large scores into ties.
+    Therefore all scores are first scaled linearly to [0, 1], which preserves their order.
 
     Args:
         predictions (Predictions): Raw predictions of a test.
-        threshold (float): Score above which an image counts as anomalous. NaN if there is none.
+        threshold (float): Images with a higher score are predicted as anomalous. NaN if the model has no threshold.
 
     Returns:
-        dict[str, float]: ``image_AUROC``, ``image_AUPR``; ``image_F1Score``, ``false_alarms`` and ``recall`` at the
-        threshold; with masks and maps also ``pixel_AUROC`` and ``pixel_AUPRO``. What is not defined is NaN.
+        dict[str, float]: ``image_AUROC`` and ``image_AUPR``; ``image_F1Score``, ``false_alarms`` and ``recall`` at the
+        threshold; ``pixel_AUROC`` and ``pixel_AUPRO``. Metrics without a threshold, masks or maps are NaN.
 
     Raises:
-        ValueError: If a score is not finite, or if the test images are all normal or all anomalous.
+        ValueError: If a score or map is not finite, or if the test images are all normal or all anomalous.
     """
-    _check(predictions)
+    _validate(predictions)
     images = ImageBatch(
         image=torch.zeros(len(predictions.paths), 3, 1, 1),
         pred_score=_to_unit(predictions.scores),
@@ -101,7 +101,12 @@ def accuracy(predictions: Predictions, threshold: float) -> dict[str, float]:
         gt_label=predictions.labels,
     )
     fields = ["pred_score", "gt_label"]
-    figures = {f"image_{type(m).__name__}": _compute(m, images) for m in (AUROC(fields=fields), AUPR(fields=fields))}
+    metrics = {
+        "image_AUROC": _compute(AUROC(fields=fields), images),
+        "image_AUPR": _compute(AUPR(fields=fields), images),
+        "pixel_AUROC": float("nan"),
+        "pixel_AUPRO": float("nan"),
+    }
     f1_score = _compute(F1Score(fields=["pred_label", "gt_label"]), images)
     above = (predictions.scores > threshold).double()
     at_threshold = {
@@ -109,35 +114,35 @@ def accuracy(predictions: Predictions, threshold: float) -> dict[str, float]:
         "false_alarms": float(above[~predictions.labels].mean()),
         "recall": float(above[predictions.labels].mean()),
     }
-    figures |= dict.fromkeys(at_threshold, float("nan")) if np.isnan(threshold) else at_threshold
-    figures |= {"pixel_AUROC": float("nan"), "pixel_AUPRO": float("nan")}
+    metrics |= dict.fromkeys(at_threshold, float("nan")) if np.isnan(threshold) else at_threshold
     if predictions.maps is not None and predictions.masks is not None and predictions.masks.any():
         images.anomaly_map, images.gt_mask = _to_unit(predictions.maps)[:, None], predictions.masks
         fields = ["anomaly_map", "gt_mask"]
-        figures["pixel_AUROC"] = _compute(AUROC(fields=fields), images)
-        figures["pixel_AUPRO"] = _compute(AUPRO(fields=fields), images)
-    return figures
+        metrics["pixel_AUROC"] = _compute(AUROC(fields=fields), images)
+        metrics["pixel_AUPRO"] = _compute(AUPRO(fields=fields), images)
+    return metrics
 
 
-def _check(predictions: Predictions) -> None:
+def _validate(predictions: Predictions) -> None:
     infinite = int((~predictions.scores.isfinite()).sum())
     if infinite:
-        msg = f"The scores of {infinite} of {len(predictions.paths)} test images are not finite numbers."
+        msg = f"The scores of {infinite} of {len(predictions.paths)} test images are not finite."
         raise ValueError(msg)
     if predictions.maps is not None and not predictions.maps.isfinite().all():
-        msg = "The anomaly maps of the test images hold values that are not finite numbers."
+        msg = "The anomaly maps of the test images contain values that are not finite."
         raise ValueError(msg)
     anomalous = int(predictions.labels.sum())
     if anomalous in {0, len(predictions.paths)}:
         msg = (
-            f"A test must have normal and anomalous images, got {len(predictions.paths) - anomalous} normal and "
-            f"{anomalous} anomalous ones."
+            f"The test set must have normal and anomalous images, got {len(predictions.paths) - anomalous} normal and "
+            f"{anomalous} anomalous images."
         )
         raise ValueError(msg)
 
 
 def _to_unit(scores: torch.Tensor) -> torch.Tensor:
-    scores = scores.double()  # so that no two scores become one
+    """Return scores scaled linearly to [0, 1]."""
+    scores = scores.double()  # rounding in float32 would create ties
     low, high = scores.min(), scores.max()
     return (scores - low) / (high - low if high > low else 1)
 
@@ -148,5 +153,6 @@ def _compute(metric: AnomalibMetric, batch: Batch) -> float:
 
 
 def _cat(parts: list[torch.Tensor | None]) -> torch.Tensor | None:
+    """Return the concatenated tensors, or ``None`` if a part is missing."""
     tensors = [part for part in parts if part is not None]
     return torch.cat(tensors) if parts and len(tensors) == len(parts) else None

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The progress of a benchmark in the terminal."""
+"""Progress bar of a benchmark."""
 
 import sys
 from collections.abc import Iterable
@@ -16,16 +16,16 @@ from anomalib_fewshot.data.validation.issue import DataIssue, summarize
 
 
 class ProgressBar:
-    """A bar of runs, with the current one beside it.
+    """Progress bar that counts runs and shows the current one.
 
     Args:
         total (int): Number of runs.
     """
 
     def __init__(self, total: int) -> None:
-        self._terminal = Console(file=sys.stdout)  # a run redirects stdout
-        self._findings: dict[DataIssue, None] = {}
-        self._later: list[DataIssue] = []  # of a kind that was printed before, for the end
+        self._terminal = Console(file=sys.stdout)  # keep the original stdout, because runs redirect it
+        self._issues: dict[DataIssue, None] = {}  # all issues so far, in order
+        self._deferred: list[DataIssue] = []  # issues of a kind that is already printed
         self._progress = Progress(
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
@@ -50,30 +50,36 @@ class ProgressBar:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leave the bar as it is, and print the findings of later runs."""
+        """Stop the bar, and print the deferred warnings."""
         self._progress.stop()
-        self._print_warnings(self._later)
+        self._print_warnings(self._deferred)
 
-    def show(self, text: str) -> None:
-        """Show the current run."""
+    def set_current(self, text: str) -> None:
+        """Show the name of the current run."""
         self._progress.update(self._bar, description=escape(text))
 
     def advance(self) -> None:
-        """Count a run."""
+        """Count one finished run."""
         self._progress.advance(self._bar)
 
-    def print_findings(self, findings: Iterable[DataIssue]) -> None:
-        """Print a line above the bar for each kind that is new. The end of the bar prints the other files."""
-        fresh = [finding for finding in dict.fromkeys(findings) if finding not in self._findings]
-        printed = {finding.kind or finding.message for finding in self._findings}
-        self._later += [finding for finding in fresh if (finding.kind or finding.message) in printed]
-        self._print_warnings(finding for finding in fresh if (finding.kind or finding.message) not in printed)
-        self._findings |= dict.fromkeys(fresh)
+    def print_issues(self, issues: Iterable[DataIssue]) -> None:
+        """Print a warning above the bar for each new kind of issue. Further issues are printed when the bar stops."""
+        printed_kinds = {issue.kind or issue.message for issue in self._issues}
+        new_kinds = []
+        for issue in dict.fromkeys(issues):
+            if issue in self._issues:
+                continue
+            if (issue.kind or issue.message) in printed_kinds:
+                self._deferred.append(issue)
+            else:
+                new_kinds.append(issue)
+            self._issues[issue] = None
+        self._print_warnings(new_kinds)
 
-    def _print_warnings(self, findings: Iterable[DataIssue]) -> None:
-        for line in summarize(findings):
+    def _print_warnings(self, issues: Iterable[DataIssue]) -> None:
+        for line in summarize(issues):
             self._terminal.print(f"[yellow]Warning:[/yellow] {escape(line)}", highlight=False)
 
     def print_failure(self, text: str) -> None:
-        """Print a run that failed, above the bar."""
+        """Print the error of a failed run above the bar."""
         self._terminal.print(f"[red]Failed:[/red] {escape(text)}", highlight=False)

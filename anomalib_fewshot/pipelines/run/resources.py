@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Time and memory of fits and forward passes, measured alike by both pipelines."""
+"""Time and memory of fits and forward passes, shared by all pipelines."""
 
 import ctypes
 import gc
@@ -32,17 +32,19 @@ WARM_UP = 5  # forward passes before latencies are measured
 
 
 def make_model(spec: Spec) -> AnomalibModule:
-    """Return a model without metrics and pictures, which take time: figures are of raw scores."""
+    """Return a model without evaluator and visualizer. The benchmark computes its metrics from raw scores."""
     model = instantiate(spec, AnomalibModule)
     model.evaluator = model.visualizer = None
     return model
 
 
 class ValidationClock(Callback):
-    """Time the batches of validations. Before the first batch, a model may still be fitted.
+    """Callback that measures the time of validation, starting at the first batch.
+
+    The time before the first batch belongs to the fit, because some models fit at the start of validation.
 
     Attributes:
-        seconds (float): Seconds from the first batch of each validation to its end.
+        seconds (float): Total time of all validations.
     """
 
     def __init__(self) -> None:
@@ -61,13 +63,13 @@ class ValidationClock(Callback):
 
 
 class TimedEngine(Engine):
-    """anomalib's engine on one device, which prints nothing and times its fits.
+    """Silent engine on one device that measures the time of a fit.
 
     Args:
-        folder (str | Path): Folder of checkpoints.
+        folder (str | Path): Folder for checkpoints.
         accelerator (str): Accelerator of Lightning's trainer.
         callbacks (Sequence[Callback]): Callbacks. Defaults to ``()``.
-        **arguments: Other arguments of the trainer.
+        **arguments: Further arguments of the trainer.
     """
 
     def __init__(
@@ -83,51 +85,61 @@ class TimedEngine(Engine):
         super().__init__(default_root_dir=folder, callbacks=[*callbacks, self._clock], **settings)
 
     def timed_fit(self, model: AnomalibModule, datamodule: AnomalibDataModule) -> float:
-        """Fit a model, and return the seconds without those of validation batches."""
+        """Fit a model, and return the duration in seconds without validation."""
         start = time.perf_counter()
         self.fit(model, datamodule=datamodule)
         return time.perf_counter() - start - self._clock.seconds
 
     def num_steps(self, model: AnomalibModule) -> int:
-        """Return the optimiser steps of a fit: Lightning's, or those that a model without an optimiser takes itself."""
-        groups = [group for optimizer in self.trainer.optimizers for group in optimizer.param_groups]
-        trained = {parameter for group in groups for parameter in group["params"]}
-        if trained.isdisjoint(model.parameters()):  # Lightning counts the steps of a stand-in
+        """Return the number of optimizer steps, also for models that train without Lightning's optimizer."""
+        optimized = set()
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                optimized.update(group["params"])
+        if optimized.isdisjoint(model.parameters()):  # a dummy optimizer, whose steps do not count
             return int(getattr(model, "num_steps", 0))
         return self.trainer.global_step
 
 
 @torch.no_grad()
 def latencies(models: Mapping[str, tuple[nn.Module, torch.Tensor]], rounds: int) -> dict[str, np.ndarray]:
-    """Return the milliseconds of each forward pass, after a warm-up.
+    """Return the latency of each forward pass after a warm-up.
 
-    The models take turns, so that other work of the machine falls on all alike.
+    The measurements alternate between the models, so that background load affects all of them equally.
 
     Args:
-        models (Mapping[str, tuple[nn.Module, torch.Tensor]]): Models and their batches by name, on one device each.
-        rounds (int): Number of passes that are measured.
+        models (Mapping[str, tuple[nn.Module, torch.Tensor]]): Model and input batch by name, on the same device.
+        rounds (int): Number of measured forward passes per model.
 
     Returns:
-        dict[str, np.ndarray]: Milliseconds by name, shape ``(rounds,)``.
+        dict[str, np.ndarray]: Latencies in milliseconds by name, shape ``(rounds,)``.
     """
     for model, _ in models.values():
         model.eval()
-    return times_in_turns({name: partial(_forward, *pair) for name, pair in models.items()}, rounds)
+    return measure_interleaved({name: partial(_forward, *pair) for name, pair in models.items()}, rounds)
 
 
-def times_in_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, np.ndarray]:
-    """Return the milliseconds of each call, after a warm-up: calls by name -> arrays of shape ``(rounds,)``."""
-    seconds = np.empty((WARM_UP + rounds, len(calls)))
-    for turn in range(WARM_UP + rounds):
-        for number, call in enumerate(calls.values()):
+def measure_interleaved(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, np.ndarray]:
+    """Measure several functions in alternation, after a warm-up.
+
+    Args:
+        calls (Mapping[str, Callable]): Functions by name.
+        rounds (int): Number of measured calls per function.
+
+    Returns:
+        dict[str, np.ndarray]: Durations in milliseconds by name, shape ``(rounds,)``.
+    """
+    milliseconds = {name: np.empty(WARM_UP + rounds) for name in calls}
+    for index in range(WARM_UP + rounds):
+        for name, call in calls.items():
             start = time.perf_counter()
             call()
-            seconds[turn, number] = time.perf_counter() - start
-    return dict(zip(calls, 1000 * seconds[WARM_UP:].T, strict=True))
+            milliseconds[name][index] = 1000 * (time.perf_counter() - start)
+    return {name: values[WARM_UP:] for name, values in milliseconds.items()}
 
 
 def onnx_session(path: Path, threads: int | None) -> Any:  # noqa: ANN401  onnxruntime has no types
-    """Return a session of ONNX Runtime on the CPU, by default with as many threads as it chooses."""
+    """Return an ONNX Runtime session on the CPU. ``None`` threads uses the default of ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -142,8 +154,8 @@ def _forward(model: nn.Module, batch: torch.Tensor) -> None:
 
 
 @contextmanager
-def silence() -> Generator[None, None, None]:
-    """Hide the lines that anomalib and Lightning print for each of hundreds of runs."""
+def suppress_output() -> Generator[None, None, None]:
+    """Suppress logs, warnings and prints of anomalib and Lightning, which repeat for each run."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -155,10 +167,10 @@ def silence() -> Generator[None, None, None]:
 
 
 def weights_hash(module: nn.Module) -> str:
-    """Return eight digits of the SHA-256 of a module's tensors: equal for equal weights."""
+    """Return the first eight hex digits of the SHA-256 hash of a module's state."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
-        if not isinstance(value, torch.Tensor):  # the state of an optimiser
+        if not isinstance(value, torch.Tensor):  # for example the state of an optimizer
             continue
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -166,27 +178,27 @@ def weights_hash(module: nn.Module) -> str:
 
 
 class PeakMemory:
-    """Measure the largest growth of this process's memory and the largest memory on the GPU, in MiB.
+    """Context manager that measures peak memory in MiB.
 
-    The system keeps the peak of a process. Linux lets a process reset it; elsewhere the figure is NaN.
+    The operating system records the peak memory of a process. Only Linux can reset it.
 
     Attributes:
-        host_mib (float): Growth of the memory in use, after the context was left.
-        gpu_mib (float): Peak of torch's memory on the GPU. NaN without one.
+        host_mib (float): Peak growth of the process memory. Available after the context exits. NaN except on Linux.
+        gpu_mib (float): Peak memory of torch on the GPU. NaN without a GPU.
     """
 
     def __enter__(self) -> "PeakMemory":
         """Reset the peak."""
         self.host_mib = self.gpu_mib = float("nan")
         gc.collect()
-        with suppress(AttributeError, OSError):  # glibc returns to the system what earlier runs have freed
+        with suppress(AttributeError, OSError):  # return freed memory of earlier runs to the system (glibc)
             ctypes.CDLL(None).malloc_trim(0)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         try:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-            self._start = _status("VmRSS")
-        except OSError:  # another system, or not allowed here
+            self._start = _process_memory("VmRSS")
+        except OSError:  # not Linux, or no permission
             self._start = float("nan")
         return self
 
@@ -199,12 +211,14 @@ class PeakMemory:
         """Read the peak."""
         del kind, value, trace
         if not np.isnan(self._start):
-            self.host_mib = _status("VmHWM") - self._start
+            self.host_mib = _process_memory("VmHWM") - self._start
         if torch.cuda.is_available():
             self.gpu_mib = torch.cuda.max_memory_allocated() / MIB
 
 
-def _status(field: str) -> float:
-    """Return a figure that Linux keeps of this process, in MiB."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
+def _process_memory(field: str) -> float:
+    """Return a memory field of ``/proc/self/status``, in MiB."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    return float("nan")

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where the runs of a benchmark are carried out: in this process, in several, or on Ray."""
+"""Runners of a benchmark: serial, in several processes, or on Ray."""
 
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -17,17 +17,19 @@ from anomalib_fewshot._cli.signals import restore_handler
 from anomalib_fewshot._host import is_starting_process
 from anomalib_fewshot.errors import MissingDependencyError
 from anomalib_fewshot.pipelines.plan.job import Job
-from anomalib_fewshot.pipelines.results.outcome import Outcome, failed
+from anomalib_fewshot.pipelines.results.outcome import Outcome, failed_outcome
 
 from .subprocess import Subprocess
 from .worker import Settings, Worker
 
-DIED = "The process of the run died. Most often the system has ended it because memory ran out."
-GUARD = "A script must start a benchmark with processes under `if __name__ == '__main__':`. Put the call there."
+WORKER_DIED = "The worker process died, most likely because the machine ran out of memory. Use fewer workers."
+MAIN_GUARD_ERROR = (
+    "A script must call `benchmark` under `if __name__ == '__main__':`, because worker processes import the script."
+)
 
 
 class Task(NamedTuple):
-    """A run to carry out, whether examples of it are saved, and the claim that holds until its outcome is stored."""
+    """A run, whether to save example images, and the claim to hold until the outcome is stored."""
 
     job: Job
     save_examples: bool
@@ -39,7 +41,7 @@ Runner = Callable[[Iterable[Task], Settings], Outcomes]
 
 
 def run_serial(tasks: Iterable[Task], settings: Settings) -> Outcomes:
-    """Carry out runs one after the other, in this process."""
+    """Execute runs one after the other in this process."""
     threads = torch.get_num_threads()
     try:
         worker = Worker(settings)
@@ -47,7 +49,7 @@ def run_serial(tasks: Iterable[Task], settings: Settings) -> Outcomes:
             with claim:
                 yield job, worker.run(job, save_examples)
     finally:
-        torch.set_num_threads(threads)  # as the caller had it
+        torch.set_num_threads(threads)  # restore the setting of the caller
 
 
 def run_processes(
@@ -55,12 +57,12 @@ def run_processes(
     settings: Settings,
     workers: int | None,
 ) -> Outcomes:
-    """Carry out runs in several processes of this machine, each with a GPU of its own where there are some.
+    """Execute runs in several processes on this machine. The GPUs are distributed among the processes.
 
     Args:
-        tasks (Iterable[Task]): Runs. One is taken when a process is free for it.
+        tasks (Iterable[Task]): Runs, consumed when a process becomes idle.
         settings (Settings): Settings of all runs.
-        workers (int | None): Number of processes. ``None`` is one for each GPU, or two without any.
+        workers (int | None): Number of processes. ``None`` means one per GPU, or two without a GPU.
     """
     gpus = visible_gpus()
     count = workers or len(gpus) or 2
@@ -70,13 +72,13 @@ def run_processes(
 
 
 def check_main_guard() -> None:
-    """Raise in a process that is starting: it runs the script of its parent, and must not start the benchmark again.
+    """Raise an error if a worker process imports a script that calls the benchmark without a main guard.
 
     Raises:
-        RuntimeError: In such a process.
+        RuntimeError: If this process is a worker that is starting.
     """
     if is_starting_process():
-        raise RuntimeError(GUARD)
+        raise RuntimeError(MAIN_GUARD_ERROR)
 
 
 def run_ray(
@@ -84,14 +86,14 @@ def run_ray(
     settings: Settings,
     workers: int | None,
 ) -> Outcomes:
-    """Carry out runs on Ray: on this machine, or on the cluster that Ray is connected to.
+    """Execute runs on Ray, either on this machine or on the connected cluster.
 
-    All machines must see the images under the same path. Results come back to this process, which keeps them.
+    All machines must have the images under the same path. The results are returned to this process and stored here.
 
     Args:
-        tasks (Iterable[Task]): Runs. One is taken when a worker is free for it.
+        tasks (Iterable[Task]): Runs, consumed when a worker becomes idle.
         settings (Settings): Settings of all runs.
-        workers (int | None): Number of workers. ``None`` is one for each GPU of the cluster, or two without any.
+        workers (int | None): Number of workers. ``None`` means one per GPU of the cluster, or two without a GPU.
 
     Raises:
         MissingDependencyError: If Ray is not installed.
@@ -99,7 +101,7 @@ def run_ray(
     try:
         import ray
     except ModuleNotFoundError as error:
-        msg = "`runner: ray` needs Ray. Install it with `pip install 'anomalib-fewshot[ray]'`."
+        msg = "`runner: ray` requires Ray. Install it with `pip install 'anomalib-fewshot[ray]'`."
         raise MissingDependencyError(msg) from error
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False)
@@ -112,44 +114,48 @@ def run_ray(
 
 
 def ray_shares(workers: int | None, cpus: Sequence[int], gpus: int) -> tuple[int, dict[str, Any]]:
-    """Return the number of workers and what each asks Ray for, so that all have room: Ray never stops waiting for more.
+    """Return the number of Ray workers and the resources of each, such that all workers can be scheduled.
+
+    Ray would wait forever for resources that no machine has.
 
     Args:
-        workers (int | None): Workers that the user asks for.
-        cpus (Sequence[int]): Cores of each machine.
-        gpus (int): GPUs of all machines.
+        workers (int | None): Requested number of workers.
+        cpus (Sequence[int]): Number of CPU cores of each machine.
+        gpus (int): Total number of GPUs.
 
     Example:
         >>> ray_shares(3, [5, 5], gpus=4)
         (3, {'num_cpus': 2, 'num_gpus': 1.0})
     """
     count = min(workers or gpus or 2, sum(cpus))
-    share = next(s for s in range(sum(cpus) // count, 0, -1) if sum(own // s for own in cpus) >= count)
+    share = sum(cpus) // count
+    while sum(cores // share for cores in cpus) < count:  # a worker cannot span machines
+        share -= 1
     return count, {"num_cpus": share, "num_gpus": 1 / ceil(count / gpus) if gpus else 0}
 
 
 class _Slot(Protocol):
-    """A place for one run at a time."""
+    """A worker that executes one run at a time."""
 
     def submit(self, job: Job, save_examples: bool) -> "Future[Outcome]":
         """Start a run."""
 
     def restart(self) -> None:
-        """Make the slot usable after its process has died."""
+        """Replace a dead process."""
 
     def close(self) -> None:
-        """End its process."""
+        """Stop the process."""
 
 
 def _run_parallel(tasks: Iterable[Task], slots: Sequence[_Slot]) -> Outcomes:
-    """Give each free slot a run, and yield each outcome as it arrives."""
+    """Assign a run to each idle slot, and yield the outcomes as they arrive."""
     waiting = iter(tasks)
-    free = list(slots)
+    idle = list(slots)
     running: dict[Future[Outcome], tuple[Task, _Slot]] = {}
     try:
         while True:
-            while free and (task := next(waiting, None)) is not None:
-                slot = free.pop()
+            while idle and (task := next(waiting, None)) is not None:
+                slot = idle.pop()
                 running[_submit(slot, task)] = task, slot
             if not running:
                 return
@@ -157,19 +163,19 @@ def _run_parallel(tasks: Iterable[Task], slots: Sequence[_Slot]) -> Outcomes:
                 task, slot = running.pop(future)
                 with task.claim:
                     yield task.job, _outcome(future, slot, task.job)
-                free.append(slot)
+                idle.append(slot)
     finally:
         for slot in slots:
             slot.close()
         for task, _ in running.values():
             with task.claim:
-                pass  # its run was ended
+                pass  # release the claim of an aborted run
 
 
 def _submit(slot: _Slot, task: Task) -> "Future[Outcome]":
     try:
         return slot.submit(task.job, task.save_examples)
-    except BrokenExecutor:  # its process has died since its last run
+    except BrokenExecutor:  # the process died after its last run
         slot.restart()
         return slot.submit(task.job, task.save_examples)
 
@@ -177,9 +183,9 @@ def _submit(slot: _Slot, task: Task) -> "Future[Outcome]":
 def _outcome(future: "Future[Outcome]", slot: _Slot, job: Job) -> Outcome:
     try:
         return future.result()
-    except Exception as error:  # noqa: BLE001  the worker itself raises nothing: its process has died
+    except Exception as error:  # noqa: BLE001  a worker catches its own errors, so its process died
         slot.restart()
-        return failed(job, f"{DIED} ({type(error).__name__})")
+        return failed_outcome(job, f"{WORKER_DIED} ({type(error).__name__})")
 
 
 class _ProcessSlot(Subprocess):
@@ -198,7 +204,7 @@ class _RaySlot:
         return self._actor.run.remote(job, save_examples).future()
 
     def restart(self) -> None:
-        """Ray restarts the actor by itself."""
+        """Do nothing, because Ray restarts the actor."""
 
     def close(self) -> None:
         import ray
@@ -210,7 +216,7 @@ _worker: Worker | None = None
 
 
 def _start_worker(settings: Settings, gpu: str | None) -> None:
-    global _worker  # noqa: PLW0603  one for each process
+    global _worker  # noqa: PLW0603  one worker per process
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     _worker = Worker(settings)
@@ -218,18 +224,20 @@ def _start_worker(settings: Settings, gpu: str | None) -> None:
 
 def _run_in_worker(job: Job, save_examples: bool) -> Outcome:
     if _worker is None:
-        msg = "A worker must be started before it runs."
+        msg = "`_start_worker` must be called before `_run_in_worker`."
         raise RuntimeError(msg)
     return _worker.run(job, save_examples)
 
 
 def visible_gpus() -> list[str]:
-    """Return the GPUs of this process, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    """Return the GPUs that this process can use, named as in ``CUDA_VISIBLE_DEVICES``."""
     names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     count = torch.cuda.device_count()
     return (names or [str(number) for number in range(count)])[:count]
 
 
 def _share_threads(settings: Settings, count: int, cores: int) -> Settings:
-    """Give each of several workers its share of the cores, if the user has not set the threads."""
-    return settings if settings.threads is not None else replace(settings, threads=max(1, cores // count))
+    """Return settings that divide the CPU cores among the workers, unless the user set ``threads``."""
+    if settings.threads is not None:
+        return settings
+    return replace(settings, threads=max(1, cores // count))

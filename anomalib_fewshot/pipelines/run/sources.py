@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Datamodules that runs on the same images share, with test images that are decoded once."""
+"""Datamodules that are shared by runs on the same images, with cached test images."""
 
 import json
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from anomalib_fewshot.pipelines.run.in_memory import InMemoryDataset, ItemCache
 
 
 class Sources:
-    """The datamodules of the current images: runs on the same images follow one another.
+    """Datamodules of the current images, reused while consecutive runs need the same images.
 
     Args:
-        limit (int): Bytes of decoded test images to keep.
+        limit (int): Maximum size of the cached test images, in bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -26,25 +26,25 @@ class Sources:
         self._sources: dict[str, AnomalibDataModule] = {}
 
     def get(self, specs: Sequence[Spec]) -> list[AnomalibDataModule]:
-        """Return datamodules, those of the last call again. If others are asked for, the last ones are dropped."""
+        """Return the datamodules of specifications. They are reused if possible; unused ones are discarded."""
         keys = [json.dumps(spec, sort_keys=True) for spec in specs]
         if not self._sources.keys() <= set(keys):
             self._sources, self._cache = {}, ItemCache(self._cache.limit)
         for key, spec in zip(keys, specs, strict=True):
             if key not in self._sources:
                 source = self._sources[key] = instantiate(spec, AnomalibDataModule)
-                source.num_workers = 0  # processes of a loader would not share the cache
+                source.num_workers = 0  # worker processes would not share the cache
         return [self._sources[key] for key in keys]
 
     def set_up(self, datamodule: AnomalibDataModule) -> None:
-        """Set up the datamodule of a run, made of the sources, and keep the test images that are read from now on.
+        """Set up the datamodule of a run, and cache the test images of its sources.
 
-        anomalib sets up a source once if it is told the stage: a later fit or test keeps its data.
+        The explicit stage prevents anomalib from setting up the sources again in a later fit or test.
 
         Args:
-            datamodule (AnomalibDataModule): :class:`FewShot` or :class:`MultiCategory`.
+            datamodule (AnomalibDataModule): :class:`FewShot` or :class:`MultiCategory` with these sources.
         """
-        seed_everything(0, workers=True, verbose=False)  # splits do not depend on which run comes first
+        seed_everything(0, workers=True, verbose=False)  # random splits must not depend on the order of the runs
         datamodule.prepare_data()
         datamodule.setup(TrainerFn.FITTING)
         for source in self._sources.values():

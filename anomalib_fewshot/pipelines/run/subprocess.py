@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A process that calls functions for this one, and that ends with it."""
+"""A child process that executes functions and stops with its parent."""
 
 import os
 import signal
@@ -18,11 +18,11 @@ Result = TypeVar("Result")
 
 
 class Subprocess:
-    """A process that calls functions. It ends with this one, which alone gets Ctrl-C.
+    """A child process that executes functions. It stops with this process and ignores Ctrl-C.
 
     Args:
-        initializer (Callable | None): Function that is called when it starts. Defaults to ``None``.
-        *arguments: Arguments of the initializer.
+        initializer (Callable | None): Function to call when the process starts. Defaults to ``None``.
+        *arguments: Arguments of ``initializer``.
     """
 
     def __init__(self, initializer: Callable[..., None] | None = None, *arguments: Any) -> None:  # noqa: ANN401
@@ -30,7 +30,7 @@ class Subprocess:
         self.restart()
 
     def restart(self) -> None:
-        """Use a new process from now on."""
+        """Replace the process with a new one."""
         self._pool = ProcessPoolExecutor(
             1,
             mp_context=get_context("spawn"),
@@ -39,19 +39,19 @@ class Subprocess:
         )
 
     def submit(self, function: Callable[..., Result], *arguments: Any) -> "Future[Result]":  # noqa: ANN401
-        """Call a function in the process, which starts with the first call."""
+        """Call a function in the process. The first call starts the process."""
         with _blocked_interrupts():
             return self._pool.submit(function, *arguments)
 
     def close(self) -> None:
-        """End the process."""
-        kill_processes(self._pool)  # Lightning has a fit ignore SIGTERM
+        """Stop the process."""
+        kill_processes(self._pool)  # SIGTERM has no effect, because Lightning ignores it during a fit
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager
 def _blocked_interrupts() -> Generator[None, None, None]:
-    """Hold Ctrl-C back in this thread. A process that is started meanwhile never gets it."""
+    """Block SIGINT in this thread. A child process that starts in this context inherits the block."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -63,13 +63,14 @@ def _blocked_interrupts() -> Generator[None, None, None]:
 
 
 def _start_process(initializer: Callable[..., None] | None, arguments: Sequence[Any]) -> None:
+    """Watch the parent process, then call the initializer."""
     Thread(target=_exit_with_parent, daemon=True).start()
     if initializer is not None:
         initializer(*arguments)
 
 
 def _exit_with_parent() -> None:
-    """End this process when its parent is killed: it would wait for work without end."""
+    """Exit when the parent is killed. Otherwise this process would wait for work forever."""
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Runs of a benchmark, one after the other, in this process or in any that a runner starts."""
+"""Worker that executes the runs of a benchmark, in this process or in one that a runner starts."""
 
 import gc
 import inspect
@@ -22,45 +22,40 @@ from anomalib_fewshot._cli.signals import interruptible
 from anomalib_fewshot.data import FewShot, MultiCategory
 from anomalib_fewshot.pipelines.plan.job import Job
 from anomalib_fewshot.pipelines.plan.spec import Spec, instantiate, read_spec, with_arguments
-from anomalib_fewshot.pipelines.results.outcome import Outcome, failed
+from anomalib_fewshot.pipelines.results.outcome import Outcome, failed_outcome
 from anomalib_fewshot.pipelines.results.row import Row
 from anomalib_fewshot.pipelines.results.store import Training, Trainings
 
 from .environment import package_versions
 from .examples import draw_features, make_examples
-from .predictions import Recorder, accuracy
-from .resources import MIB, PeakMemory, TimedEngine, latencies, make_model, silence, weights_hash
+from .predictions import Recorder, compute_metrics
+from .resources import MIB, PeakMemory, TimedEngine, latencies, make_model, suppress_output, weights_hash
 from .sources import Sources
 
-TRAINING_SEED = 2**16  # added to the seed of a training on others, whose support is then that of no run
-TRAIN_ON = {
-    "support": "the support",
-    "other_categories": "other categories",
-    "all_categories": "the supports of all categories",
-}
+TRAINING_SEED = 2**16  # seed offset of a training on other categories, so that no run has the same support set
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of all runs, which do not change their scores.
+    """Settings of all runs that do not affect the scores.
 
     Args:
         accelerator (str): Accelerator of Lightning's trainer. Defaults to ``"auto"``.
-        threads (int | None): Threads of torch on the CPU. Defaults to ``None``: as torch chooses.
-        latency_runs (int): Forward passes that the latency is measured from. Defaults to ``30``.
-        cache_gib (float): GiB of test images to keep in memory. Defaults to ``2.0``.
-        trainings (Trainings): Trainings on other categories. Defaults to those in the folder ``trainings``.
+        threads (int | None): CPU threads of torch. Defaults to ``None``: torch's default.
+        latency_runs (int): Number of forward passes for the latency. Defaults to ``30``.
+        cache_gib (float): Maximum size of cached test images in GiB. Defaults to ``2.0``.
+        trainings (Trainings): Trainings on other categories. Defaults to the folder ``trainings``.
     """
 
     accelerator: str = "auto"
     threads: int | None = None
     latency_runs: int = 30
     cache_gib: float = 2.0
-    trainings: Trainings = Trainings(Path("trainings"))  # noqa: RUF009  it is frozen
+    trainings: Trainings = Trainings(Path("trainings"))  # noqa: RUF009  a frozen dataclass
 
 
 class Worker:
-    """Carry out runs, and keep the test images between them.
+    """Execute runs, and cache the test images between runs.
 
     Args:
         settings (Settings): Settings of all runs.
@@ -69,29 +64,29 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         gc.collect()
-        gc.freeze()  # what is imported stays: the collections of each run need not look at it again
+        gc.freeze()  # speeds up garbage collection: imported modules never need to be scanned again
         self._sources = Sources(int(settings.cache_gib * 2**30))
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
 
     def run(self, job: Job, save_examples: bool = False) -> Outcome:
-        """Carry out a run. An error is in the outcome.
+        """Execute a run. An exception becomes a failed outcome.
 
         Args:
             job (Job): The run.
-            save_examples (bool): Make pictures of the best and worst test images. Defaults to ``False``.
+            save_examples (bool): Save heat maps of the best and worst test images. Defaults to ``False``.
         """
         try:
-            with silence(), interruptible():
+            with suppress_output(), interruptible():
                 return self._run(job, save_examples)
-        except Exception as error:  # noqa: BLE001  the other runs continue
-            return failed(job, f"{type(error).__name__}: {error}".strip())
+        except Exception as error:  # noqa: BLE001  a failed run must not stop the others
+            return failed_outcome(job, f"{type(error).__name__}: {error}".strip())
 
     def _run(self, job: Job, save_examples: bool) -> Outcome:
         start = time.perf_counter()
-        training = self._train_on_others(job) if job.train_on == "other_categories" else None
+        training = self._train_on_other_categories(job) if job.train_on == "other_categories" else None
         datamodule, parts = self._data(job)
-        seed_everything(job.seed, workers=True, verbose=False)  # after the data, which several runs share
+        seed_everything(job.seed, workers=True, verbose=False)  # after the data setup, which several runs share
         model = make_model(_model_spec(job, training))
         weights = weights_hash(model)
         recorder = Recorder()
@@ -100,7 +95,7 @@ class Worker:
         p50, p95 = self._latency(model, first[0].image)
         if training is not None:
             cost |= {"steps": cost["steps"] + training.steps, "training_seconds": training.seconds}
-        row = Row.of(
+        row = Row.from_job(
             job,
             category="",
             **cost,
@@ -111,7 +106,7 @@ class Worker:
             weights=weights,
             image_size=_image_size(first.augmentations),
             augmentation=_argument(model, job, "augmentation"),
-            train_on=TRAIN_ON[job.train_on],
+            train_on=job.train_on,
             device=_device(model),
             threads=torch.get_num_threads(),
             **package_versions(),
@@ -122,16 +117,16 @@ class Worker:
         return outcome
 
     def _data(self, job: Job) -> tuple[AnomalibDataModule, dict[str, FewShot]]:
-        """Return the datamodule of a run, and the few-shot datamodule of each category that is tested."""
+        """Return the datamodule of a run, and the few-shot datamodule of each tested category."""
         sources: list[Any] = self._sources.get([job.source(category) for category in job.test_categories])
-        k_shot = job.k_shot if isinstance(job.k_shot, int) else None  # all
+        k_shot = job.k_shot if isinstance(job.k_shot, int) else None  # `None` means all images
         if job.train_on == "all_categories":
-            several = MultiCategory(sources, k_shot=k_shot, seed=job.seed)
-            self._sources.set_up(several)
-            return several, several.parts
-        one = FewShot(sources[0], k_shot=k_shot, seed=job.seed)
-        self._sources.set_up(one)
-        return one, {job.category: one}
+            multi_category = MultiCategory(sources, k_shot=k_shot, seed=job.seed)
+            self._sources.set_up(multi_category)
+            return multi_category, multi_category.parts
+        few_shot = FewShot(sources[0], k_shot=k_shot, seed=job.seed)
+        self._sources.set_up(few_shot)
+        return few_shot, {job.category: few_shot}
 
     def _fit_and_test(
         self,
@@ -140,7 +135,7 @@ class Worker:
         datamodule: AnomalibDataModule,
         recorder: Recorder,
     ) -> dict[str, Any]:
-        """Fit and test a model, and return columns of the cost."""
+        """Fit and test a model, and return the cost columns."""
         with TemporaryDirectory() as folder, PeakMemory() as memory:
             engine = self._engine(job, folder, recorder)
             fit_seconds = engine.timed_fit(model, datamodule)
@@ -149,7 +144,7 @@ class Worker:
             start = time.perf_counter()
             engine.test(model, datamodule=datamodule, verbose=False)
             test_seconds = time.perf_counter() - start
-        model.to(engine.trainer.strategy.root_device)  # Lightning has moved it off a GPU
+        model.to(engine.trainer.strategy.root_device)  # Lightning moves it to the CPU after the test
         return {
             "fit_seconds": fit_seconds,
             "test_seconds": test_seconds,
@@ -160,15 +155,15 @@ class Worker:
         }
 
     def _latency(self, model: AnomalibModule, image: torch.Tensor) -> tuple[float, float]:
-        """Return the median and the 95th percentile of the milliseconds of an image, shape ``(3, H, W)``."""
+        """Return the median and 95th percentile of the latency in milliseconds, for an image of shape ``(3, H, W)``."""
         runs = self.settings.latency_runs
         if not runs:
             return np.nan, np.nan
         milliseconds = latencies({"": (model, image[None].to(model.device))}, runs)[""]
         return float(np.median(milliseconds)), float(np.percentile(milliseconds, 95))
 
-    def _train_on_others(self, job: Job) -> Training:
-        """Return the training on other categories that runs of every k and support share."""
+    def _train_on_other_categories(self, job: Job) -> Training:
+        """Return the training on other categories, which is shared by all k and support sets."""
 
         def train(checkpoint: Path) -> tuple[float, int]:
             seed = job.model["init_args"].get("seed", 0)
@@ -187,11 +182,11 @@ class Worker:
 
     def _engine(self, job: Job, folder: str | Path, *callbacks: Callback) -> TimedEngine:
         arguments = {name: value for name, value in job.trainer.items() if name != "callbacks"}
-        own = [instantiate(read_spec(spec), Callback) for spec in job.trainer.get("callbacks", [])]
+        user_callbacks = [instantiate(read_spec(spec), Callback) for spec in job.trainer.get("callbacks", [])]
         return TimedEngine(
             folder,
             **{"accelerator": self.settings.accelerator} | arguments,
-            callbacks=[*callbacks, *own],
+            callbacks=[*callbacks, *user_callbacks],
         )
 
 
@@ -204,18 +199,18 @@ def _add_category(
     recorder: Recorder,
     save_examples: bool,
 ) -> None:
-    """Add a category to an outcome: its row, support, scores and examples."""
+    """Add the row, support manifest, scores and example images of a category to an outcome."""
     predictions = recorder.predictions(set(part.test_data.samples.image_path))
     threshold = _threshold(model)
-    figures: dict[str, Any] = {**accuracy(predictions, threshold)}
+    metrics: dict[str, Any] = {**compute_metrics(predictions, threshold)}
     if part.manifest is None:
-        msg = "The datamodule must be set up before its support is known."
+        msg = "The datamodule must be set up before its manifest is available."
         raise RuntimeError(msg)
     outcome.rows.append(
         replace(
             row,
             category=category,
-            **figures,
+            **metrics,
             threshold=_threshold_source(threshold, part),
             guaranteed_fpr=_guaranteed_fpr(model),
             support=part.manifest.digest,
@@ -224,16 +219,17 @@ def _add_category(
         ),
     )
     outcome.manifests.append(part.manifest)
-    outcome.findings += part.findings
+    outcome.issues += part.data_issues
     labels, scores = predictions.labels.tolist(), predictions.scores.tolist()
-    outcome.scores |= {path: list(values) for path, *values in zip(predictions.paths, labels, scores, strict=True)}
+    for path, label, score in zip(predictions.paths, labels, scores, strict=True):
+        outcome.scores[path] = [label, score]
     if save_examples:
         examples = make_examples(part.test_data, predictions) | draw_features(model, part)
-        outcome.examples |= {(category, name): picture for name, picture in examples.items()}
+        outcome.examples |= {(category, name): image for name, image in examples.items()}
 
 
 def _model_spec(job: Job, training: Training | None) -> Spec:
-    """Return the model of a run: one trained on others takes their network, and is trained no more."""
+    """Return the model of a run. With a training on other categories, it loads the network and trains no further."""
     if training is None:
         return job.model
     arguments = {name: value for name, value in job.model["init_args"].items() if name != "max_epochs"}
@@ -241,7 +237,7 @@ def _model_spec(job: Job, training: Training | None) -> Spec:
 
 
 def _argument(model: AnomalibModule, job: Job, name: str) -> str:
-    """Return an argument of a model as text, empty if it takes none of the name."""
+    """Return the value of a model argument as text. Empty if the model has no such argument."""
     parameter = inspect.signature(type(model)).parameters.get(name)
     return "" if parameter is None else str(job.model["init_args"].get(name, parameter.default))
 
@@ -261,7 +257,7 @@ def _guaranteed_fpr(model: AnomalibModule) -> float:
 
 
 def _threshold_source(threshold: float, datamodule: FewShot) -> str:
-    """Return which images the threshold was fitted to."""
+    """Return the kind of images that the threshold was computed from."""
     if np.isnan(threshold):
         return "none"
     if not hasattr(datamodule, "val_data"):

@@ -65,7 +65,7 @@ def test_loss_is_added_at_every_level(make, mvtec_root: Path, tmp_path: Path) ->
     assert not model.loss._forward_hooks  # noqa: SLF001  it is taken away at the end
 
 
-def test_what_is_added_is_the_mean_over_levels_at_this_step() -> None:
+def test_added_loss_is_the_mean_over_levels() -> None:
     callback, model, trainer = AdversarialCallback(weight=0.5, ramp_steps=4), stfpm(), SimpleNamespace(global_step=1)
     twin = AdversarialCallback(weight=0.5, ramp_steps=4)
     callback.setup(trainer, model, "fit")
@@ -73,11 +73,14 @@ def test_what_is_added_is_the_mean_over_levels_at_this_step() -> None:
     teacher, student = ({name: torch.rand(2, 3, 4, 4) for name in "ab"} for _ in range(2))
     found = model.loss(teacher, student)
     plain = model.loss.forward(teacher, student)
-    losses = [twin._make(3)(*(s[n].movedim(1, -1) for s in (teacher, student)), 1)[0] for n in "ab"]
+    losses = []
+    for name in "ab":
+        step = twin._make_step(3)  # noqa: SLF001
+        losses.append(step(teacher[name].movedim(1, -1), student[name].movedim(1, -1), 1)[0])
     torch.testing.assert_close(found, plain + sum(losses) / 2)
     with torch.no_grad():
         torch.testing.assert_close(model.loss(teacher, student), plain)
-    with pytest.raises(TypeError, match="a model that calls its `loss` once a step, got Stfpm, twice"):
+    with pytest.raises(TypeError, match="must call `loss` once per step, got a second call by Stfpm"):
         model.loss(teacher, student)
 
 
@@ -89,7 +92,7 @@ def test_arguments_reach_every_level(mvtec_root: Path, tmp_path: Path) -> None:
         assert found == (0.5, 7, 0.3, 2e-3)
 
 
-def test_a_training_that_broke_off_leaves_nothing_behind(mvtec_root: Path, tmp_path: Path) -> None:
+def test_failed_training_removes_the_hook(mvtec_root: Path, tmp_path: Path) -> None:
     callback, model = AdversarialCallback(weight=0.5), stfpm()
     model.on_train_batch_end = lambda *_: 1 / 0
     with pytest.raises(ZeroDivisionError):
@@ -99,7 +102,7 @@ def test_a_training_that_broke_off_leaves_nothing_behind(mvtec_root: Path, tmp_p
     fit(model, mvtec_root, tmp_path, callback)
 
 
-def test_each_training_has_discriminators_of_its_own(mvtec_root: Path, tmp_path: Path) -> None:
+def test_each_training_creates_discriminators(mvtec_root: Path, tmp_path: Path) -> None:
     callback = AdversarialCallback(weight=0.5)
     fit(reverse_distillation(), mvtec_root, tmp_path, callback)
     found = []
@@ -110,7 +113,7 @@ def test_each_training_has_discriminators_of_its_own(mvtec_root: Path, tmp_path:
     assert all(torch.equal(one, two) for one, two in zip(*(levels.parameters() for levels in found), strict=True))
 
 
-def test_it_changes_the_training_and_weight_zero_does_not(mvtec_root: Path, tmp_path: Path) -> None:
+def test_only_a_positive_weight_changes_the_training(mvtec_root: Path, tmp_path: Path) -> None:
     models = []
     for callback in (None, AdversarialCallback(weight=0.0), AdversarialCallback(weight=0.5)):
         model = stfpm()
@@ -121,7 +124,7 @@ def test_it_changes_the_training_and_weight_zero_does_not(mvtec_root: Path, tmp_
     assert not equal(models[0], models[2])
 
 
-def test_checkpoint_is_the_plain_model_s_and_the_callback_goes_on(mvtec_root: Path, tmp_path: Path) -> None:
+def test_checkpoint_works_without_the_callback_and_resumes_with_it(mvtec_root: Path, tmp_path: Path) -> None:
     callback, again = AdversarialCallback(weight=0.5), AdversarialCallback(weight=0.5, seed=1)
     path = fit(stfpm(), mvtec_root, tmp_path, callback).trainer.checkpoint_callback.best_model_path
     state = torch.load(path, weights_only=False)["state_dict"]
@@ -133,17 +136,17 @@ def test_checkpoint_is_the_plain_model_s_and_the_callback_goes_on(mvtec_root: Pa
         torch.testing.assert_close(one, two, rtol=0, atol=3e-4)  # a step of Adam, and not another seed's
 
 
-def test_models_without_a_pair(mvtec_root: Path, tmp_path: Path) -> None:
+def test_unsupported_models(mvtec_root: Path, tmp_path: Path) -> None:
     padim = Padim("resnet18", pre_trained=False, visualizer=False)
-    with pytest.raises(TypeError, match="must have a model with a module `loss`, got Padim, which has none"):
+    with pytest.raises(TypeError, match="must have a module `loss`, got Padim"):
         fit(padim, mvtec_root, tmp_path, AdversarialCallback())
     small = {"backbone": "resnet10t", "pre_trained": False, "image_size": 64, "num_steps": 1}
-    with pytest.raises(TypeError, match="must have a model with a module `loss`, got CoftAD, which has none"):
+    with pytest.raises(TypeError, match="must have a module `loss`, got CoftAD"):
         fit(CoftAD(**small, visualizer=False), mvtec_root, tmp_path, AdversarialCallback())
     untrained = UniAD(**small | {"num_steps": 0}, neighbor_size=3, visualizer=False)
-    with pytest.raises(TypeError, match="must have a model that calls its `loss`, got UniAD, which did not"):
+    with pytest.raises(TypeError, match="must call `loss` once per step, got no call by UniAD"):
         fit(untrained, mvtec_root, tmp_path, AdversarialCallback())
-    with pytest.raises(TypeError, match=r"two equal sets of features, .*, got CoftAD, whose `loss` is called with"):
+    with pytest.raises(TypeError, match=r"two sets of features of equal shapes, .* from CoftAD"):
         fit(CoftAD(**small, published=True, visualizer=False), mvtec_root, tmp_path, AdversarialCallback())
 
 

@@ -19,7 +19,7 @@ from PIL import ExifTags, Image
 
 from anomalib_fewshot import ImageStatistic
 from anomalib_fewshot.callbacks import PredictCheck
-from anomalib_fewshot.callbacks.predict_check import _warn_of_lost_maps
+from anomalib_fewshot.callbacks.predict_check import _warn_overwritten_maps
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def predict(model: AnomalibModule, tmp_path: Path, *, callbacks: Sequence[Callba
     return engine.predict(model, **arguments)
 
 
-def test_all_that_cannot_be_read_is_named(model: AnomalibModule, new: Path, tmp_path: Path) -> None:
+def test_all_unreadable_images_are_reported(model: AnomalibModule, new: Path, tmp_path: Path) -> None:
     content = (new / "1.jpg").read_bytes()
     (new / "1.jpg").write_bytes(content[: len(content) // 2])
     (new / "empty.png").touch()
@@ -75,7 +75,7 @@ def test_all_that_cannot_be_read_is_named(model: AnomalibModule, new: Path, tmp_
         assert part in str(error.value)
 
 
-def test_healthy_pictures_are_scored_and_what_is_left_out_is_said(
+def test_valid_images_are_scored_and_skipped_files_are_reported(
     new: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -87,18 +87,21 @@ def test_healthy_pictures_are_scored_and_what_is_left_out_is_said(
         caplog.clear()
         is_folder = arguments.get("data_path") != new / "0.jpg"
         assert len(predict(model, tmp_path, **arguments)) == (3 if is_folder else 1)
-        assert any(text.startswith(f"{new}: 1 files left out: ") for text in caplog.messages) is is_folder
+        assert (
+            any(text.startswith(f"{new}: has files that anomalib skips: 3.HEIC") for text in caplog.messages)
+            is is_folder
+        )
 
 
 @pytest.mark.parametrize(
     ("explanation", "labels", "words"),
     [
-        (["defect, p = 0.2", "good, p = 1", "defect"], [1, 0, 1], "3 pictures: 2 defect, 0 review, 1 good."),
-        (None, [1, 0, 0], "3 pictures: 1 anomalous, 2 normal."),
-        (None, None, "3 pictures: no labels."),
+        (["defect, p = 0.2", "good, p = 1", "defect"], [1, 0, 1], "3 images: 2 defect, 0 review, 1 good."),
+        (None, [1, 0, 0], "3 images: 1 anomalous, 2 normal."),
+        (None, None, "3 images: no labels."),
     ],
 )
-def test_what_was_found_is_said(
+def test_summary_of_the_verdicts(
     new: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -121,22 +124,22 @@ def test_what_was_found_is_said(
     caplog.set_level(logging.INFO)
     predict(model, tmp_path, data_path=new, callbacks=[PredictCheck(), Late()])
     maps = tmp_path / "ImageStatistic" / "latest" / "images"
-    said = [text for text in caplog.messages if "pictures: " in text or "Heat" in text]
+    said = [text for text in caplog.messages if "images: " in text or "Heat" in text]
     assert list(dict.fromkeys(said)) == [words, f"Heat maps: {maps}"]  # where it is installed, there are two of it
     assert len(list(maps.rglob("*.jpg"))) == 3
 
 
-def test_heat_maps_that_are_lost_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_overwritten_heat_maps_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = [tmp_path / name for name in ("a/part/1.png", "b/part/1.png", "b/other/1.png", "b/part/2.png")]
-    _warn_of_lost_maps(files[1:], tmp_path / "images")
+    _warn_overwritten_maps(files[1:], tmp_path / "images")
     assert caplog.messages == []
     (tmp_path / "images" / "part").mkdir(parents=True)
     (tmp_path / "images" / "part" / "2.png").touch()
-    _warn_of_lost_maps(files, tmp_path / "images")
+    _warn_overwritten_maps(files, tmp_path / "images")
     shared, replaced = caplog.messages
-    assert shared.startswith("2 pictures have a name and a folder's name in common")
-    assert f"{files[0]}, {files[1]}. Rename" in shared
-    assert replaced == f"1 heat maps of an earlier run in {tmp_path / 'images'} are replaced."
+    assert shared.startswith("2 images have the same file and folder names")
+    assert shared.endswith(f": {files[0]}, {files[1]}")
+    assert replaced.endswith(f": {tmp_path / 'images'}")
 
 
 def test_checkpoint_of_a_failed_run(new: Path, tmp_path: Path) -> None:
@@ -150,5 +153,5 @@ def test_checkpoint_of_a_failed_run(new: Path, tmp_path: Path) -> None:
     earlier.touch()
     checkpoint.parent.mkdir(parents=True)
     (tmp_path / "part/latest").symlink_to(tmp_path / "part/v1")
-    with pytest.raises(FileNotFoundError, match=rf"latest of other runs is {re.escape(str(earlier))}\.$"):
+    with pytest.raises(FileNotFoundError, match=rf"newest checkpoint is {re.escape(str(earlier))}$"):
         predict(model, tmp_path, data_path=new, ckpt_path=tmp_path / "part/latest/weights/lightning/model.ckpt")

@@ -43,7 +43,12 @@ def callbacks_of(
 
 @pytest.mark.parametrize("data", ["few_shot", "multi_category", "folder", "plain"])
 @pytest.mark.parametrize("make", [padim, statistic])
-def test_runs_of_own_models_and_data_modules(make: type, data: str, mvtec_root: Path, tmp_path: Path) -> None:
+def test_runs_with_models_or_data_modules_of_this_package_have_callbacks(
+    make: type,
+    data: str,
+    mvtec_root: Path,
+    tmp_path: Path,
+) -> None:
     model, plain = make(), MVTecAD(mvtec_root, "bolt", num_workers=0)
     if data == "multi_category" and make is padim:
         model.evaluator = anomalib_fewshot.CategoryEvaluator()

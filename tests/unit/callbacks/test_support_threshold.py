@@ -35,7 +35,7 @@ def bolt(root: Path, **arguments) -> FewShot:
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_threshold_is_that_of_a_loop_over_fits_without_one_image(own: bool, mvtec_root: Path, tmp_path: Path) -> None:
+def test_threshold_equals_a_leave_one_out_loop(own: bool, mvtec_root: Path, tmp_path: Path) -> None:
     model = patchcore(post_processor=SupportPostProcessor() if own else True)
     data = bolt(mvtec_root)
     engine = fit(model, tmp_path, data)
@@ -62,7 +62,7 @@ def test_threshold_is_that_of_a_loop_over_fits_without_one_image(own: bool, mvte
     ("cls", "arguments"),
     [(Padim, {"n_features": 8}), pytest.param(MHPatchcore, {}, marks=pytest.mark.slow)],
 )
-def test_the_model_is_as_without_it(
+def test_model_is_not_changed(
     cls: type[AnomalibModule],
     arguments: dict[str, int],
     mvtec_root: Path,
@@ -82,22 +82,22 @@ def test_the_model_is_as_without_it(
     assert thresholds[0] != thresholds[1]
 
 
-def test_two_pictures_are_too_few(mvtec_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_two_images_are_too_few(mvtec_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A Gaussian of one picture is none: the threshold comes from a validation, as before."""
     model = Padim(**LAYERS, n_features=8)
     fit(model, tmp_path, bolt(mvtec_root, k_shot=2))
     assert model.post_processor.image_threshold.isfinite()
-    assert "The thresholds of Padim cannot come from a support of 2" in caplog.text
+    assert "The thresholds of Padim cannot be calibrated on 2 support images" in caplog.text
 
 
-def test_no_threshold_is_said(mvtec_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_threshold_is_a_warning(mvtec_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = MVTecAD(mvtec_root, "bolt", num_workers=0, val_split_mode="none")
     fit(Padim(**LAYERS, n_features=8), tmp_path, FewShot(source, k_shot=2))
-    assert "Padim has no threshold: it cannot come from a support of 2" in caplog.text
-    assert "validation images of the source" not in caplog.text
+    assert "Padim has no threshold, so predicted labels are not meaningful" in caplog.text
+    assert "fitted to the validation images" not in caplog.text
 
 
-def test_model_that_takes_its_training_images_says_that_alone(
+def test_model_calibrated_on_training_images_has_one_warning(
     mvtec_root: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -106,10 +106,10 @@ def test_model_that_takes_its_training_images_says_that_alone(
     model = UniAD("resnet10t", pre_trained=False, image_size=64, num_steps=1, dim=16, num_heads=2, neighbor_size=3)
     fit(model, tmp_path, FewShot(source, k_shot=2))
     assert "calibrated on 2 good images that were used in training" in caplog.text
-    assert "cannot come from a support" not in caplog.text
+    assert "cannot be calibrated on" not in caplog.text
 
 
-def test_a_model_that_trains_is_validated_as_before(
+def test_trained_model_uses_validation_images(
     mvtec_root: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -118,13 +118,13 @@ def test_a_model_that_trains_is_validated_as_before(
     engine = fit(model, tmp_path, data)
     assert len(data.val_data) == 8  # MVTecAD's are the test images
     engine.test(model, datamodule=data, verbose=False)
-    assert caplog.text.count("The thresholds of Stfpm cannot come from a support of 3") == 1
+    assert caplog.text.count("The thresholds of Stfpm cannot be calibrated on 3 support images") == 1
     engine.test(model, datamodule=bolt(mvtec_root), verbose=False)  # WinCLIP, for one, is never fitted
-    assert caplog.text.count("The thresholds of Stfpm cannot come from a support of 3") == 2
+    assert caplog.text.count("The thresholds of Stfpm cannot be calibrated on 3 support images") == 2
 
 
 @pytest.mark.parametrize("validation", ["support", "source"])
-def test_models_of_this_package_take_the_support_unless_told_otherwise(
+def test_models_of_this_package_use_the_support_set_by_default(
     validation: str,
     mvtec_root: Path,
     tmp_path: Path,
@@ -135,7 +135,7 @@ def test_models_of_this_package_take_the_support_unless_told_otherwise(
     fit(model, tmp_path, data)
     assert hasattr(data, "val_data") is (validation == "source")
     assert (model.post_processor.scheme is None) is (validation == "source")
-    assert ("each held out in turn" in caplog.text) is (validation == "support")
+    assert ("Threshold calibrated on" in caplog.text) is (validation == "support")
 
 
 def test_wrong_validation(mvtec_root: Path) -> None:

@@ -14,7 +14,7 @@ from anomalib_fewshot import DAGM, FewShot, MultiCategory
 DEFECTS = ["0002", "0005"]  # in the folder Test
 
 
-def test_defects_are_tested_and_never_learnt_from(dagm_root: Path) -> None:
+def test_anomalous_images_are_only_tested(dagm_root: Path) -> None:
     datamodule = DAGM(dagm_root, "Class10", num_workers=0)
     datamodule.prepare_data()
     datamodule.setup()
@@ -27,7 +27,7 @@ def test_defects_are_tested_and_never_learnt_from(dagm_root: Path) -> None:
     assert (datamodule.name, datamodule.category, datamodule.task) == ("DAGM", "Class10", "segmentation")
 
 
-def test_masks_are_the_ellipses(dagm_root: Path) -> None:
+def test_masks_are_ellipses(dagm_root: Path) -> None:
     datamodule = DAGM(dagm_root, num_workers=0)
     datamodule.setup()
     for item in datamodule.test_data:
@@ -36,7 +36,7 @@ def test_masks_are_the_ellipses(dagm_root: Path) -> None:
         assert torch.equal(item.gt_mask.bool(), item.image[0] < 0.2)
 
 
-def test_few_of_it_and_several_categories(dagm_root: Path) -> None:
+def test_few_shot_and_multi_category(dagm_root: Path) -> None:
     few = FewShot(DAGM(dagm_root, "Class1", num_workers=0), k_shot=2)
     few.prepare_data()
     few.setup()
@@ -49,7 +49,7 @@ def test_few_of_it_and_several_categories(dagm_root: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["Train", "Test"])
-def test_without_masks_nothing_is_known_of_defects(dagm_root: Path, tmp_path: Path, split: str) -> None:
+def test_missing_masks_are_an_error(dagm_root: Path, tmp_path: Path, split: str) -> None:
     copytree(dagm_root, tmp_path / "DAGM")
     rmtree(tmp_path / "DAGM" / "Class1" / split / "Label")
     with pytest.raises(ValueError, match=f"masks in Class1/{split}/Label/0001_label.PNG, got"):
@@ -61,7 +61,7 @@ def test_wrong_path(tmp_path: Path, folder: str) -> None:
     datamodule = FewShot(DAGM(tmp_path / folder, num_workers=0))
     with pytest.raises(
         ValueError,
-        match=r"with Class1/Train/0001.PNG and masks in .*_label.PNG, got .*The data set is at",
+        match=r"with Class1/Train/0001.PNG and masks in .*_label.PNG, got .*Download the data set",
     ):
         datamodule.prepare_data()
 

@@ -11,7 +11,7 @@ from anomalib_fewshot.data import ELPV, elpv
 
 
 @pytest.mark.parametrize("category", ["mono", "poly"])
-def test_splits_are_apart_balanced_and_always_the_same(category: str) -> None:
+def test_splits_are_disjoint_balanced_and_fixed(category: str) -> None:
     first, again = ELPV(category, num_test=30), ELPV(category, num_test=30)
     for datamodule in (first, again):
         datamodule.setup()
@@ -24,7 +24,7 @@ def test_splits_are_apart_balanced_and_always_the_same(category: str) -> None:
     assert Path(first.train_data[0].image_path).is_file()
 
 
-def test_all_cells_the_experts_are_sure_of() -> None:
+def test_all_cells_with_a_certain_label() -> None:
     """1508 cells have a defect probability of 0 and 715 one of 1, of 2624."""
     total = 0
     for category in ("mono", "poly"):
@@ -44,7 +44,7 @@ def test_no_test_images() -> None:
         ELPV(num_test=-1).setup()
 
 
-def test_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(elpv, "find_spec", lambda _: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'anomalib-fewshot\[elpv\]'"):
         ELPV().setup()

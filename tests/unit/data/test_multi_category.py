@@ -16,7 +16,7 @@ from anomalib.models import Padim
 from PIL import Image
 
 from anomalib_fewshot import CategoryEvaluator, FewShot, ImageStatistic, MultiCategory, MVTecFolder
-from anomalib_fewshot.data.multi_category import CategoryBatches
+from anomalib_fewshot.data.multi_category import CategoryBatchSampler
 from anomalib_fewshot.data.support import ordered_dataloader
 from anomalib_fewshot.errors import DataValidationError
 
@@ -46,7 +46,7 @@ def categories(data: Any, root: Path) -> set[str]:  # noqa: ANN401
     return {Path(path).relative_to(root).parts[0] for path in paths(data)}
 
 
-def test_target_is_tested_and_the_others_are_learnt_from(root: Path) -> None:
+def test_target_is_tested_and_other_categories_are_trained_on(root: Path) -> None:
     datamodule = make(root, target="cloth", k_shot=2, validation="source")
     assert datamodule.train_categories == ["bolt", "nut"]
     assert categories(datamodule.train_data, root) == {"bolt", "nut"}
@@ -75,7 +75,7 @@ def test_some_of_the_other_categories_are_trained_on(root: Path) -> None:
         datamodule.train_on(["cloth"])
 
 
-def test_test_images_of_other_categories_are_of_no_concern(root: Path) -> None:
+def test_test_images_of_other_categories_are_not_checked(root: Path) -> None:
     (root / "bolt/test/good/000.png").write_bytes(b"")
     make(root, target="cloth")
     for target in ("bolt", None):
@@ -84,7 +84,7 @@ def test_test_images_of_other_categories_are_of_no_concern(root: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["bolt", "cloth", "nut"])
-def test_nothing_of_the_target_reaches_training(root: Path, target: str) -> None:
+def test_target_is_not_used_for_training(root: Path, target: str) -> None:
     datamodule = make(root, target=target, k_shot=1, validation="source")
     seen = {path for batch in datamodule.train_dataloader() for path in batch.image_path}
     held = {*paths(datamodule.support_data), *paths(datamodule.test_data), *paths(datamodule.val_data)}
@@ -93,17 +93,17 @@ def test_nothing_of_the_target_reaches_training(root: Path, target: str) -> None
     assert all(f"/{target}/" not in path for path in seen)
 
 
-def test_image_that_is_in_two_categories_is_refused(mvtec_root: Path) -> None:
+def test_image_in_two_categories_is_an_error(mvtec_root: Path) -> None:
     folder = {"root": mvtec_root / "bolt", "normal_dir": "train/good", "num_workers": 0}
     test = {"normal_test_dir": "test/good", "abnormal_dir": "test/hole"}
     same = Folder(name="same", **folder, **test)
     same.category = "other"
     datamodule = MultiCategory([MVTecFolder(mvtec_root, "bolt"), same], target="bolt", k_shot=1)
-    with pytest.raises(ValueError, match="No image of the target must be trained on, got .*bolt/train/good/000.png"):
+    with pytest.raises(ValueError, match="must not contain images of the target, got .*bolt/train/good/000.png"):
         datamodule.setup()
 
 
-def test_without_a_target_each_category_is_learnt_from_and_tested(root: Path) -> None:
+def test_without_a_target_each_category_is_trained_on_and_tested(root: Path) -> None:
     datamodule = make(root, k_shot=3)
     assert datamodule.train_categories == ["bolt", "cloth", "nut"]
     assert (len(datamodule.train_data), len(datamodule.test_data), len(datamodule.support_data)) == (9, 24, 9)
@@ -112,7 +112,7 @@ def test_without_a_target_each_category_is_learnt_from_and_tested(root: Path) ->
     assert batch.gt_mask is None  # batches are mixed, and one category has none
 
 
-def test_training_images_in_their_order(root: Path) -> None:
+def test_training_images_in_order(root: Path) -> None:
     datamodule = make(root, k_shot=3)
     batches = list(ordered_dataloader(datamodule))  # of several categories, of which one has no masks
     assert [len(batch.image) for batch in batches] == [4, 4, 1]
@@ -127,7 +127,7 @@ def test_all_images_of_each_category(root: Path) -> None:
     assert len(make(root, target="cloth", k_shot=None).support_data) == 10
 
 
-def test_support_is_that_of_few_shot(root: Path) -> None:
+def test_support_equals_few_shot(root: Path) -> None:
     alone = FewShot(MVTecFolder(root, "cloth"), k_shot=3, seed=5)
     alone.setup()
     both = [make(root, target=target, k_shot=3, seed=5) for target in ("cloth", None)]
@@ -136,7 +136,7 @@ def test_support_is_that_of_few_shot(root: Path) -> None:
     assert both[0].manifest == alone.manifest
 
 
-def test_support_may_be_named(root: Path) -> None:
+def test_support_by_file_names(root: Path) -> None:
     datamodule = make(root, target="cloth", support=["007.png"])
     assert [Path(path).name for path in paths(datamodule.support_data)] == ["007.png"]
 
@@ -149,7 +149,7 @@ def test_target_can_be_changed(root: Path) -> None:
     assert categories(datamodule.test_data, root) == {"nut"}
 
 
-def test_sources_may_be_of_different_classes(mvtec_root: Path) -> None:
+def test_sources_of_different_classes(mvtec_root: Path) -> None:
     sources = [
         {"class_path": "MVTecAD", "init_args": {"root": str(mvtec_root), "category": "bolt", "num_workers": 0}},
         MVTecFolder(mvtec_root, "cloth", num_workers=0),
@@ -160,7 +160,7 @@ def test_sources_may_be_of_different_classes(mvtec_root: Path) -> None:
     assert len(datamodule.train_data) == 10
 
 
-def test_batches_are_of_one_category_and_of_two_images_at_least(root: Path) -> None:
+def test_batches_have_one_category_and_at_least_two_images(root: Path) -> None:
     datamodule = make(root, target="cloth", k_shot=2)
     for loader in (datamodule.train_dataloader(), datamodule.test_dataloader(), datamodule.val_dataloader()):
         for batch in loader:
@@ -168,7 +168,7 @@ def test_batches_are_of_one_category_and_of_two_images_at_least(root: Path) -> N
             assert len(batch.image) >= 2
 
 
-def test_order_follows_the_seed_alone(root: Path) -> None:
+def test_order_depends_only_on_the_seed(root: Path) -> None:
     def order(seed: int) -> list[list[str]]:
         loader = make(root, target="cloth", k_shot=2, seed=seed).train_dataloader()
         return [list(batch.image_path) for _ in range(2) for batch in loader]
@@ -185,7 +185,7 @@ def test_order_follows_the_seed_alone(root: Path) -> None:
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 8, 32])
 def test_category_batches(lengths: list[int], batch_size: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    sampler = CategoryBatches(lengths, batch_size, generator)
+    sampler = CategoryBatchSampler(lengths, batch_size, generator)
     batches = list(sampler)
     assert len(batches) == len(sampler)
     assert sorted(index for batch in batches for index in batch) == list(range(sum(lengths)))
@@ -196,9 +196,9 @@ def test_category_batches(lengths: list[int], batch_size: int) -> None:
 
 
 @pytest.mark.parametrize("num_replicas", [2, 3])
-def test_processes_share_the_batches(num_replicas: int) -> None:
+def test_batches_are_distributed_over_processes(num_replicas: int) -> None:
     def batches(*process: int) -> list[list[int]]:
-        return list(CategoryBatches([9, 4, 5], 3, torch.Generator().manual_seed(0), *process))
+        return list(CategoryBatchSampler([9, 4, 5], 3, torch.Generator().manual_seed(0), *process))
 
     shares = [batches(rank, num_replicas) for rank in range(num_replicas)]
     assert len({len(share) for share in shares}) == 1  # else one would wait for another for ever
@@ -210,7 +210,7 @@ def test_processes_share_the_batches(num_replicas: int) -> None:
 def test_category_of_one_image(root: Path) -> None:
     for image in list((root / "nut/train/good").iterdir())[1:]:
         image.unlink()
-    with pytest.raises(ValueError, match=r"two normal training images or more, got one in \['nut'\]. Leave it out."):
+    with pytest.raises(ValueError, match=r"at least two normal training images each, got one in \['nut'\]"):
         make(root, target="cloth", k_shot=1)
 
 
@@ -218,9 +218,12 @@ def test_category_of_one_image(root: Path) -> None:
     ("arguments", "message"),
     [
         ({"target": "bottle"}, r"`target` must be one of the categories \['bolt', 'cloth', 'nut'\], got 'bottle'"),
-        ({"categories": ["bolt"]}, r"`categories` must be at least two, got \['bolt'\]. For one .* use `FewShot`"),
+        (
+            {"categories": ["bolt"]},
+            r"`categories` must have two or more names, got \['bolt'\]. For one .* use `FewShot`",
+        ),
         ({"categories": ["bolt", "screw"]}, "got 'screw'"),
-        ({"support": ["0.png"]}, "`support` must be that of a `target`"),
+        ({"support": ["0.png"]}, "`support` requires `target`"),
         ({"target": "bolt", "k_shot": 11}, "got 11, but .* has 10"),
     ],
 )
@@ -230,21 +233,21 @@ def test_wrong_arguments(root: Path, arguments: dict[str, Any], message: str) ->
 
 
 def test_root_without_categories(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="`categories` must be named, as the root .* has no folder with a `train`"):
+    with pytest.raises(ValueError, match="`categories` must be given, because no folder of the root contains `train`"):
         make(tmp_path)
 
 
 def test_list_of_sources(mvtec_root: Path) -> None:
     sources = [MVTecFolder(mvtec_root, "bolt"), MVTecFolder(mvtec_root, "bolt")]
-    with pytest.raises(ValueError, match=r"must be a list of different categories, got \['bolt', 'bolt'\]"):
+    with pytest.raises(ValueError, match=r"must have each category once, got \['bolt', 'bolt'\]"):
         MultiCategory(sources).setup()
-    with pytest.raises(ValueError, match="`categories` must be left out where `source` is a list"):
+    with pytest.raises(ValueError, match="`categories` must not be given if `source` is a list"):
         MultiCategory(sources, categories=["bolt"])
     with pytest.raises(TypeError, match="got str"):
         MultiCategory(["MVTecAD"])
 
 
-def test_model_is_measured_as_before_on_other_data(root: Path, mvtec_root: Path, tmp_path: Path) -> None:
+def test_metrics_are_restored_for_other_data(root: Path, mvtec_root: Path, tmp_path: Path) -> None:
     model, engine = ImageStatistic(image_size=64, visualizer=False), Engine(default_root_dir=tmp_path / "results")
     metrics = [metric.name for metric in model.evaluator.test_metrics]
     engine.fit(model, datamodule=make(root))
@@ -256,15 +259,15 @@ def test_model_is_measured_as_before_on_other_data(root: Path, mvtec_root: Path,
     assert [metric.name for metric in model.evaluator.test_metrics] == metrics
 
 
-def test_several_devices_need_batches_that_lightning_does_not_divide(root: Path) -> None:
+def test_distributed_sampler_of_lightning_is_an_error(root: Path) -> None:
     datamodule = MultiCategory(MVTecFolder(root, num_workers=0), k_shot=1)
     connector = SimpleNamespace(use_distributed_sampler=True)
-    datamodule.trainer = SimpleNamespace(world_size=2, _accelerator_connector=connector)
-    with pytest.raises(ValueError, match="must be false on several devices: .* Give `--trainer.use_distributed"):
+    datamodule.trainer = SimpleNamespace(world_size=2, callbacks=[], _accelerator_connector=connector)
+    with pytest.raises(ValueError, match="`use_distributed_sampler` must be false on several devices"):
         datamodule.setup()
 
 
-def test_several_devices_share_the_images_of_all_categories(root: Path) -> None:
+def test_images_of_all_categories_are_distributed_over_devices(root: Path) -> None:
     datamodule = MultiCategory(MVTecFolder(root, num_workers=0), k_shot=2)
     datamodule.setup()
     shares = []
@@ -275,7 +278,7 @@ def test_several_devices_share_the_images_of_all_categories(root: Path) -> None:
     assert len({*shares[0], *shares[1]}) == len(datamodule.train_data)
 
 
-def test_four_categories_warn_once_of_each_kind(
+def test_four_categories_log_each_kind_of_warning_once(
     mvtec_root: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,

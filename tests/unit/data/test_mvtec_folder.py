@@ -51,7 +51,7 @@ def test_same_images_and_masks_as_anomalib(mvtec_root: Path, mode: str) -> None:
             torch.testing.assert_close(my_item.gt_mask, their_item.gt_mask)
 
 
-def test_without_masks_there_are_labels_alone(root: Path) -> None:
+def test_without_masks_there_are_only_labels(root: Path) -> None:
     shutil.rmtree(root / "bolt/ground_truth")
     datamodule = make(root)
     assert datamodule.task == datamodule.test_data.task == "classification"
@@ -61,7 +61,7 @@ def test_without_masks_there_are_labels_alone(root: Path) -> None:
     assert batch.image.shape == (8, 3, 64, 64)
 
 
-def test_masks_belong_to_their_images_whatever_the_names(root: Path) -> None:
+def test_masks_are_matched_for_any_name(root: Path) -> None:
     """`1.jpg` lies before `10.jpg`, and `1_mask.png` behind `10_mask.png`; a mask may lack the `_mask`."""
     bolt = root / "bolt"
     shutil.copytree(bolt / "test/hole", bolt / "test/a.scratch")
@@ -89,31 +89,31 @@ def test_images_of_other_suffixes(root: Path, suffix: str) -> None:
     assert datamodule.task == "segmentation"
 
 
-def test_some_masks_are_an_error_that_names_an_image(root: Path) -> None:
+def test_some_missing_masks_are_an_error(root: Path) -> None:
     for name in ("001_mask.png", "003_mask.png"):
         (root / "bolt/ground_truth/hole" / name).unlink()
     datamodule = FewShot(MVTecFolder(root, "bolt"))
-    with pytest.raises(ValueError, match=r"^`root` must have masks of all .*test/hole/001\.png and of 1 others"):
+    with pytest.raises(ValueError, match=r"^`root` must have masks .* got 2 images without a mask.*test/hole/001\.png"):
         datamodule.prepare_data()
 
 
-def test_masks_of_other_names_are_not_left_out_in_silence(root: Path) -> None:
+def test_unmatched_masks_are_an_error(root: Path) -> None:
     for path in (root / "bolt/ground_truth/hole").iterdir():
         path.rename(path.with_name(f"gt_{path.name}"))
-    with pytest.raises(ValueError, match=r"test/hole/000\.png and of 3 others"):
+    with pytest.raises(ValueError, match=r"got 4 images without a mask.*test/hole/000\.png"):
         make(root)
 
 
-def test_images_that_would_share_a_mask_are_an_error_that_names_both(root: Path) -> None:
+def test_two_images_with_one_mask_are_an_error(root: Path) -> None:
     folder = root / "bolt/test/hole"
     Image.open(folder / "001.png").save(folder / "001.jpg")
-    with pytest.raises(ValueError, match=r"differ in more than the suffix, got .*001\.jpg and .*001\.png. Rename one"):
+    with pytest.raises(ValueError, match=r"differ in more than their suffix, got .*001\.jpg and .*001\.png"):
         make(root)
     shutil.rmtree(root / "bolt/ground_truth")
     assert len(make(root).test_data) == 9  # without masks there is nothing to share
 
 
-def test_name_and_category_decide_the_choice(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choice_depends_on_name_and_category(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root.parent / "elsewhere").symlink_to(root)
     monkeypatch.chdir(root)
     for path, name in ((root, "mine"), (Path(), "mine"), ("../elsewhere/", "elsewhere")):
@@ -136,7 +136,7 @@ def test_category_can_be_set_later(root: Path) -> None:
         assert {Path(path).relative_to(root).parts[0] for path in paths} == {category}
 
 
-def test_folders_behind_links(root: Path) -> None:
+def test_linked_folders(root: Path) -> None:
     for folder in ("bolt/test/hole", "bolt/ground_truth", "cloth"):
         shutil.move(root / folder, root.parent / Path(folder).name)
         (root / folder).symlink_to(root.parent / Path(folder).name)
@@ -144,12 +144,12 @@ def test_folders_behind_links(root: Path) -> None:
         assert [len(data) for data in subsets(make(root, category))] == [10, 8, 8]
 
 
-def test_nothing_is_read_before_the_setup() -> None:
+def test_constructor_reads_no_files() -> None:
     arguments = {"root": "/no/such/folder", "category": "bolt"}
     assert get_datamodule({"class_path": "MVTecFolder", "init_args": arguments}).name == "folder"
 
 
-def test_good_images_alone(root: Path) -> None:
+def test_normal_images_only(root: Path) -> None:
     shutil.rmtree(root / "bolt/test")
     with pytest.raises(ValueError, match=r"must have images in test/good or test/<defect>, got .*bolt, which has none"):
         make(root)
@@ -157,13 +157,13 @@ def test_good_images_alone(root: Path) -> None:
     assert (len(datamodule.train_data), len(datamodule.test_data)) == (10, 0)
 
 
-def test_folder_that_is_empty_counts_as_none(root: Path) -> None:
+def test_empty_folder_is_ignored(root: Path) -> None:
     (root / "bolt/test/dent").mkdir()
     assert len(make(root).test_data) == 8
 
 
 @pytest.mark.parametrize("wrap", [False, True])
-def test_what_is_missing_is_named(root: Path, *, wrap: bool) -> None:
+def test_missing_folders_are_errors(root: Path, *, wrap: bool) -> None:
     def prepare(path: Path, category: str) -> None:
         source = MVTecFolder(path, category)
         (FewShot(source) if wrap else source).prepare_data()
@@ -171,7 +171,10 @@ def test_what_is_missing_is_named(root: Path, *, wrap: bool) -> None:
     shutil.rmtree(root / "cloth/train/good")
     with pytest.raises(ValueError, match=r"^`root` must be a folder, got .*missing, which does not exist\.$"):
         prepare(root / "missing", "bolt")
-    with pytest.raises(ValueError, match=r"^`category` must be a folder of .*'nut'\. There are \['bolt', 'cloth'\]\.$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^`category` must be a folder of .*'nut'\. Available: \['bolt', 'cloth'\]\.$",
+    ):
         prepare(root, "nut")
     with pytest.raises(ValueError, match=r"^`category` must have images in train/good, got .*cloth, which has none"):
         prepare(root, "cloth")

@@ -70,14 +70,14 @@ def test_names_match_the_ends_of_paths() -> None:
     ("names", "message"),
     [
         ([], "at least one image"),
-        (["1.png"], "got '1.png', which is none of them"),
-        (["0.png"], "which is 2 of them: name its folder too"),
+        (["1.png"], "got '1.png', which matches no image"),
+        (["0.png"], "got '0.png', which matches 2"),
         (["a/0.png", "/data/a/0.png"], "must not name an image twice"),
         (["hole/3.png"], "got 'hole/3.png', which is an anomalous image of the test data"),
-        ([""], "got '', which is none of them"),
+        ([""], "got '', which matches no image"),
     ],
 )
-def test_names_that_do_not_match(names: list[str], message: str) -> None:
+def test_unmatched_names(names: list[str], message: str) -> None:
     others = {"/data/test/hole/3.png": "an anomalous image of the test data"}
     with pytest.raises(ValueError, match=message):
         match_support(names, ["/data/a/0.png", "/data/b/0.png"], others)

@@ -90,5 +90,5 @@ def test_other_categories(mvtec_root: Path) -> None:
 
 
 def test_other_data_are_refused() -> None:
-    with pytest.raises(TypeError, match="must be an anomalib datamodule, got LightningDataModule. Give it as `data"):
+    with pytest.raises(TypeError, match="must be an anomalib data module, got LightningDataModule"):
         support_dataloader(LightningDataModule())

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A run on pictures of a weave."""
+"""Fixtures: a finished run on synthetic images."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[], CoftAD]:
 
 @pytest.fixture(scope="session")
 def part(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with four good pictures, and new ones of equal names, one with a hole and a hard name."""
+    """Return a folder with four good and four new images, one with a hole and special characters in its name."""
     root = tmp_path_factory.mktemp("part")
     for seed in range(4):
         draw(root / "good" / f"{seed}.png", seed)
@@ -35,7 +35,7 @@ def part(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(part: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a finished run, in a folder whose name anomalib's own data sets refuse."""
+    """Return the folder of a finished run. Its path has a letter that anomalib's datasets refuse."""
     root = tmp_path_factory.mktemp("Läufe")
     with mock.patch.object(training, "new_model", small_model):
         inspect(part / "good", part / "new", out=root, progress=False)

@@ -11,14 +11,14 @@ from anomalib_fewshot.inspection.drift import (
     describe_drift,
     level_p_value,
     measure_drift,
-    num_needed,
+    min_new_images,
 )
 
-LEVELS = [0.125, 0.25, 0.375, 0.5]
+CALIBRATION_SCORES = [0.125, 0.25, 0.375, 0.5]
 
 
 @pytest.mark.parametrize(("num_good", "num_new"), [(4, 20), (8, 50), (3, 10)])
-def test_p_value_is_that_of_exchangeable_scores(num_good: int, num_new: int) -> None:
+def test_p_value_of_exchangeable_scores(num_good: int, num_new: int) -> None:
     generator = np.random.default_rng(0)
     scores = generator.random((20000, num_good + num_new))
     median = np.sort(scores[:, :num_good], axis=1)[:, (num_good + 1) // 2 - 1]
@@ -29,7 +29,7 @@ def test_p_value_is_that_of_exchangeable_scores(num_good: int, num_new: int) -> 
 
 @pytest.mark.parametrize("num_good", [2, 3, 4, 5, 8, 16, 64])
 def test_limit_can_be_reached(num_good: int) -> None:
-    number = num_needed(num_good)
+    number = min_new_images(num_good)
     assert level_p_value(number, number, num_good) <= LEVEL_LIMIT
     assert number == 8 or level_p_value(number - 1, number - 1, num_good) > LEVEL_LIMIT
     assert level_p_value(0, number, num_good) == pytest.approx(1)
@@ -37,46 +37,46 @@ def test_limit_can_be_reached(num_good: int) -> None:
 
 @pytest.mark.parametrize(("num_good", "num_new"), [(4, 8), (4, 30), (8, 50)])
 def test_false_alarm_rate(num_good: int, num_new: int) -> None:
-    """Both tests together, of scores that are exchangeable."""
+    """The combined false-alarm rate of both tests on exchangeable scores."""
     generator = np.random.default_rng(0)
     alarms = 0
     for _ in range(2000):
         scores = generator.normal(size=num_good + num_new).tolist()
         drift = measure_drift(scores[num_good:], sorted(scores[:num_good]))
         assert drift is not None
-        alarms += drift.has_changed_level or drift.has_trend
+        alarms += drift.has_level_shift or drift.has_trend
     print(f"k = {num_good}, {num_new} new: {alarms / 2000:.3f}")
     assert alarms / 2000 < 0.06 + 0.016  # three standard deviations
 
 
-def test_all_new_pictures_above_the_median_are_a_change() -> None:
-    """Even if they exceed it by little, and with four good pictures."""
-    drift = measure_drift([0.3] * 30, LEVELS)
+def test_all_new_images_above_the_median_are_drift() -> None:
+    """The size of the difference does not matter, and four good images suffice."""
+    drift = measure_drift([0.3] * 30, CALIBRATION_SCORES)
     assert drift is not None
     assert (drift.num_above, drift.num_new, drift.num_good) == (30, 30, 4)
-    assert drift.has_changed_level
+    assert drift.has_level_shift
     assert not drift.has_trend  # all scores are equal
-    assert "30 of 30" in describe_drift([0.3] * 30, LEVELS)
+    assert "30 of 30" in describe_drift([0.3] * 30, CALIBRATION_SCORES)
 
 
-def test_usual_pictures_are_no_change() -> None:
-    drift = measure_drift(np.random.default_rng(0).random(40).tolist(), LEVELS)
+def test_normal_images_are_no_drift() -> None:
+    drift = measure_drift(np.random.default_rng(0).random(40).tolist(), CALIBRATION_SCORES)
     assert drift is not None
-    assert not drift.has_changed_level
+    assert not drift.has_level_shift
     assert not drift.has_trend
 
 
 @pytest.mark.parametrize(("start", "end", "word"), [(0, 1, "rise"), (1, 0, "fall")])
 def test_trend(start: float, end: float, word: str) -> None:
     scores = np.linspace(start, end, 40).tolist()
-    drift = measure_drift(scores, LEVELS)
+    drift = measure_drift(scores, CALIBRATION_SCORES)
     assert drift is not None
     assert drift.has_trend
-    assert f"Scores {word} " in describe_drift(scores, LEVELS)
+    assert f"Scores {word} " in describe_drift(scores, CALIBRATION_SCORES)
 
 
-def test_too_few_pictures() -> None:
-    assert measure_drift([0.1] * 7, LEVELS) is None
-    assert measure_drift([0.1] * 50, LEVELS[:1]) is None
-    assert not describe_drift([0.1] * 7, LEVELS)
-    assert "from 12 new pictures on" in describe_drift([0.9] * 10, LEVELS)  # all of them are above
+def test_too_few_images() -> None:
+    assert measure_drift([0.1] * 7, CALIBRATION_SCORES) is None
+    assert measure_drift([0.1] * 50, CALIBRATION_SCORES[:1]) is None
+    assert not describe_drift([0.1] * 7, CALIBRATION_SCORES)
+    assert "at least 12 new pictures" in describe_drift([0.9] * 10, CALIBRATION_SCORES)  # all of them are above

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Runs: what they leave, how they end, and how they are resumed."""
+"""Runs: their outputs, their end after Ctrl-C, and how they are resumed."""
 
 import json
 import logging
@@ -29,14 +29,14 @@ NAMES = ["a/0.png", "b/0.jpg", "b/0.png", "hole ä#1 'x'.png"]
 
 @pytest.fixture
 def parts(part: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder with copies of good and new pictures, in which commands are given."""
+    """Return the working directory, with copies of the good and new images."""
     for name in ("good", "new"):
         shutil.copytree(part / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_what_a_run_leaves(trained: Path) -> None:
+def test_outputs_of_a_run(trained: Path) -> None:
     table = pd.read_csv(trained / "scores.csv")
     assert list(table.columns) == ["path", "verdict", "score", "p_value"]
     assert sorted(table.path) == NAMES
@@ -44,20 +44,20 @@ def test_what_a_run_leaves(trained: Path) -> None:
     assert (table.path[0], table.verdict[0], table.p_value[0]) == (NAMES[-1], "defect", 0.2)  # of k = 4
     for name in NAMES:
         with Image.open(trained / "overlays" / f"{name}.jpg") as overlay:
-            assert overlay.size == (WIDTH, HEIGHT)  # the photo's own
+            assert overlay.size == (WIDTH, HEIGHT)
         for folder, suffix in (("thumbnails", "jpg"), ("photos", "jpg"), ("heat", "png")):
             assert (trained / "page" / folder / f"{name}.{suffix}").is_file()
     assert len(json.loads((trained / "support.json").read_text(encoding="utf-8"))["images"]) == 4
     assert not list(trained.rglob("*.part"))
 
 
-def test_scores_are_those_of_predict(
+def test_scores_equal_predict(
     trained: Path,
     part: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """And of the command that `anomalib predict` ends with, which takes a checkpoint."""
+    """This includes the command that `anomalib predict` suggests, which loads a checkpoint."""
     for number, name in enumerate(NAMES):  # anomalib refuses the names and the folder of the run
         (tmp_path / "new").mkdir(exist_ok=True)
         shutil.copy(part / "new" / name, tmp_path / "new" / f"{number}{Path(name).suffix}")
@@ -78,7 +78,7 @@ def test_scores_are_those_of_predict(
             assert words.startswith(table.verdict[Path(path).name])
 
 
-def test_next_runs_have_folders_of_their_own(trained: Path, parts: Path) -> None:
+def test_each_run_has_its_own_folder(trained: Path, parts: Path) -> None:
     draw(parts / "more" / "c.png", 30)
     before = (trained / "scores.csv").read_bytes()
     for number in range(2):
@@ -86,11 +86,15 @@ def test_next_runs_have_folders_of_their_own(trained: Path, parts: Path) -> None
         assert list(table.path) == ["c.png"]
         assert (parts / "results" / "inspect" / f"v{number}" / "index.html").is_file()
     assert (trained / "scores.csv").read_bytes() == before
-    again = inspect(new="more/c.png", model="results/inspect/v1", progress=False)  # a model of a model, one picture
+    again = inspect(
+        new="more/c.png",
+        model="results/inspect/v1",
+        progress=False,
+    )  # the model of a run without training; one image
     pd.testing.assert_frame_equal(again, table)
 
 
-def test_broken_files_are_named_and_left_out(
+def test_broken_files_are_reported_and_skipped(
     trained: Path,
     parts: Path,
     capsys: pytest.CaptureFixture[str],
@@ -104,17 +108,17 @@ def test_broken_files_are_named_and_left_out(
     (parts / "new" / "middle.png").write_bytes(whole[:middle] + bytes(64) + whole[middle + 64 :])
     table = inspect(new="new", model=trained)
     assert sorted(table.path) == ["a/0.png", NAMES[-1]]
-    findings = pd.read_csv("results/inspect/v0/findings.csv").set_index("path")
-    assert set(findings.index[findings.severity == "error"]) == {"new/cut.png", "new/empty.png", "new/middle.png"}
+    issues = pd.read_csv("results/inspect/v0/findings.csv").set_index("path")
+    assert set(issues.index[issues.severity == "error"]) == {"new/cut.png", "new/empty.png", "new/middle.png"}
     said = capsys.readouterr().out
-    for name in ("cut.png", "empty.png", "middle.png", "phone.HEIC", "3 left out"):
+    for name in ("cut.png", "empty.png", "middle.png", "phone.HEIC", "3 skipped"):
         assert name in said
     with pytest.raises(ValueError, match=r"^2 files or folders(.|\n)*cut\.png(.|\n)*empty\.png"):
         inspect(new="new", model=trained, strict=True, progress=False)
 
 
 @pytest.mark.usefixtures("small", "parts")
-def test_broken_good_pictures_are_left_out(parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_good_images_are_skipped(parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (parts / "good" / "1.png").write_bytes(b"")
     inspect("good", "new")
     assert re.search(r"Training on 3 good pictures .* 100%", capsys.readouterr().out)  # the steps of the fit
@@ -125,42 +129,42 @@ def test_broken_good_pictures_are_left_out(parts: Path, capsys: pytest.CaptureFi
     }
     for path in (parts / "good").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"`good` must have a picture that can be used, got none(.|\n)*is empty"):
+    with pytest.raises(ValueError, match=r"`good` must contain usable pictures, got none(.|\n)*is empty"):
         inspect("good", "new", progress=False)
     assert not Path("results/inspect/v1").exists()
 
 
 @pytest.mark.usefixtures("small", "parts")
-def test_one_picture_gives_no_defect(capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_good_image_gives_no_defect(capsys: pytest.CaptureFixture[str]) -> None:
     table = inspect("good/0.png", "new")
     assert set(table.verdict) <= {"good", "review"}
     assert table.verdict[table.path == NAMES[-1]].item() == "review"
     assert table.p_value.isna().all()
-    assert "nothing is called a defect" in capsys.readouterr().out.replace("\n", " ")
+    assert "no image is called a defect" in capsys.readouterr().out.replace("\n", " ")
     assert '"defect":null' in Path("results/inspect/v0/index.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("small", "parts")
-def test_pictures_of_the_support_are_not_scored() -> None:
+def test_support_images_are_not_scored() -> None:
     table = inspect(["good", "new/a/0.png"], "new", progress=False)
     assert sorted(table.path) == [name for name in NAMES if name != "a/0.png"]
     assert len(json.loads(Path("results/inspect/v0/support.json").read_text(encoding="utf-8"))["images"]) == 5
-    table = inspect(new=".", model="results/inspect/v0", progress=False)  # finds no pictures of runs
+    table = inspect(new=".", model="results/inspect/v0", progress=False)  # ignores the outputs of runs
     assert sorted(table.path) == [f"new/{name}" for name in NAMES if name != "a/0.png"]
-    with pytest.raises(ValueError, match="must have pictures to score, got none in good"):
+    with pytest.raises(ValueError, match="`new` must contain usable pictures, got none in good"):
         inspect("good", "good", progress=False)
 
 
 @pytest.mark.parametrize("killed", [False, True])
 def test_resumes(trained: Path, parts: Path, monkeypatch: pytest.MonkeyPatch, killed: bool) -> None:
-    write = inspection.write_pictures
+    write = inspection.write_images
 
     def interrupt(scored: object, folder: Path, name: str) -> None:
         if name == NAMES[2]:
             raise SystemError if killed else KeyboardInterrupt
         write(scored, folder, name)
 
-    monkeypatch.setattr(inspection, "write_pictures", interrupt)
+    monkeypatch.setattr(inspection, "write_images", interrupt)
     with pytest.raises((KeyboardInterrupt, SystemError)):
         inspect(new="new", model=trained, progress=False)
     run = Path("results/inspect/v0")
@@ -171,19 +175,19 @@ def test_resumes(trained: Path, parts: Path, monkeypatch: pytest.MonkeyPatch, ki
         with (run / "scored.jsonl").open("a") as file:
             file.write('{"path": "b/0.p')
     scored = []
-    monkeypatch.setattr(inspection, "write_pictures", lambda *args: scored.append(args[2]) or write(*args))
+    monkeypatch.setattr(inspection, "write_images", lambda *args: scored.append(args[2]) or write(*args))
     table = inspect(resume=run, progress=False)
     assert scored == NAMES[2:]
     assert sorted(table.path) == NAMES
     whole = pd.read_csv(trained / "scores.csv")
     pd.testing.assert_frame_equal(table, whole, check_exact=False, atol=1e-6)
-    draw(parts / "new" / "a" / "0.png", 50, hole=True)  # changed since: scored again
+    draw(parts / "new" / "a" / "0.png", 50, hole=True)  # changed after scoring, so it is scored again
     table = inspect(resume=run, progress=False)
     assert scored == [*NAMES[2:], "a/0.png"]
     assert table.verdict[table.path == "a/0.png"].item() == "defect"
 
 
-def test_watch_takes_what_comes(trained: Path, parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watch_scores_new_files(trained: Path, parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(parts / "new")
     (parts / "new").mkdir()
     seen = []
@@ -204,13 +208,13 @@ def test_watch_takes_what_comes(trained: Path, parts: Path, monkeypatch: pytest.
     table = inspect(new="new", model=trained, watch=True, progress=False)
     assert list(table.path) == ["1.png", "0.png"]
     assert seen[0] == 0
-    assert seen[3] == 1  # one whole picture, and one that was cut
+    assert seen[3] == 1  # one complete image and one incomplete file
     assert "cannot be read" not in Path("results/inspect/v0/index.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("parts")
 class _Attack:
-    """Runs code when it is unpickled."""
+    """Run code when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -219,25 +223,25 @@ class _Attack:
         return Path.touch, (self.marker,)
 
 
-def test_model_of_another_runs_no_code(trained: Path, tmp_path: Path) -> None:
+def test_loading_a_model_runs_no_code(trained: Path, tmp_path: Path) -> None:
     folder, marker = shutil.copytree(trained, tmp_path / "run"), tmp_path / "code_has_run"
     checkpoint = torch.load(folder / "model.ckpt", weights_only=False)
     torch.save(checkpoint | {"attack": _Attack(marker)}, folder / "model.ckpt")
-    with pytest.raises(ValueError, match="must have a checkpoint that holds weights alone"):
+    with pytest.raises(ValueError, match="`model` must be a checkpoint that contains only weights"):
         inspect(new=folder / "overlays", model=folder, out=tmp_path, progress=False)
     assert not marker.exists()
 
 
-def test_model_whose_thresholds_are_not_from_good_pictures(trained: Path, parts: Path) -> None:
+def test_model_without_calibrated_thresholds(trained: Path, parts: Path) -> None:
     checkpoint = torch.load(trained / "model.ckpt", weights_only=False)
     checkpoint["state_dict"]["is_fitted"].fill_(value=False)
     torch.save(checkpoint, parts / "other.ckpt")
-    with pytest.raises(ValueError, match=r"must have thresholds from good pictures, got other\.ckpt, which has none"):
+    with pytest.raises(ValueError, match=r"`model` must have thresholds (.|\n)*other\.ckpt"):
         inspect(new="new", model="other.ckpt", progress=False)
     assert not Path("results").exists()
 
 
-def test_ended_training_leaves_no_folder(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_training_leaves_no_folder(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -248,7 +252,7 @@ def test_ended_training_leaves_no_folder(parts: Path, monkeypatch: pytest.Monkey
 
 
 def test_memory_is_bounded(trained: Path, tmp_path: Path) -> None:
-    """No more than three batches of photos are read before the first one is used."""
+    """At most three batches are read before the first score."""
     paths = [tmp_path / f"{number}.png" for number in range(40)]
     for number, path in enumerate(paths):
         draw(path, number)
@@ -267,8 +271,12 @@ def test_memory_is_bounded(trained: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read as Linux tells it")
-def test_memory_does_not_grow_with_the_number(trained: Path, parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_memory_does_not_grow_with_the_number_of_images(
+    trained: Path,
+    parts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     draw(parts / "many" / "0000.png", 60)
     for number in range(1, 2000):
         (parts / "many" / f"{number:04}.png").hardlink_to(parts / "many" / "0000.png")
@@ -277,15 +285,19 @@ def test_memory_does_not_grow_with_the_number(trained: Path, parts: Path, monkey
     def measure(*_: object) -> None:
         used.append(int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]))
 
-    monkeypatch.setattr(inspection, "write_pictures", measure)
+    monkeypatch.setattr(inspection, "write_images", measure)
     assert len(inspect(new="many", model=trained, progress=False)) == 2000
     assert max(used[1500:]) - max(used[400:500]) < 4 * 256  # 4 MB for more than 1000 pictures
 
 
-def test_resumes_where_it_was_started(trained: Path, parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_requires_the_same_working_directory(
+    trained: Path,
+    parts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     inspect(new="new", model=trained, progress=False)
     monkeypatch.chdir(parts / "good")
-    with pytest.raises(FileNotFoundError, match="got new. Resume where the run was started"):
+    with pytest.raises(FileNotFoundError, match="`resume` must .*, got new"):
         inspect(resume=parts / "results/inspect/v0", progress=False)
 
 
@@ -294,14 +306,17 @@ def test_resumes_where_it_was_started(trained: Path, parts: Path, monkeypatch: p
     [
         ({"new": "new"}, "`new` and one of `good` and `model` must be given"),
         ({"good": "good"}, "`new` and one of `good` and `model` must be given"),
-        ({"good": "goood", "new": "new"}, "Folders must exist, got goood"),
-        ({"good": "good", "new": "nwe"}, "Folders must exist, got nwe"),
-        ({"good": "good", "new": "empty"}, "`new` must have pictures to score, got none in empty"),
-        ({"good": "empty", "new": "new"}, "`good` must have a picture that can be used, got none in empty"),
-        ({"model": "empty", "new": "new"}, "must be that of an earlier run, got empty"),
-        ({"resume": "empty"}, "must be that of an earlier run, got empty"),
-        ({"resume": "empty", "new": "new"}, "`resume` must stand alone"),
-        ({"good": "good", "new": "new", "ignore": "good/x.png"}, "`ignore` must be a mask, got good/x.png"),
+        ({"good": "goood", "new": "new"}, "must exist, got goood"),
+        ({"good": "good", "new": "nwe"}, "must exist, got nwe"),
+        ({"good": "good", "new": "empty"}, "`new` must contain usable pictures, got none in empty"),
+        ({"good": "empty", "new": "new"}, "`good` must contain usable pictures, got none in empty"),
+        ({"model": "empty", "new": "new"}, "must contain an earlier run, got empty"),
+        ({"resume": "empty"}, "must contain an earlier run, got empty"),
+        ({"resume": "empty", "new": "new"}, "`resume` must be the only input"),
+        (
+            {"good": "good", "new": "new", "ignore": "good/x.png"},
+            "`ignore` must be a readable mask image, got good/x.png",
+        ),
     ],
 )
 def test_errors(parts: Path, arguments: dict, message: str) -> None:
@@ -325,5 +340,5 @@ def test_command(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert words in said
     assert len(said.splitlines()) <= 12
     arguments = Inspect.get_parser().parse_args(["--good", "a", "b.png", "--new", "new"])
-    with pytest.raises(SystemExit, match="anomalib inspect: Folders must exist, got a"):
+    with pytest.raises(SystemExit, match="anomalib inspect: .* must exist, got a"):
         Inspect().run(arguments)

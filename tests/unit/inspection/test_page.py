@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The page in a browser: what a person sees, drags, marks and copies."""
+"""The page in a browser: layout, thresholds, marks and the copied command."""
 
 import json
 import re
@@ -30,14 +30,14 @@ FLAGS += ["--hide-scrollbars", "--disable-component-update", "--host-resolver-ru
 
 
 class Page:
-    """A page in a browser of some width."""
+    """Page in a browser."""
 
     def __init__(self, driver: Any, path: Path) -> None:  # noqa: ANN401  selenium is not always there
         self.driver = driver
         self.path = path
 
     def open(self, path: Path | None = None, width: int = 1280, scheme: str = "light") -> "Page":
-        """Load the page, or another one."""
+        """Load the page or another file."""
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         features = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -50,7 +50,7 @@ class Page:
         return self.driver.execute_script(script, *arguments)
 
     def one(self, selector: str) -> Any:  # noqa: ANN401
-        """Return the first element."""
+        """Return the first matching element."""
         return self.driver.find_element("css selector", selector)
 
     def text(self, selector: str) -> str:
@@ -58,7 +58,7 @@ class Page:
         return self.js("return document.querySelector(arguments[0]).innerText", selector)
 
     def paths(self) -> list[str]:
-        """Return the pictures of the tiles, in their order."""
+        """Return the paths of the tiles in order."""
         return self.js("return [...document.querySelectorAll('.tile')].map(tile => tile.dataset.path)")
 
     def verdicts(self) -> list[str]:
@@ -66,7 +66,7 @@ class Page:
         return self.js("return [...document.querySelectorAll('.tile')].map(tile => tile.classList[1])")
 
     def press(self, selector: str, keys: str) -> None:
-        """Press keys on an element."""
+        """Send keys to an element."""
         self.js("document.querySelector(arguments[0]).focus()", selector)
         self.driver.switch_to.active_element.send_keys(keys)
 
@@ -92,7 +92,7 @@ def page(driver: Any, trained: Path) -> Iterator[Page]:  # noqa: ANN401
     page.js("localStorage.clear()")
     driver.refresh()
     yield page
-    assert driver.get_log("browser") == []  # no error and no request that was refused
+    assert driver.get_log("browser") == []  # neither errors nor blocked requests
 
 
 @pytest.mark.parametrize(("width", "columns"), [(390, 2), (1280, 4)])
@@ -113,7 +113,7 @@ def test_looks(page: Page, width: int, columns: int, scheme: str, tmp_path: Path
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast_of_text(page: Page, scheme: str) -> None:
-    """WCAG AA: 4.5 between a text and what is behind it."""
+    """WCAG AA requires a contrast of 4.5 between text and background."""
     page.open(scheme=scheme)
     page.one(".mark-good").click()
     page.one(".tile:last-child .mark-bad").click()
@@ -129,18 +129,18 @@ def test_contrast_of_text(page: Page, scheme: str) -> None:
         [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim()) && !element.closest("svg"))
         .map(element => [element.innerText, getComputedStyle(element).color, behind(element)]);""")
     assert len(pairs) > 30
-    for text, *colours in pairs:
-        one, other = sorted(luminance(colour) for colour in colours)
-        assert (other + 0.05) / (one + 0.05) >= 4.5, (text, colours)
+    for text, *colors in pairs:
+        one, other = sorted(luminance(color) for color in colors)
+        assert (other + 0.05) / (one + 0.05) >= 4.5, (text, colors)
 
 
-def luminance(colour: str) -> float:
-    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+def luminance(color: str) -> float:
+    parts = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_everything_has_a_name(page: Page) -> None:
+def test_all_controls_have_a_name(page: Page) -> None:
     tree = page.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     controls = [
         node for node in tree if node.get("role", {}).get("value") in {"button", "slider", "combobox", "checkbox"}
@@ -154,7 +154,7 @@ def test_everything_has_a_name(page: Page) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_accessibility_rules(page: Page, scheme: str) -> None:
-    """The rules of axe-core, on the page and on an enlarged picture."""
+    """axe-core finds no violation on the page or the enlarged picture."""
     axe = pytest.importorskip("axe_selenium_python").Axe(page.driver)
     page.open(scheme=scheme)
     page.one(".mark-good").click()
@@ -180,16 +180,16 @@ def test_sort_and_filter(page: Page, trained: Path) -> None:
     assert page.text("#filters [data-filter=defect]") == f"defect {(table.verdict == 'defect').sum()}"
 
 
-def test_lines_are_dragged(page: Page) -> None:
+def test_thresholds_are_dragged(page: Page) -> None:
     from selenium.webdriver import ActionChains
 
     assert "At this threshold, at most 1 in 5 new good pictures is called a defect" in page.text("#guarantees")
     width = page.js("return document.querySelector('#histogram svg').getBoundingClientRect().width")
-    ActionChains(page.driver).click_and_hold(page.one(".line.defect circle")).move_by_offset(
+    ActionChains(page.driver).click_and_hold(page.one(".threshold.defect circle")).move_by_offset(
         int(width / 2) - 8,
         0,
     ).perform()
-    assert "defect" not in page.verdicts()  # at once, while it is dragged
+    assert "defect" not in page.verdicts()  # updated while dragging
     assert "0 defect" in page.text("#summary")
     ActionChains(page.driver).release().perform()
     assert "Moved by hand: 0 of your 4 good pictures exceed it" in page.text("#guarantees")
@@ -199,27 +199,28 @@ def test_lines_are_dragged(page: Page) -> None:
 
 
 def test_lines_by_keys(page: Page) -> None:
-    page.press(".line.review", "\ue011")  # Home
-    assert page.one(".line.review").get_attribute("aria-valuenow") == "0.000"
+    page.press(".threshold.review", "\ue011")  # Home
+    assert page.one(".threshold.review").get_attribute("aria-valuenow") == "0.000"
     assert set(page.verdicts()) <= {"review", "defect"}
     assert "4 of your 4 good pictures exceed it" in page.text("#guarantees")
-    page.press(".line.review", "\ue00f")  # page down
-    page.press(".line.review", "\ue014\ue014\ue014")  # three times right: the focus stays
-    assert page.one(".line.review").get_attribute("aria-valuenow") == "0.015"
-    page.press(".line.review", "\ue010")  # End: the line of defects is moved along
-    assert page.one(".line.defect").get_attribute("aria-valuenow") == "1.000"
+    page.press(".threshold.review", "\ue00f")  # page down
+    page.press(".threshold.review", "\ue014\ue014\ue014")  # three times right: the focus stays
+    assert page.one(".threshold.review").get_attribute("aria-valuenow") == "0.015"
+    page.press(".threshold.review", "\ue010")  # End: the line of defects is moved along
+    assert page.one(".threshold.defect").get_attribute("aria-valuenow") == "1.000"
     assert set(page.verdicts()) == {"good"}
 
 
 def test_lines_by_touch(page: Page) -> None:
     page.open(width=390)
     box = page.js(
-        "const b = document.querySelector('.line.defect circle').getBoundingClientRect(); return [b.x + 8, b.y + 8]",
+        "const b = document.querySelector('.threshold.defect circle').getBoundingClientRect();"
+        "return [b.x + 8, b.y + 8]",
     )
     for kind, x in (("touchStart", box[0]), ("touchMove", 380), ("touchEnd", None)):
         points = [] if x is None else [{"x": x, "y": box[1]}]
         page.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-    assert float(page.one(".line.defect").get_attribute("aria-valuenow")) > 0.9
+    assert float(page.one(".threshold.defect").get_attribute("aria-valuenow")) > 0.9
 
 
 def test_heat_maps(page: Page) -> None:
@@ -233,6 +234,8 @@ def test_heat_maps(page: Page) -> None:
 
 
 def test_enlarged(page: Page) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
     first, second = page.paths()[:2]
     page.press(".open", "\ue007")
     assert page.text("#large-name").startswith(first)
@@ -244,11 +247,12 @@ def test_enlarged(page: Page) -> None:
     page.press("#next", "b")
     page.press("#next", "\ue00c")  # Escape
     assert not page.js("return document.querySelector('#large').open")
-    assert page.js("return document.activeElement.closest('.tile').dataset.path") == second
+    focused = "return document.activeElement.closest('.tile')?.dataset.path"
+    WebDriverWait(page.driver, 10).until(lambda _: page.js(focused) == second)  # the close event is asynchronous
     assert page.one(".tile:nth-child(2) .mark-bad").get_attribute("aria-pressed") == "true"
 
 
-def test_marks_are_kept_and_give_a_command(page: Page, part: Path) -> None:
+def test_marks_are_stored_and_give_a_command(page: Page, part: Path) -> None:
     from selenium.webdriver import ActionChains
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -263,13 +267,13 @@ def test_marks_are_kept_and_give_a_command(page: Page, part: Path) -> None:
     assert words[:4] == ["anomalib", "inspect", "--good", str(part / "good")]
     assert words[4:] == [str(part / "new" / path), "--new", str(part / "new")]
     page.one("#copy").click()
-    WebDriverWait(page.driver, 10).until(lambda _: page.text("#copied"))  # the clipboard is asked, not called
+    WebDriverWait(page.driver, 10).until(lambda _: page.text("#copied"))  # the clipboard is asynchronous
     assert page.text("#copied").startswith("Copied.")
     page.js("document.body.insertAdjacentHTML('beforeend', '<textarea id=probe></textarea>')")
     page.js("document.querySelector('#probe').focus()")
     ActionChains(page.driver).key_down("\ue009").send_keys("v").key_up("\ue009").perform()
     assert page.one("#probe").get_attribute("value") == command
-    page.press(".open", "g")  # again: no mark
+    page.press(".open", "g")  # the second press removes the mark
     assert page.text("#filters [data-filter=marked]") == "marked 1"
 
 
@@ -286,7 +290,7 @@ def test_ten_thousand_pictures_are_paged(driver: Any, trained: Path, tmp_path: P
     assert "Page 2 of 50" in page.text("#pages")
     seconds = page.js("const t = performance.now(); move('review', .3); return (performance.now() - t) / 1000")
     assert seconds < 2
-    driver.get_log("browser")  # pictures that are not there
+    driver.get_log("browser")  # missing images
 
 
 @pytest.fixture
@@ -312,8 +316,8 @@ def test_inlined_page_is_one_file(driver: Any, run: Path, tmp_path: Path) -> Non
     ("share", "parts", "words"),
     [
         (1.01, {"photos", "thumbnails", "heat"}, ""),
-        (0.99, {"thumbnails", "heat"}, "with small pictures alone. Small ones are in it"),
-        (0.1, set(), "MB they stay beside it: send the folder"),
+        (0.99, {"thumbnails", "heat"}, "with thumbnails only. It contains thumbnails only"),
+        (0.1, set(), "no picture is embedded"),
     ],
 )
 def test_limit_of_an_inlined_page(
@@ -329,30 +333,30 @@ def test_limit_of_an_inlined_page(
     inspect(resume=run, inline=True)
     said = capsys.readouterr().out
     assert re.search(words, said)
-    assert ("The page would have" in said) is bool(words)
+    assert ("The page would take" in said) is bool(words)
     html = (run / "index.html").read_text(encoding="utf-8")
     inlined = json.loads(re.search(r'id="data">(.*?)</script>', html).group(1))["inlined"] or {}
     assert {part for uris in inlined.values() for part in uris} == parts
     assert len(html.encode()) < 1e6 * whole + 60_000
 
 
-def test_names_cannot_end_the_script(driver: Any, trained: Path, tmp_path: Path) -> None:  # noqa: ANN401
+def test_names_cannot_close_the_script(driver: Any, trained: Path, tmp_path: Path) -> None:  # noqa: ANN401
     run, name = RunFolder(tmp_path), "</script><img src=x onerror=alert(1)>.png"
     run.write_settings(**RunFolder(trained).settings)
     run.add([Entry(name, "good", 0.1, None, 96, 64, 1, 1)])
     write_page(run, load(trained).post_processor, [(name, "error", "<b>no</b>")], "<i>")
     page = Page(driver, tmp_path / "index.html").open()
     assert page.paths() == [name]
-    assert "<b>no</b>" in page.text(".findings")
+    assert "<b>no</b>" in page.text(".issues")
     driver.get_log("browser")
 
 
-def test_page_needs_no_network(trained: Path) -> None:
+def test_page_works_offline(trained: Path) -> None:
     html = (trained / "index.html").read_text(encoding="utf-8")
     assert "default-src 'none'" in html
     assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", html)
     data = json.loads(re.search(r'id="data">(.*?)</script>', html).group(1))
-    assert data["calibration_scores"] == pytest.approx([0.25, 0.25, 0.25, 0.5])  # the lowest are not told apart
+    assert data["calibration_scores"] == pytest.approx([0.25, 0.25, 0.25, 0.5])  # the lowest scores are tied
     assert (data["review"], data["defect"]) == pytest.approx((0.25, 0.5))
 
 
@@ -367,7 +371,7 @@ def test_page_needs_no_network(trained: Path) -> None:
             2,
             "about 2 in 3 new good pictures are called a defect (not guaranteed)",
         ),
-        (CalibrationScheme.CV_PLUS, 1, 200, "at most 0.28 new good"),
+        (CalibrationScheme.CV_PLUS, 1, 200, "at most 28 % of new good pictures are"),
         (
             CalibrationScheme.LEAVE_ONE_OUT,
             1,

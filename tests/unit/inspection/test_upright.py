@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Photographs with an EXIF orientation: `inspect` reads them upright, anomalib's own commands refuse them."""
+"""Images with an EXIF orientation: `inspect` applies it, and anomalib's commands refuse them."""
 
 import json
 import shlex
@@ -17,8 +17,8 @@ from PIL import ExifTags, Image, ImageChops, ImageOps
 from weave import HEIGHT, WIDTH, draw
 
 from anomalib_fewshot import CoftAD, inspect
-from anomalib_fewshot.data.validation.image import TRANSPOSITIONS, read_picture, read_upright
-from anomalib_fewshot.data.validation.image_check import check_pictures
+from anomalib_fewshot.data.validation.image import TRANSPOSITIONS, read_image_info, read_upright
+from anomalib_fewshot.data.validation.image_check import check_images
 from anomalib_fewshot.errors import ArgumentError
 from anomalib_fewshot.upright import rotate_pixels
 
@@ -26,7 +26,7 @@ INVERSE = {2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}  # the orientation that und
 
 
 def save_rotated(upright: Path, path: Path, orientation: int, **options: int) -> None:
-    """Save an image as a camera with an EXIF orientation does: the pixels lie, the tag says how."""
+    """Save rotated pixels with the EXIF orientation that restores the image."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,14 +37,14 @@ def save_rotated(upright: Path, path: Path, orientation: int, **options: int) ->
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_read_upright_is_that_of_pil(tmp_path: Path, orientation: int, suffix: str) -> None:
+def test_read_upright_agrees_with_pil(tmp_path: Path, orientation: int, suffix: str) -> None:
     draw(tmp_path / "upright.png", 0, hole=True)
     path = tmp_path / f"rotated.{suffix}"
     save_rotated(tmp_path / "upright.png", path, orientation)
     with Image.open(path) as file:
         expected = ImageOps.exif_transpose(file).convert("RGB")
     image = read_upright(path)
-    assert image.size == (WIDTH, HEIGHT) == read_picture(path, decode=False).upright().size
+    assert image.size == (WIDTH, HEIGHT) == read_image_info(path, decode=False).upright().size
     assert ImageChops.difference(image, expected).getbbox() is None
     if suffix == "png":
         with Image.open(tmp_path / "upright.png") as upright:
@@ -70,9 +70,9 @@ def test_new_images_are_scored_upright(
         assert table.score[f"{orientation}.png"] == table.score["upright.png"]
         assert table.score[f"{orientation}.jpg"] == pytest.approx(table.score["upright.png"], abs=0.03)
         for path in (f"overlays/{orientation}.jpg.jpg", f"page/thumbnails/{orientation}.png.jpg"):
-            with Image.open(run / path) as picture:
-                assert picture.size == (WIDTH, HEIGHT)
-                assert picture.getexif().get(ExifTags.Base.Orientation, 1) == 1
+            with Image.open(run / path) as image:
+                assert image.size == (WIDTH, HEIGHT)
+                assert image.getexif().get(ExifTags.Base.Orientation, 1) == 1
     entries = [json.loads(line) for line in (run / "scored.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {(entry["width"], entry["height"]) for entry in entries} == {(WIDTH, HEIGHT)}
 
@@ -95,11 +95,11 @@ def test_training_reads_good_images_upright(
 def test_shape_is_compared_upright(tmp_path: Path) -> None:
     draw(tmp_path / "good.png", 0)
     save_rotated(tmp_path / "good.png", tmp_path / "rotated.png", 6)
-    assert check_pictures([tmp_path / "good.png"], [tmp_path / "rotated.png"], upright=True) == []
+    assert check_images([tmp_path / "good.png"], [tmp_path / "rotated.png"], upright=True) == []
     with Image.open(tmp_path / "good.png") as image:
         image.rotate(90, expand=True).save(tmp_path / "portrait.png")
-    (finding,) = check_pictures([tmp_path / "good.png"], [tmp_path / "portrait.png"], upright=True)
-    assert f"{HEIGHT} x {WIDTH} pixels" in finding.message
+    (issue,) = check_images([tmp_path / "good.png"], [tmp_path / "portrait.png"], upright=True)
+    assert f"{HEIGHT} x {WIDTH} pixels" in issue.message
 
 
 def test_transparent_images_are_upright_too(tmp_path: Path) -> None:
@@ -109,8 +109,8 @@ def test_transparent_images_are_upright_too(tmp_path: Path) -> None:
     image = Image.new("RGBA", (HEIGHT, WIDTH), (200, 100, 50, 0))
     image.putpixel((0, 0), (0, 0, 0, 0))
     image.save(tmp_path / "new.png", exif=exif)
-    findings = check_pictures([tmp_path / "good.png"], [tmp_path / "new.png"], decode=False, upright=True)
-    assert [finding.severity for finding in findings] == ["warning"]
+    issues = check_images([tmp_path / "good.png"], [tmp_path / "new.png"], decode=False, upright=True)
+    assert [issue.severity for issue in issues] == ["warning"]
 
 
 def test_command_in_the_message_converts_the_folder(tmp_path: Path) -> None:
@@ -122,11 +122,11 @@ def test_command_in_the_message_converts_the_folder(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "upright.png", folder / "plain.png")
     (folder / "broken.png").write_bytes(b"no image")
     before = (folder / "plain.png").read_bytes()
-    message = next(str(finding) for finding in check_pictures(folder) if "orientation 6" in finding.message)
+    message = next(str(issue) for issue in check_images(folder) if "orientation 6" in issue.message)
     command = shlex.split(message[message.index("python ") :])
     assert command[0] == "python"
     subprocess.run([sys.executable, *command[1:]], check=True, capture_output=True)
-    assert [finding.path.name for finding in check_pictures(folder) if finding.severity == "error"] == ["broken.png"]
+    assert [issue.path.name for issue in check_images(folder) if issue.severity == "error"] == ["broken.png"]
     assert (folder / "plain.png").read_bytes() == before
     with Image.open(tmp_path / "upright.png") as upright:
         for orientation in range(1, 9):

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Pictures of a weave, and a small model."""
+"""Synthetic images of a weave, and a small model."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ WIDTH, HEIGHT = 96, 64
 
 
 def draw(path: Path, seed: int, *, hole: bool = False) -> None:
-    """Write a picture of stripes in noise, with or without a dark square."""
+    """Write an image of noisy stripes, with or without a dark square."""
     generator = np.random.default_rng(seed)
     pixels = np.tile(120 + 40 * np.sin(np.arange(WIDTH) / 3), (HEIGHT, 1))[..., None] * np.array([1.0, 0.8, 0.6])
     pixels = pixels + generator.normal(0, 4, pixels.shape)

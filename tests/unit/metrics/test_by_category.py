@@ -33,7 +33,7 @@ def figures(*batches: ImageBatch, strict: bool = True) -> dict[str, float | None
     return {metric.name: None if (value := metric.compute()) is None else float(value) for metric in metrics}
 
 
-def test_each_category_is_perfect_where_pooled_scores_are_not() -> None:
+def test_scores_of_categories_are_not_pooled() -> None:
     first, second = batch("a", [0.1, 0.2]), batch("b", [0.8, 0.9])
     assert figures(first, second) == {"a/x_AUROC": 1.0, "b/x_AUROC": 1.0, "x_AUROC": 1.0}
     pooled = AUROC(fields=["pred_score", "gt_label"])
@@ -47,7 +47,7 @@ def test_mean_over_categories() -> None:
     assert values == {"a/x_AUROC": 1.0, "b/x_AUROC": 0.0, "x_AUROC": 0.5}
 
 
-def test_category_without_masks_is_left_out_of_the_mean() -> None:
+def test_mean_excludes_categories_without_masks() -> None:
     masks = torch.zeros(2, 4, 4, dtype=torch.bool)
     masks[1] = True
     values = figures(batch("a", [0.1, 0.2], masks), batch("b", [0.9, 0.8]), strict=False)
@@ -55,7 +55,7 @@ def test_category_without_masks_is_left_out_of_the_mean() -> None:
     assert set(figures(batch("a", [0.1, 0.2]), strict=False).values()) == {None}
 
 
-def test_reset_forgets() -> None:
+def test_reset() -> None:
     (mean, first, _) = by_category([AUROC(fields=["pred_score", "gt_label"])], CATEGORIES)
     first.update(batch("a", [0.9, 0.8]))
     first.reset()
@@ -64,7 +64,7 @@ def test_reset_forgets() -> None:
     assert mean.name == "AUROC"
 
 
-def test_states_go_to_the_cpu_where_the_evaluator_asks_for_it() -> None:
+def test_compute_on_cpu() -> None:
     """Scores of all pixels of all categories would else stay on the GPU."""
     metrics = Evaluator(test_metrics=list(by_category([AUROC(fields=["pred_score", "gt_label"])], CATEGORIES)))
     metrics.metrics_to_cpu(metrics.test_metrics)

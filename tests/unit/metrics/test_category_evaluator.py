@@ -38,7 +38,7 @@ def trainer(datamodule: object) -> SimpleNamespace:
     return SimpleNamespace(datamodule=datamodule, num_devices=1)
 
 
-def test_default_metrics_are_those_of_anomalib_s_models() -> None:
+def test_default_metrics_equal_anomalib() -> None:
     assert names(CategoryEvaluator()) == names(Padim.configure_evaluator())
 
 
@@ -73,17 +73,17 @@ def test_one_reason_is_one_warning_for_all_categories(caplog: pytest.LogCaptureF
 
 
 @pytest.mark.parametrize("datamodule", [None, SimpleNamespace(), SimpleNamespace(category_by_path=CATEGORIES)])
-def test_one_category_is_measured_as_upstream(datamodule: object) -> None:
+def test_one_category_equals_anomalib(datamodule: object) -> None:
     evaluator = CategoryEvaluator()
     evaluator.setup(trainer(datamodule), None, "test")
     assert names(evaluator) == names(CategoryEvaluator())
 
 
-def test_evaluator_that_would_pool_is_refused_before_the_training(mvtec_root: Path, tmp_path: Path) -> None:
+def test_pooling_evaluator_is_an_error_before_training(mvtec_root: Path, tmp_path: Path) -> None:
     model = Padim("resnet18", layers=["layer1"], pre_trained=False, n_features=8, visualizer=False)
     engine = Engine(accelerator="cpu", default_root_dir=tmp_path, enable_progress_bar=False)
     datamodule = MultiCategory(MVTecFolder(mvtec_root, num_workers=0), k_shot=2)
-    with pytest.raises(ValueError, match="must measure each category by itself, .* `--model.evaluator Category"):
+    with pytest.raises(ValueError, match="`evaluator` must compute the metrics of each category"):
         engine.fit(model, datamodule=datamodule)
     model.evaluator = CategoryEvaluator()
     engine.fit(model, datamodule=datamodule)

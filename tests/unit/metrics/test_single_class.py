@@ -24,31 +24,31 @@ NAN = math.nan
 
 
 @pytest.mark.parametrize("metric", [AUROC, AUPR, F1Max, F1Score])
-def test_images_need_both_classes_and_pixels_an_anomalous_image(metric: type[AnomalibMetric]) -> None:
+def test_metrics_that_require_both_classes(metric: type[AnomalibMetric]) -> None:
     image, pixel = metric(fields=IMAGES), metric(fields=PIXELS)
     normal, anomalous = ScoredImages(normal=2), ScoredImages(anomalous=2)
-    assert not BOTH.why_undefined(image)
-    assert not BOTH.why_undefined(pixel)
-    assert normal.why_undefined(image) == normal.why_undefined(pixel) == "all {number} images are normal"
-    assert anomalous.why_undefined(image) == "all {number} images are anomalous"
-    assert not anomalous.why_undefined(pixel)
-    assert not ScoredImages(unlabelled=2).why_undefined(image)
-    assert ScoredImages().why_undefined(image) == "no image was scored"
+    assert not BOTH.undefined_reason(image)
+    assert not BOTH.undefined_reason(pixel)
+    assert normal.undefined_reason(image) == normal.undefined_reason(pixel) == "all {number} images are normal"
+    assert anomalous.undefined_reason(image) == "all {number} images are anomalous"
+    assert not anomalous.undefined_reason(pixel)
+    assert not ScoredImages(unlabelled=2).undefined_reason(image)
+    assert ScoredImages().undefined_reason(image) == "no image was scored"
 
 
-def test_other_metrics_need_an_image_and_numbers() -> None:
+def test_other_metrics_require_images_without_nan() -> None:
     metric = MinMax(fields=["pred_score"])
-    assert not ScoredImages(normal=1).why_undefined(metric)
-    assert ScoredImages(normal=1, nan_scores=1).why_undefined(metric)
-    assert ScoredImages().why_undefined(metric)
+    assert not ScoredImages(normal=1).undefined_reason(metric)
+    assert ScoredImages(normal=1, nan_scores=1).undefined_reason(metric)
+    assert ScoredImages().undefined_reason(metric)
 
 
-def test_nan_concerns_the_metrics_of_its_level() -> None:
+def test_nan_only_affects_metrics_of_its_level() -> None:
     scores, maps = ScoredImages(1, 1, nan_scores=1), ScoredImages(1, 1, nan_maps=1)
-    assert scores.why_undefined(F1Score(fields=["pred_label", "gt_label"]))  # the label of NaN is "normal"
-    assert not scores.why_undefined(AUROC(fields=PIXELS))
-    assert maps.why_undefined(AUROC(fields=PIXELS))
-    assert not maps.why_undefined(AUROC(fields=IMAGES))
+    assert scores.undefined_reason(F1Score(fields=["pred_label", "gt_label"]))  # the label of NaN is "normal"
+    assert not scores.undefined_reason(AUROC(fields=PIXELS))
+    assert maps.undefined_reason(AUROC(fields=PIXELS))
+    assert not maps.undefined_reason(AUROC(fields=IMAGES))
 
 
 def test_images_are_counted() -> None:
@@ -63,7 +63,7 @@ def test_images_are_counted() -> None:
     assert scored.number == 6
 
 
-def test_why_they_are_left_out() -> None:
+def test_reasons_of_undefined_metrics() -> None:
     """anomalib's AUROC of anomalous images only is 0, whatever their scores."""
     auroc = AUROC(fields=IMAGES)
     auroc.update(ImageBatch(image=torch.zeros(2, 3, 1, 1), pred_score=torch.rand(2), gt_label=torch.ones(2).bool()))
@@ -94,7 +94,7 @@ def figures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Callable[..., t
 
 
 @pytest.mark.parametrize("make", [statistic, padim])
-def test_classes_of_the_images_that_were_scored_decide(make: Callable, mvtec_root: Path, figures: Callable) -> None:
+def test_scored_images_decide_which_metrics_are_defined(make: Callable, mvtec_root: Path, figures: Callable) -> None:
     """A part of the test images may be of one class though all are of both."""
     source = MVTecFolder(mvtec_root, "bolt", num_workers=0, eval_batch_size=2, val_split_mode="none")
     model, datamodule = make(), FewShot(source, k_shot=3)
@@ -109,7 +109,7 @@ def test_classes_of_the_images_that_were_scored_decide(make: Callable, mvtec_roo
 
 
 @pytest.mark.parametrize("evaluator", [True, Evaluator(AUROC(fields=IMAGES), AUROC(fields=IMAGES, prefix="image_"))])
-def test_scores_that_are_nan_have_no_auroc(evaluator: Evaluator | bool, mvtec_root: Path, figures: Callable) -> None:
+def test_nan_scores_have_no_auroc(evaluator: Evaluator | bool, mvtec_root: Path, figures: Callable) -> None:
     """Padim has no covariance of one image."""
     source = MVTecFolder(mvtec_root, "bolt", num_workers=0)
     metrics, (warning, *_) = figures(padim(evaluator=evaluator), FewShot(source, k_shot=1))
@@ -118,20 +118,20 @@ def test_scores_that_are_nan_have_no_auroc(evaluator: Evaluator | bool, mvtec_ro
         assert part in warning
 
 
-def test_padim_of_two_images_is_measured(mvtec_root: Path, figures: Callable) -> None:
+def test_padim_with_two_images(mvtec_root: Path, figures: Callable) -> None:
     metrics, warnings = figures(padim(), FewShot(MVTecFolder(mvtec_root, "bolt", num_workers=0), k_shot=2))
     assert "image_AUROC" in metrics
     assert warnings == []
 
 
-def test_test_without_an_image_is_named(mvtec_root: Path, figures: Callable) -> None:
+def test_test_without_images_is_a_warning(mvtec_root: Path, figures: Callable) -> None:
     datamodule = FewShot(MVTecFolder(mvtec_root, "bolt", num_workers=0), k_shot=2)
     metrics, (warning,) = figures(statistic(), datamodule, limit_test_batches=0)
     assert metrics == {}
     assert "limit_test_batches" in warning
 
 
-def test_category_that_was_not_scored_is_not_in_the_mean(mvtec_root: Path, figures: Callable) -> None:
+def test_mean_excludes_categories_without_scores(mvtec_root: Path, figures: Callable) -> None:
     source = MVTecFolder(mvtec_root, num_workers=0, eval_batch_size=8)
     metrics, (warning,) = figures(statistic(), MultiCategory(source, k_shot=2), limit_test_batches=1)
     assert set(metrics) == {"image_AUROC", "image_F1Score", "bolt/image_AUROC", "bolt/image_F1Score"}
@@ -140,14 +140,14 @@ def test_category_that_was_not_scored_is_not_in_the_mean(mvtec_root: Path, figur
     assert "no image was scored" in warning
 
 
-def test_runs_without_this_package_stay_as_they_are(mvtec_root: Path, figures: Callable) -> None:
+def test_runs_without_this_package_are_not_changed(mvtec_root: Path, figures: Callable) -> None:
     source = MVTecAD(mvtec_root, "bolt", num_workers=0, eval_batch_size=2)
     metrics, warnings = figures(padim(), source, limit_test_batches=2)
     assert metrics["image_AUROC"] == 0
     assert warnings == []
 
 
-def test_evaluator_gets_its_metrics_back_after_an_error(mvtec_root: Path, tmp_path: Path) -> None:
+def test_metrics_are_restored_after_an_error(mvtec_root: Path, tmp_path: Path) -> None:
     model, datamodule = padim(), FewShot(MVTecFolder(mvtec_root, "bolt", num_workers=0), k_shot=1)
     before = [metric.name for metric in model.evaluator.test_metrics]
 

@@ -16,7 +16,6 @@ from anomalib_fewshot.errors import ArgumentError, CheckpointMismatchError, FewS
 from anomalib_fewshot.models.components import (
     AdversarialStep,
     Backbone,
-    SupportAugmentation,
     backbone_stages,
     check_at_least,
     height_and_width,
@@ -52,7 +51,6 @@ def test_no_error_is_a_built_in_one(folder: str) -> None:
         (lambda: check_at_least(1, batch_size=0), ArgumentError, "batch_size"),
         (lambda: height_and_width(16), ArgumentError, "image_size"),
         (lambda: AdversarialStep(4, weight=-1), ArgumentError, "weight"),
-        (lambda: SupportAugmentation("wild", [0.0], [1.0]), ArgumentError, "augmentation"),
         (lambda: read_network("nowhere.ckpt"), MissingDataError, "network"),
     ],
 )

@@ -400,7 +400,7 @@ def test_network_brings_its_pre_processing(mvtec_root: Path, tmp_path: Path, res
         ({"backbone": "resnet18"}, "`backbone` must be that of `network`, 'resnet10t', got 'resnet18'"),
         ({"layers": [1, 2]}, r"`layers` must be that of `network`, None, got \[1, 2\]"),
         ({"stn_mode": "affine"}, "`stn_mode` must be that of `network`, 'rotation_scale', got 'affine'"),
-        ({"image_size": (64, 96)}, r"`image_size` must be that of `network`, 64, got \(64, 96\)"),
+        ({"image_size": (64, 96)}, r"`image_size` must be .*64.*, got \(64, 96\)"),
     ],
 )
 def test_network_of_other_arguments(
@@ -677,7 +677,7 @@ def test_data_that_cannot_be_fitted_to_is_refused_before_the_training(mvtec_root
     assert model.global_step == 0
     plain = MVTecAD(mvtec_root, "bolt", num_workers=0)
     plain.setup()
-    with pytest.raises(TypeError, match="must be an anomalib datamodule, got NoneType"):
+    with pytest.raises(TypeError, match="must be an anomalib data module, got NoneType"):
         engine(tmp_path).fit(model, train_dataloaders=plain.train_dataloader())
     assert model.global_step == 0
 

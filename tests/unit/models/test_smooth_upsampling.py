@@ -8,7 +8,7 @@ import torch
 from anomalib.models.components import GaussianBlur2d
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_fewshot.models.components import SmoothUpsampling, upsample_smoothly
+from anomalib_fewshot.models.components import SmoothUpsampling
 
 
 @pytest.mark.parametrize(("grid", "size"), [((28, 28), (224, 224)), ((8, 12), (64, 96)), ((7, 5), (50, 33))])
@@ -17,7 +17,6 @@ def test_it_is_interpolation_and_blur(grid: tuple[int, int], size: tuple[int, in
     blur = GaussianBlur2d(kernel_size=(33, 33), sigma=(4.0, 4.0), channels=1)
     expected = blur(F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False))[:, 0]
     torch.testing.assert_close(SmoothUpsampling(grid, size)(maps), expected)
-    torch.testing.assert_close(SmoothUpsampling(grid, size)(maps), upsample_smoothly(maps, size), rtol=1e-6, atol=1e-6)
 
 
 def test_its_matrices_are_buffers_that_no_checkpoint_holds() -> None:
@@ -27,12 +26,10 @@ def test_its_matrices_are_buffers_that_no_checkpoint_holds() -> None:
 
 
 def test_a_constant_stays_and_small_maps_are_possible() -> None:
-    torch.testing.assert_close(upsample_smoothly(torch.full((1, 2, 2), 3.0), (8, 8)), torch.full((1, 8, 8), 3.0))
+    torch.testing.assert_close(SmoothUpsampling((2, 2), (8, 8))(torch.full((1, 2, 2), 3.0)), torch.full((1, 8, 8), 3.0))
 
 
-def test_first_use_in_inference_mode_can_be_learnt_from() -> None:
-    with torch.inference_mode():
-        upsample_smoothly(torch.rand(1, 3, 4), (40, 41))
+def test_gradient() -> None:
     maps = torch.rand(1, 3, 4, requires_grad=True)
-    upsample_smoothly(maps, (40, 41)).sum().backward()
+    SmoothUpsampling((3, 4), (40, 41))(maps).sum().backward()
     assert maps.grad.isfinite().all()

@@ -596,7 +596,7 @@ def test_scoring_before_training(mvtec_root: Path, tmp_path: Path) -> None:
 def test_training_without_a_datamodule(mvtec_root: Path, tmp_path: Path) -> None:
     datamodule = few_shot(mvtec_root)
     datamodule.setup()
-    with pytest.raises(TypeError, match="The data must be an anomalib datamodule, got NoneType"):
+    with pytest.raises(TypeError, match="must be an anomalib data module, got NoneType"):
         engine(tmp_path).fit(small(), train_dataloaders=datamodule.train_dataloader())
 
 

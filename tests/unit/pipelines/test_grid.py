@@ -193,7 +193,7 @@ def test_controls_have_the_overrides_of_their_method(datasets: dict[str, Any]) -
 
 
 def test_names_of_controls_are_taken(datasets: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="`methods` must have different names, got 'A, no fine-tuning' twice"):
+    with pytest.raises(ValueError, match="`methods` must have unique names, got 'A, no fine-tuning' twice"):
         make_jobs({"A": METHODS["A"], "A, no fine-tuning": METHODS["A"]}, datasets, [1], 1, controls="A")
 
 
@@ -242,23 +242,26 @@ def test_key_changes_with_all_that_a_result_depends_on() -> None:
     ("change", "message"),
     [
         ({"methods": {}}, "`methods` must name at least one method"),
-        ({"methods": {"A": "no_such.yaml"}}, "or a YAML file of them, got 'no_such.yaml'"),
+        ({"methods": {"A": "no_such.yaml"}}, "or the path of a YAML file, got 'no_such.yaml'"),
         ({"methods": {"A": {"init_args": {}}}}, "must have a `class_path`"),
-        ({"methods": {"A": {"class_path": "CoftADD"}}}, "The method 'A': .* got 'CoftADD'. Close to it are .'CoftAD'"),
-        ({"methods": {"A": {"class_path": "MVTecAD"}}}, "must name an AnomalibModule, got 'MVTecAD'. Close to it are"),
-        ({"methods": {"A": {"class_path": "anomalib.data.MVTecAD"}}}, "got 'anomalib.data.MVTecAD', which is none"),
+        ({"methods": {"A": {"class_path": "CoftADD"}}}, "The method 'A': .* got 'CoftADD'. Similar names: .'CoftAD'"),
+        ({"methods": {"A": {"class_path": "MVTecAD"}}}, "must name an AnomalibModule, got 'MVTecAD'"),
+        (
+            {"methods": {"A": {"class_path": "anomalib.data.MVTecAD"}}},
+            "got 'anomalib.data.MVTecAD', which is not a subclass",
+        ),
         ({"methods": {"A": {"class_path": "CoftAD", "init_args": {"stepz": 1}}}}, "The method 'A': .*stepz"),
         ({"datasets": {"X": {"class_path": "MVTec_AD"}}}, "The dataset 'X': .*'MVTecAD'"),
-        ({"k_shot": [0]}, r"`k_shot` must be numbers of at least 1 or 'all', got \[0\]"),
-        ({"k_shot": []}, r"`k_shot` must be numbers of at least 1 or 'all', got \[\]"),
-        ({"k_shot": [1, "every"]}, r"`k_shot` must be numbers of at least 1 or 'all', got \[1, 'every'\]"),
-        ({"overrides": {"A": {"k_shot": None}}}, "`k_shot` must be numbers of at least 1 or 'all', got None"),
-        ({"overrides": {"A": {"seeds": ["all"]}}}, r"`seeds` must be numbers of at least 0, got \['all'\]"),
-        ({"seeds": 0}, "`seeds` must be at least one, got 0"),
-        ({"controls": "Z"}, "`controls` must be the name of a method, got 'Z'. There are .'A', 'B'"),
-        ({"overrides": {"Z": {}}}, "`overrides` must be of methods, got 'Z'"),
-        ({"overrides": {"A": {"epochs": 1}}}, "must be one of .*'k_shot'.*got .'epochs'. of 'A'"),
-        ({"overrides": {"A": {"train_on": "x"}}}, "`train_on` must be one of ..*'other_categories'.* got 'x' of 'A'"),
+        ({"k_shot": [0]}, r"`k_shot` must be integers of at least 1 or 'all', got \[0\]"),
+        ({"k_shot": []}, r"`k_shot` must be integers of at least 1 or 'all', got \[\]"),
+        ({"k_shot": [1, "every"]}, r"`k_shot` must be integers of at least 1 or 'all', got \[1, 'every'\]"),
+        ({"overrides": {"A": {"k_shot": None}}}, "`k_shot` must be integers of at least 1 or 'all', got None"),
+        ({"overrides": {"A": {"seeds": ["all"]}}}, r"`seeds` must be integers of at least 0, got \['all'\]"),
+        ({"seeds": 0}, "`seeds` must be at least 1, got 0"),
+        ({"controls": "Z"}, "`controls` must be the name of a method, got 'Z'. Choose one of .'A', 'B'"),
+        ({"overrides": {"Z": {}}}, "`overrides` must .* got 'Z'"),
+        ({"overrides": {"A": {"epochs": 1}}}, "must be one of .*'k_shot'.*got .'epochs'. for 'A'"),
+        ({"overrides": {"A": {"train_on": "x"}}}, "`train_on` must be one of ..*'other_categories'.* got 'x' for 'A'"),
         ({"root": "no_such_folder"}, "The dataset 'parts' must have `categories`, or a `root`.*no_such_folder"),
     ],
 )
@@ -271,12 +274,12 @@ def test_wrong_configuration(datasets: dict[str, Any], change: dict[str, Any], m
 @pytest.mark.parametrize("train_on", ["other_categories", "all_categories"])
 def test_learning_from_several_needs_several(datasets: dict[str, Any], train_on: str) -> None:
     datasets["parts"]["categories"] = ["bolt"]
-    with pytest.raises(ValueError, match=r"'parts' must have two categories or more for 'A'.*got \['bolt'\]"):
+    with pytest.raises(ValueError, match=r"'parts' must have at least two categories, got \['bolt'\].*'A'"):
         make_jobs(METHODS, datasets, [1], 1, overrides={"A": {"train_on": train_on}})
 
 
 def test_learning_from_others_needs_a_model_that_takes_a_network(datasets: dict[str, Any]) -> None:
-    message = "must have a model with an argument `network`.*, got Padim of 'B'. Remove it"
+    message = "with a model that has an argument `network`.*, got Padim for 'B'"
     with pytest.raises(ValueError, match=message):
         make_jobs(METHODS, datasets, [1], 1, overrides={"B": {"train_on": "other_categories"}})
 
@@ -290,5 +293,5 @@ def test_data_of_an_override_are_marked_and_are_no_part_of_the_key(datasets: dic
 
 def test_wrong_category(datasets: dict[str, Any]) -> None:
     datasets["parts"]["categories"] = ["bolt", "nut"]
-    with pytest.raises(ValueError, match=r"got 'nut'. There are \['bolt', 'cloth'\]"):
+    with pytest.raises(ValueError, match=r"got 'nut'. Available: \['bolt', 'cloth'\]"):
         make_jobs(METHODS, datasets, [1], 1)

@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from anomalib_fewshot import FewShot, ImageStatistic, MVTecFolder
 from anomalib_fewshot.pipelines.run.examples import make_examples
-from anomalib_fewshot.pipelines.run.predictions import Predictions, Recorder, accuracy
+from anomalib_fewshot.pipelines.run.predictions import Predictions, Recorder, compute_metrics
 from anomalib_fewshot.pipelines.run.resources import TimedEngine
 
 
@@ -30,7 +30,7 @@ def predictions() -> Predictions:
 
 
 def test_figures_are_those_of_scikit_learn(predictions: Predictions) -> None:
-    figures = accuracy(predictions, threshold=1000.5)
+    figures = compute_metrics(predictions, threshold=1000.5)
     labels, scores = predictions.labels.numpy(), predictions.scores.numpy()
     assert figures["image_AUROC"] == pytest.approx(roc_auc_score(labels, scores))
     assert figures["image_AUPR"] == pytest.approx(average_precision_score(labels, scores), abs=0.02)  # trapezoids
@@ -44,39 +44,39 @@ def test_figures_are_those_of_scikit_learn(predictions: Predictions) -> None:
 def test_figures_do_not_depend_on_the_scale(predictions: Predictions, scale: float, shift: float) -> None:
     scores, maps = predictions.scores.double(), predictions.maps.double()
     moved = replace(predictions, scores=scores * scale + shift, maps=maps * scale + shift)
-    expected = accuracy(replace(predictions, scores=scores, maps=maps), 1000.5)
-    assert accuracy(moved, 1000.5 * scale + shift) == pytest.approx(expected)
+    expected = compute_metrics(replace(predictions, scores=scores, maps=maps), 1000.5)
+    assert compute_metrics(moved, 1000.5 * scale + shift) == pytest.approx(expected)
 
 
 def test_equal_scores_know_nothing(predictions: Predictions) -> None:
     same = replace(predictions, scores=torch.full((24,), 3.0), maps=torch.zeros(24, 16, 16))
-    figures = accuracy(same, float("nan"))
+    figures = compute_metrics(same, float("nan"))
     assert (figures["image_AUROC"], figures["pixel_AUROC"]) == (0.5, 0.5)
     assert np.isnan(figures["image_F1Score"])  # there is no threshold
 
 
 @pytest.mark.parametrize("missing", [{"maps": None}, {"masks": None}])
 def test_without_maps_or_masks_there_is_no_pixel_level(predictions: Predictions, missing: dict[str, None]) -> None:
-    figures = accuracy(replace(predictions, **missing), 1000.5)
+    figures = compute_metrics(replace(predictions, **missing), 1000.5)
     assert np.isnan([figures["pixel_AUROC"], figures["pixel_AUPRO"]]).all()
     assert 0.5 < figures["image_AUROC"] < 1
 
 
 def test_maps_that_are_not_numbers(predictions: Predictions) -> None:
     predictions.maps[0, 0, 0] = float("inf")
-    with pytest.raises(ValueError, match="The anomaly maps of the test images hold values that are not finite"):
-        accuracy(predictions, 1000.5)
+    with pytest.raises(ValueError, match="The anomaly maps of the test images contain values that are not finite"):
+        compute_metrics(predictions, 1000.5)
 
 
 def test_scores_that_are_not_numbers(predictions: Predictions) -> None:
     predictions.scores[:2] = torch.tensor([float("nan"), float("inf")])
     with pytest.raises(ValueError, match="The scores of 2 of 24 test images are not finite"):
-        accuracy(predictions, 0.0)
+        compute_metrics(predictions, 0.0)
 
 
 def test_test_images_of_one_kind(predictions: Predictions) -> None:
     with pytest.raises(ValueError, match="normal and anomalous images, got 24 normal and 0 anomalous"):
-        accuracy(replace(predictions, labels=torch.zeros(24, dtype=torch.bool)), 0.0)
+        compute_metrics(replace(predictions, labels=torch.zeros(24, dtype=torch.bool)), 0.0)
 
 
 def test_examples_are_the_best_and_the_worst(predictions: Predictions) -> None:

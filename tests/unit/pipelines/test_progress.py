@@ -19,9 +19,9 @@ def findings(category: str) -> list[DataIssue]:
 def test_each_kind_is_printed_once_and_later_files_at_the_end(capsys: pytest.CaptureFixture) -> None:
     with ProgressBar(24) as bar:
         for _ in range(8):
-            bar.print_findings(findings("bolt"))
+            bar.print_issues(findings("bolt"))
         for _ in range(8):
-            bar.print_findings(findings("cloth"))
+            bar.print_issues(findings("cloth"))
         first = capsys.readouterr().out
     last = capsys.readouterr().out
     assert first.count("Warning:") == last.count("Warning:") == 1

@@ -20,7 +20,7 @@ from PIL import Image
 from anomalib_fewshot.data.manifest import SupportManifest
 from anomalib_fewshot.pipelines.plan.job import Job, as_number
 from anomalib_fewshot.pipelines.report import write_report
-from anomalib_fewshot.pipelines.results.outcome import failed
+from anomalib_fewshot.pipelines.results.outcome import failed_outcome
 from anomalib_fewshot.pipelines.results.store import Store
 
 METHODS = {  # level at k = 1, gain a doubling of k, seconds to fit, milliseconds an image
@@ -156,22 +156,22 @@ def test_answers(tmp_path: Path) -> None:
     level = rows["method"].map({"CoftAD": 0.9, "Padim": 0.89, "NoTraining": 0.8})
     rows["image_AUROC"] = level + np.where(rows["method"] == "Padim", 0.02 * (rows["seed"] - 1), 0)
     html, markdown = report(tmp_path, rows)
-    assert "CoftAD 0.900 has the highest mean; Padim is 0.010 behind, [" in markdown
+    assert "CoftAD 0.900 has the highest mean; Padim is 0.010 lower, [" in markdown
     assert "6 paired runs, not significant." in markdown
     minus, space = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
     interval = f"[{minus}0.100,{space}{minus}0.100]"
-    assert f"Baseline: NoTraining is 0.100 behind, {interval}, 6 paired runs. CoftAD takes" in markdown
+    assert f"Baseline: NoTraining is 0.100 lower, {interval}, 6 paired runs. CoftAD takes" in markdown
     assert "<b>CoftAD 0.900</b> has the highest mean" in html
     html, markdown = report(tmp_path, rows[rows["method"] != "Padim"])
-    assert "CoftAD 0.900 is best; NoTraining is 0.100 behind" in markdown
+    assert "CoftAD 0.900 is best; NoTraining is 0.100 lower" in markdown
 
 
 def test_every_part_is_there(full: Path) -> None:
     html = (full / "report.html").read_text(encoding="utf-8")
     assert html.count('<svg role="img"') == (4 + 4 + 2) + (3 + 2 + 2)
     assert html.count('<img src="data:image/jpeg;base64,') == (2 * 3 + len(WITH_FEATURES)) * (5 + 2)
-    assert 'alt="bolt, Patchcore: the support and the test images as it sees them, on a plane"' in html
-    assert 'alt="bolt, Patchcore: the normal image with the highest score, beside its heat map"' in html
+    assert 'alt="bolt, Patchcore: projected features of support and test images"' in html
+    assert 'alt="bolt, Patchcore: normal image with the highest score and its heat map"' in html
     assert "RuntimeError: &lt;memory&gt; | line 1" in html
     assert "RealMini cookies, seed 3, k = 1, 2, 4, 8" in html
     assert "Parts: the number of categories" not in html
@@ -199,7 +199,7 @@ def test_all_images_come_after_the_numbers(tmp_path: Path) -> None:
     ticks = re.findall(r"<text[^>]*>(\w+)</text>", html[html.index("over k = 8, 16, all for") :])
     assert ticks[:3] == ["8", "16", "all"]
     assert "image AUROC at k = all against seconds to fit" in html
-    assert "of one run with k = all:" in html
+    assert "from one run with k = all:" in html
     (images,) = re.findall(r"<dt>RealMini cookies, seed 1, k = 8, 16, all \(100\)</dt><dd[^>]*>(.*?)</dd>", html)
     assert images.count(".png, ") == 16
     assert images.endswith("and 84 more")
@@ -215,12 +215,12 @@ def test_all_images_and_a_method_without_chance(tmp_path: Path) -> None:
     ease = rows["category"].map({category: number / 100 for number, category in enumerate(CATEGORIES)})
     rows["image_AUROC"] = rows["method"].map({"Padim": 0.7, "Patchcore": 0.8}) + ease
     html, markdown = report(tmp_path, rows, "Padim")
-    assert "**k = all:** Patchcore 0.820 has the highest mean; Padim is 0.100 behind, 15 paired runs, no" in markdown
-    assert "no interval, as a seed changes nothing." in markdown
+    assert "**k = all:** Patchcore 0.820 has the highest mean; Padim is 0.100 lower, 15 paired runs, no" in markdown
+    assert "no interval because results do not depend on the seed." in markdown
     assert "[0.8" not in markdown
     assert "is best" not in html
     _, markdown = report(tmp_path, rows[rows["method"] == "Padim"], "Padim")
-    assert "Padim 0.720 with no other to compare." in markdown
+    assert "Padim 0.720, no other method to compare with." in markdown
 
 
 def test_runs_that_an_override_leaves_out_are_not_lacking(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_runs_that_an_override_leaves_out_are_not_lacking(tmp_path: Path) -> Non
     ]
     rows = rows[(rows["method"] != "Padim") | (rows["k_shot"] == 4)]
     _, markdown = report(tmp_path, rows, jobs=jobs)
-    assert "Parts: runs without an image AUROC, ImageStatistic 1 of 6 at k = 4." in markdown
+    assert "Parts: runs without an image AUROC: ImageStatistic 1 of 6 at k = 4." in markdown
     assert "Padim 6 of 6 at k = 1" in report(tmp_path, rows)[1]  # where it is not known which were to be made
 
 
@@ -268,15 +268,15 @@ NAME = "<b>A & B</b>|$x$_*y*"
 @pytest.mark.parametrize(
     ("settings", "baseline", "says"),
     [
-        ({"methods": {"Padim": METHODS["Padim"]}}, "Padim", "with no other to compare"),
+        ({"methods": {"Padim": METHODS["Padim"]}}, "Padim", "no other method to compare with"),
         ({"shots": (4,)}, "Padim", "k = 4"),
-        ({"seeds": 1}, "Padim", "one seed, so there are no intervals"),
+        ({"seeds": 1}, "Padim", "intervals need two or more seeds"),
         ({"categories": ("nut",)}, "Padim", "1 category"),
-        ({"failures": 120}, "Padim", "No run finished"),
+        ({"failures": 120}, "Padim", "No run succeeded"),
         ({"masked": ()}, "Padim", "Patchcore"),
-        ({"failures": 61}, "Padim", "the means are over the other 2 categories"),
+        ({"failures": 61}, "Padim", "The means use only the other 2 categories"),
         ({"methods": {NAME: METHODS["CoftAD"], "Padim": METHODS["Padim"]}}, NAME, "Padim"),
-        ({}, "Other", "RealMini: no run of the baseline, Other, is there, and none is compared."),
+        ({}, "Other", "RealMini: the baseline Other has no runs"),
     ],
     ids=[
         "one method",
@@ -304,11 +304,11 @@ def test_nothing_measured(tmp_path: Path) -> None:
     """Where all runs failed, all figures of the table are empty."""
     job = Job("A", "parts", "bolt", 1, 0, {}, {}, {})
     store = Store(tmp_path)
-    store.save(job, failed(job, "RuntimeError: no"))
+    store.save(job, failed_outcome(job, "RuntimeError: no"))
     html, _ = report(tmp_path, store.table([job]), "A")
     assert "1 run (1 failed)" in html
     assert "RuntimeError" in html
-    assert "No run finished" in html
+    assert "No run succeeded" in html
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
@@ -326,10 +326,10 @@ def test_what_is_not_comparable_is_said(tmp_path: Path) -> None:
     rows.loc[padim & (rows["category"] == "nut"), "test_normal"] = 59
     html, markdown = report(tmp_path, rows)
     for text in (
-        "more than one version of torch: 2.10.0, 2.9.1",
-        "more than one device or number of threads (cpu, 2 threads; cuda, 2 threads)",
-        "In 4 cells methods had other support images",
-        "RealMini nut was tested on more than one set of images",
+        "different versions of torch: 2.10.0, 2.9.1",
+        "different devices or numbers of threads (cpu, 2 threads; cuda, 2 threads)",
+        "In 4 cells, the methods used different support images",
+        "RealMini nut: the test images differ between runs",
     ):
         assert text in html
         assert text in markdown
@@ -348,7 +348,7 @@ def test_eight_methods_fifteen_categories(tmp_path: Path) -> None:
 
 def test_errors(tmp_path: Path) -> None:
     rows = sweep(shots=(1,), seeds=2)
-    with pytest.raises(ValueError, match="got none of the name threads"):
+    with pytest.raises(ValueError, match="without threads"):
         report(tmp_path, rows.drop(columns="threads"))
     with pytest.raises(ValueError, match="must have at least one run"):
         report(tmp_path, rows.iloc[:0])

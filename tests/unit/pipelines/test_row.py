@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from anomalib_fewshot.pipelines.plan.job import Job
-from anomalib_fewshot.pipelines.results.row import Row, as_table, columns, describe, labelled_columns
+from anomalib_fewshot.pipelines.results.row import Row, as_table, columns, labeled_columns, render_docs
 
 DOCS = Path(__file__).parents[3] / "docs"
 JOB = Job("A", "parts", "", "all", 3, {"class_path": "A"}, {"class_path": "D"}, {}, "all_categories", ("bolt", "nut"))
@@ -27,7 +27,7 @@ FORMER = {
 
 def test_docs_are_up_to_date() -> None:
     page = (DOCS / "results.md").read_text(encoding="utf-8")
-    assert page == describe(), "Write it again: `describe` of anomalib_fewshot/pipelines/results/row.py."
+    assert page == render_docs(), "Regenerate it with `render_docs` of anomalib_fewshot/pipelines/results/row.py."
     assert "(results.md)" in (DOCS / "benchmark.md").read_text(encoding="utf-8")
 
 
@@ -43,17 +43,20 @@ def test_every_column_has_a_meaning_and_a_type() -> None:
 
 
 def test_labels_are_those_of_a_report() -> None:
-    assert [column.heading for column in labelled_columns("cost").values()][:2] == ["training on others, s", "fit, s"]
-    assert list(labelled_columns("accuracy")) == [
+    assert [column.heading for column in labeled_columns("cost").values()][:2] == [
+        "training on other categories, s",
+        "fit, s",
+    ]
+    assert list(labeled_columns("accuracy")) == [
         *("image_AUROC", "image_AUPR", "image_F1Score", "false_alarms", "recall", "guaranteed_fpr"),
         *("pixel_AUROC", "pixel_AUPRO"),
     ]
-    assert "augmentation" not in labelled_columns("settings")
+    assert "augmentation" not in labeled_columns("settings")
     assert columns()["threshold"].heading == "threshold from"
 
 
 def test_a_row_of_a_run_survives_json_and_a_table() -> None:
-    row = Row.of(JOB, "nut", image_AUROC=0.75, steps=4)
+    row = Row.from_job(JOB, "nut", image_AUROC=0.75, steps=4)
     assert (row.method, row.category, row.k_shot, row.seed, row.key, row.status) == (
         "A",
         "nut",

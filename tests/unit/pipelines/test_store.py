@@ -14,7 +14,7 @@ import pytest
 from anomalib_fewshot.atomic import write_atomically
 from anomalib_fewshot.data.manifest import SupportManifest
 from anomalib_fewshot.pipelines.plan.job import Job
-from anomalib_fewshot.pipelines.results.outcome import Outcome, failed
+from anomalib_fewshot.pipelines.results.outcome import Outcome, failed_outcome
 from anomalib_fewshot.pipelines.results.row import Row
 from anomalib_fewshot.pipelines.results.store import Store, Trainings
 
@@ -26,7 +26,7 @@ def make_job(seed: int = 0, steps: int = 1, k_shot: int | str = 2) -> Job:
 
 def make_outcome(job: Job, auroc: float = 0.5) -> Outcome:
     manifest = SupportManifest("parts", "bolt", 2, job.seed, {"0.png": "aa", "1.png": "bb"})
-    row = Row.of(job, "bolt", image_AUROC=auroc, support=manifest.digest)
+    row = Row.from_job(job, "bolt", image_AUROC=auroc, support=manifest.digest)
     return Outcome([row], [manifest], {"test/0.png": [False, 1.5]}, {("bolt", "hit"): b"\xff\xd8"})
 
 
@@ -63,7 +63,7 @@ def test_support_of_all_images_has_a_file_of_its_own(store: Store) -> None:
 
 def test_a_failed_run_is_a_row_and_is_tried_again(store: Store) -> None:
     job = make_job()
-    store.save(job, failed(job, "ValueError: no"))
+    store.save(job, failed_outcome(job, "ValueError: no"))
     assert store.table([job]).error.tolist() == ["ValueError: no"]
     assert not store.is_finished(job)
     store.save(job, make_outcome(job))
@@ -76,7 +76,7 @@ def test_runs_of_another_configuration_are_left_out_and_kept(store: Store) -> No
     assert not store.is_finished(new)
     store.save(new, make_outcome(new, 0.9))
     assert store.table([new]).image_AUROC.tolist() == [0.9]
-    assert store.num_others([new]) == 1
+    assert store.num_other_runs([new]) == 1
     assert store.table([old]).image_AUROC.tolist() == [0.1]
 
 
@@ -100,7 +100,7 @@ def test_finished_runs_are_appended_to_the_table(store: Store, monkeypatch: pyte
     store.save(jobs[0], make_outcome(jobs[0], 0.1))
     monkeypatch.setattr(json, "loads", None)
     store.save(jobs[1], make_outcome(jobs[1], 0.2))
-    store.save(jobs[2], failed(jobs[2], "ValueError: a, b\nc"))
+    store.save(jobs[2], failed_outcome(jobs[2], "ValueError: a, b\nc"))
     appended = (store.folder / "results.csv").read_text(encoding="utf-8")
     table = pd.read_csv(store.folder / "results.csv")
     assert table.image_AUROC.tolist()[:2] == [0.1, 0.2]
@@ -112,7 +112,7 @@ def test_finished_runs_are_appended_to_the_table(store: Store, monkeypatch: pyte
 def test_table_holds_what_other_processes_have_written(store: Store) -> None:
     mine, theirs, retried = (make_job(seed) for seed in range(3))
     other = Store(store.folder)
-    store.save(retried, failed(retried, "ValueError: no"))
+    store.save(retried, failed_outcome(retried, "ValueError: no"))
     store.save(mine, make_outcome(mine, 0.1))
     other.save(theirs, make_outcome(theirs, 0.2))
     other.save(retried, make_outcome(retried, 0.3))
@@ -179,7 +179,7 @@ def test_full_disk_leaves_what_was_there(store: Store, monkeypatch: pytest.Monke
     first, second = make_job(0), make_job(1)
     store.save(first, make_outcome(first))
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match=r"cannot be written: .*No space left.* make room, and start the same command"):
+    with pytest.raises(OSError, match=r"cannot be written: .*No space left.* Free some disk space"):
         store.save(second, make_outcome(second))
     monkeypatch.undo()
     assert not store.is_finished(second)
@@ -198,14 +198,14 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
 
 def test_folder_of_another_format(store: Store) -> None:
     (store.folder / "runs" / "FORMAT").write_text("2\n")
-    with pytest.raises(ValueError, match="must be a folder of format 1, got .*sweep, which has format 2. It is left"):
+    with pytest.raises(ValueError, match="`results` must be a folder with format 1, got format 2.*sweep"):
         Store(store.folder)
 
 
 def test_folder_of_other_things(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").touch()
-    with pytest.raises(ValueError, match="must be a new folder or that of a sweep, got .*, which holds other things"):
+    with pytest.raises(ValueError, match="`results` must be a new folder or .*, got one with other files"):
         Store(tmp_path)
-    with pytest.raises(ValueError, match="holds other things"):
+    with pytest.raises(ValueError, match="other files"):
         Store(tmp_path / "holiday.jpg")
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]

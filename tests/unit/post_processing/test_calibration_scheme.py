@@ -23,7 +23,7 @@ def margins(images: np.ndarray, new: int) -> np.ndarray:
 
 
 @given(st.lists(st.integers(-50, 50), min_size=3, max_size=12), st.integers(1, 5))
-def test_no_arrangement_of_images_breaks_the_guarantee(values: list[int], rank: int) -> None:
+def test_guarantee_holds_for_all_arrangements_of_images(values: list[int], rank: int) -> None:
     """Each of k + 1 images is the new one in turn: the part that is called a defect is never above the guarantee.
 
     This is the theorem, and for exchangeable images the rate of false alarms: whatever the images are.
@@ -34,7 +34,7 @@ def test_no_arrangement_of_images_breaks_the_guarantee(values: list[int], rank: 
     assert np.mean(alarms) <= CalibrationScheme.JACKKNIFE_PLUS.guaranteed_fpr(min(rank, count), count) + 1e-9
 
 
-def test_the_highest_training_score_breaks_what_held_out_fits_keep() -> None:
+def test_training_scores_have_no_guarantee() -> None:
     """Of -1, 1 and 3 both ends are further from the mean of the others than these are, which the fit has seen."""
     images = np.array([-1.0, 1.0, 3.0])
     means = [np.delete(images, new).mean() for new in range(3)]
@@ -44,7 +44,7 @@ def test_the_highest_training_score_breaks_what_held_out_fits_keep() -> None:
 
 
 @pytest.mark.parametrize("count", [2, 4, 8])
-def test_false_alarms_of_normal_images_are_as_promised(count: int) -> None:
+def test_false_alarm_rate_is_as_guaranteed(count: int) -> None:
     rng = np.random.default_rng(count)
     alarms = [(margins(rng.standard_t(3, count + 1), count) > 0).all() for _ in range(4000)]
     assert abs(np.mean(alarms) - 1 / (count + 1)) < 0.03  # six standard errors below a third
@@ -58,10 +58,10 @@ def test_images_that_are_not_exchangeable_break_the_guarantee() -> None:
 
 
 @given(st.integers(1, 200), st.floats(0.005, 0.95))
-def test_rank_is_the_highest_that_keeps_the_rate(count: int, rate: float) -> None:
+def test_rank_is_the_highest_with_the_rate(count: int, rate: float) -> None:
     for scheme in (CalibrationScheme.JACKKNIFE_PLUS, CalibrationScheme.SPLIT):
         if count < needed(rate):
-            with pytest.raises(ValueError, match=f"Give {needed(rate)} images"):
+            with pytest.raises(ValueError, match=f"Provide {needed(rate)} images"):
                 scheme.rank(rate, count)
             continue
         rank = scheme.rank(rate, count)
@@ -70,14 +70,14 @@ def test_rank_is_the_highest_that_keeps_the_rate(count: int, rate: float) -> Non
         assert rank > count // 2 or scheme.guaranteed_fpr(rank, count) + step > rate - 1e-9
 
 
-def test_what_cannot_be_promised_is_refused_with_what_can() -> None:
-    message = r"must be at least 0.2 with 4 normal images, got 0.05. Give 19 images, or ask for 0.2."
+def test_rate_without_guarantee_is_an_error() -> None:
+    message = r"must be at least 0.2 with 4 normal images, got 0.05. Provide 19 images"
     with pytest.raises(ValueError, match=message):
         CalibrationScheme.JACKKNIFE_PLUS.rank(0.05, 4)
     assert [needed(rate) for rate in (0.5, 0.2, 0.1, 0.05, 0.01)] == [1, 4, 9, 19, 99]
 
 
-def test_rules_without_a_guarantee() -> None:
+def test_schemes_without_a_guarantee() -> None:
     assert [
         scheme.guaranteed_fpr(1, 4)
         for scheme in (CalibrationScheme.LEAVE_ONE_OUT, CalibrationScheme.SELF_VIEWS, CalibrationScheme.TRAINING)
@@ -95,7 +95,7 @@ def test_guarantee_of_folds_in_closed_form(count: int, num_folds: int) -> None:
         CalibrationScheme.CV_PLUS.guaranteed_fpr(1, count)
 
 
-def test_bound_of_images_kept_apart_is_that_of_a_simulation() -> None:
+def test_rate_bound_equals_a_simulation() -> None:
     rng = np.random.default_rng(0)
     for rank, count in ((1, 8), (2, 20)):
         threshold = np.sort(rng.uniform(size=(20000, count)), axis=1)[:, -rank]
@@ -103,6 +103,6 @@ def test_bound_of_images_kept_apart_is_that_of_a_simulation() -> None:
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=9), st.floats(-6, 6))
-def test_p_value_is_the_rank_among_the_images_and_itself(calibration_scores: list[float], score: float) -> None:
+def test_p_value_is_the_rank(calibration_scores: list[float], score: float) -> None:
     (p,) = p_values(np.array([score]), np.sort(calibration_scores))
     assert p == (1 + sum(level >= score for level in calibration_scores)) / (len(calibration_scores) + 1)

@@ -39,13 +39,13 @@ def limits(post_processor: PostProcessor, level: str) -> list[float]:
     return [float(getattr(post_processor, name)) for name in names]
 
 
-def test_threshold_is_the_highest_score_and_the_range_that_of_all() -> None:
+def test_threshold_is_the_highest_score_and_range_covers_all() -> None:
     post_processor = fitted()
     assert limits(post_processor, "image") == [3, 0, 3]
     assert limits(post_processor, "pixel") == [4, -1, 4]
 
 
-def test_highest_normal_score_is_on_the_threshold_and_another_above_it() -> None:
+def test_only_scores_above_the_highest_normal_score_are_defects() -> None:
     raw = InferenceBatch(torch.tensor([-97.0, 2.0, 3.0, 4.0, 6.0, 1e4]), None, torch.zeros(6, 1, 2, 2))
     result = fitted()(raw)
     assert result.pred_label.tolist() == [False, False, False, True, True, True]
@@ -55,7 +55,7 @@ def test_highest_normal_score_is_on_the_threshold_and_another_above_it() -> None
     torch.testing.assert_close(result.anomaly_map, torch.full((6, 1, 2, 2), 0.5 - 0.5 * 1.6 / 2.6))
 
 
-def test_a_rate_moves_both_lines() -> None:
+def test_rate_changes_both_thresholds() -> None:
     scores = [InferenceBatch(pred_score=torch.arange(1.0, 10.0))]  # nine of them
     assert fitted(batches=scores).image_threshold == 9
     for scheme, rank in (
@@ -66,7 +66,7 @@ def test_a_rate_moves_both_lines() -> None:
         assert post_processor.image_threshold == 10 - rank
         assert post_processor.review_threshold == 10 - 2 * rank
         assert post_processor.guaranteed_fpr == pytest.approx(0.3)
-    with pytest.raises(ValueError, match=r"must be at least 0.1 with 9 normal images, got 0.05. Give 19 images"):
+    with pytest.raises(ValueError, match=r"must be at least 0.1 with 9 normal images, got 0.05. Provide 19 images"):
         fitted(batches=scores, false_alarm_rate=0.05)
 
 
@@ -101,12 +101,12 @@ def test_verdicts_and_p_values_of_ranked_scores() -> None:
         (None, CalibrationScheme.CV_PLUS, 40, 2),
     ],
 )
-def test_the_ranks_that_decide_a_verdict(rate: float | None, scheme: CalibrationScheme, count: int, ranks: int) -> None:
+def test_num_distinct_ranks(rate: float | None, scheme: CalibrationScheme, count: int, ranks: int) -> None:
     assert SupportPostProcessor(false_alarm_rate=rate).num_distinct_ranks(scheme, count, num_folds=32) == ranks
 
 
 @pytest.mark.parametrize("normalized", [True, False])
-def test_verdicts_are_those_of_the_labels(normalized: bool) -> None:
+def test_verdicts_match_the_labels(normalized: bool) -> None:
     post_processor = fitted(enable_normalization=normalized)
     result = post_processor(InferenceBatch(torch.tensor([0.5, 2.5, 3.5]), None, torch.zeros(3, 1, 1, 1)))
     assert post_processor.verdicts(result.pred_score) == ["good", "review", "defect"]
@@ -114,7 +114,7 @@ def test_verdicts_are_those_of_the_labels(normalized: bool) -> None:
         assert result.pred_label.tolist() == [False, False, True]
 
 
-def test_a_single_picture_has_no_defect_and_no_p_value() -> None:
+def test_single_image_has_no_defect_and_no_p_value() -> None:
     post_processor = fitted(CalibrationScheme.SELF_VIEWS)
     assert post_processor.calibration_scores.tolist() == [3]  # views are one picture
     result = post_processor(InferenceBatch(pred_score=torch.tensor([2.9, 99.0])))
@@ -124,7 +124,7 @@ def test_a_single_picture_has_no_defect_and_no_p_value() -> None:
     assert post_processor.guaranteed_fpr is None
 
 
-def test_a_picture_that_is_called_good_has_no_mask() -> None:
+def test_image_with_verdict_good_has_no_mask() -> None:
     post_processor = fitted()
     maps = torch.full((2, 1, 2, 2), 9.0)
     result = post_processor(InferenceBatch(torch.tensor([2.0, 4.0]), None, maps))
@@ -134,19 +134,19 @@ def test_a_picture_that_is_called_good_has_no_mask() -> None:
     assert batch.pred_mask.flatten(1).any(1).tolist() == [False, True]
 
 
-def test_predictions_are_explained() -> None:
+def test_predictions_have_explanations() -> None:
     batch = ImageBatch(image=torch.zeros(3, 3, 2, 2), pred_score=torch.tensor([0.1, 3.2, 9.0]))
     fitted(CalibrationScheme.JACKKNIFE_PLUS, RANKED).on_predict_batch_end(None, None, batch)
     assert batch.explanation == ["good, p = 1", "review, p = 0.4", "defect, p = 0.2"]
 
 
-def test_a_single_score_has_a_range_too() -> None:
+def test_range_of_a_single_score() -> None:
     post_processor = fitted(batches=[InferenceBatch(pred_score=torch.tensor([-4.0]))])
     assert limits(post_processor, "image") == [-4, -8, -4]
     assert all(value != value for value in limits(post_processor, "pixel"))  # noqa: PLR0124  nan: there are no maps
 
 
-def test_what_is_switched_off_is_not_fitted() -> None:
+def test_disabled_parts_are_not_fitted() -> None:
     post_processor = fitted(enable_thresholding=False)
     assert post_processor.image_threshold.isnan()
     assert post_processor.image_max == 3
@@ -174,7 +174,7 @@ def validate(
     post_processor.on_validation_epoch_end(trainer, None)
 
 
-def test_validation_by_normal_images_is_of_images_kept_apart(caplog: pytest.LogCaptureFixture) -> None:
+def test_normal_validation_images_give_a_split_calibration(caplog: pytest.LogCaptureFixture) -> None:
     post_processor = SupportPostProcessor(false_alarm_rate=0.4)
     caplog.set_level(logging.INFO)
     validate(post_processor, [1.0, 4.0, 2.0, 3.0], [False] * 4)
@@ -182,8 +182,8 @@ def test_validation_by_normal_images_is_of_images_kept_apart(caplog: pytest.LogC
     assert post_processor.image_threshold == 3  # the second highest: 2 of 5
     assert 2 * post_processor.pixel_threshold == 3
     assert "4 good validation images (split calibration)" in caplog.text
-    assert "at most 40 % of good parts are flagged as defects" in caplog.text
-    assert "at 95 % confidence, 0.75 or less" in caplog.text  # beta.ppf(0.95, 2, 3)
+    assert "at most 40 % of good parts" in caplog.text
+    assert "at most 75 % (95 % confidence)" in caplog.text  # beta.ppf(0.95, 2, 3)
 
 
 def test_validation_outside_a_fit_changes_nothing() -> None:
@@ -195,7 +195,7 @@ def test_validation_outside_a_fit_changes_nothing() -> None:
         torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True)
 
 
-def test_scores_of_an_interrupted_validation_are_dropped() -> None:
+def test_scores_of_an_interrupted_validation_are_discarded() -> None:
     post_processor = SupportPostProcessor()
     trainer = SimpleNamespace(world_size=1, state=SimpleNamespace(fn=TrainerFn.FITTING), lightning_module=None)
     batch = ImageBatch(
@@ -209,20 +209,20 @@ def test_scores_of_an_interrupted_validation_are_dropped() -> None:
     assert post_processor.calibration_scores.tolist() == [1, 2]
 
 
-def test_validation_with_few_defects_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_few_anomalous_validation_images_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     post_processor = fitted(CalibrationScheme.JACKKNIFE_PLUS, RANKED)
     validate(post_processor, [1.0, 2.0, 3.0, 9.0], [False, False, False, True])
     assert post_processor.scheme is None
     assert post_processor.image_threshold == 9  # upstream's: the defect's own score
-    assert "fitted to 1 anomalous validation images" in caplog.text
+    assert "fitted to 1 anomalous" in caplog.text
     caplog.clear()
     validate(post_processor, [*range(20)], [index >= 10 for index in range(20)])
     assert "anomalous validation images" not in caplog.text
 
 
-def test_rate_that_has_no_effect_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_unused_false_alarm_rate_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     validate(fitted(CalibrationScheme.SPLIT, false_alarm_rate=0.5), [*range(20)], [index >= 10 for index in range(20)])
-    assert "`false_alarm_rate` must have normal validation images only, got 10 anomalous ones" in caplog.text
+    assert "`false_alarm_rate` requires normal validation images only, got 10" in caplog.text
 
 
 def test_settings_survive_a_checkpoint() -> None:
@@ -245,13 +245,13 @@ def test_settings_survive_a_checkpoint() -> None:
             "at most 25 % of good parts are flagged as defects. For 5 %, provide at least 19",
         ),
         (CalibrationScheme.CV_PLUS, "CV+ with 5 folds"),
-        (CalibrationScheme.SPLIT, "For this support set: at most 63 % (95 % confidence)"),
+        (CalibrationScheme.SPLIT, "For this calibration set: at most 63 % (95 % confidence)"),
         (CalibrationScheme.LEAVE_ONE_OUT, "About 1 in 4 good images of the same kind exceed it"),
         (CalibrationScheme.SELF_VIEWS, "no image is called a defect"),
         (CalibrationScheme.TRAINING, "many new good images exceed this threshold"),
     ],
 )
-def test_words(scheme: CalibrationScheme, words: str) -> None:
+def test_describe(scheme: CalibrationScheme, words: str) -> None:
     assert words in fitted(scheme, num_folds=5).describe()
 
 
@@ -265,7 +265,7 @@ def test_the_guarantee_follows_from_the_number_of_folds_also_in_a_checkpoint() -
     assert loaded.guaranteed_fpr < scheme.guaranteed_fpr(1, 200, 32)
 
 
-def test_side_file_is_json() -> None:
+def test_metadata_is_json() -> None:
     assert SupportPostProcessor().metadata()["description"].endswith("The false-alarm rate is not guaranteed.")
     values = fitted(CalibrationScheme.JACKKNIFE_PLUS, RANKED).metadata()
     assert json.loads(json.dumps(values)) == values

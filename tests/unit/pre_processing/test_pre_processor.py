@@ -27,7 +27,7 @@ IMAGES = torch.rand(2, 3, 90, 50, generator=torch.Generator().manual_seed(0))
         None,
     ],
 )
-def test_exported_is_equal(transform: Transform | None) -> None:
+def test_exported_model_is_equal(transform: Transform | None) -> None:
     pre_processor = ExportablePreProcessor(transform)
     expected = IMAGES if transform is None else transform(IMAGES)
     assert torch.equal(pre_processor(IMAGES), expected)
@@ -35,7 +35,7 @@ def test_exported_is_equal(transform: Transform | None) -> None:
     torch.testing.assert_close(exported(IMAGES), expected, rtol=0, atol=5e-5)
 
 
-def test_anomalib_s_own_is_not() -> None:
+def test_exported_model_of_anomalib_differs() -> None:
     """The reason for ours: should this fail, ours is needed no more."""
     transform = Resize((32, 48))
     assert (PreProcessor(transform)(IMAGES) - transform(IMAGES)).abs().max() > 0.1
@@ -50,18 +50,18 @@ def test_anomalib_s_own_is_not() -> None:
         Resize(None, max_size=32),
     ],
 )
-def test_other_resizes_are_exported_as_anomalib_does(resize: Resize) -> None:
+def test_other_resizes_are_exported_like_anomalib(resize: Resize) -> None:
     (step,) = ExportablePreProcessor(Compose([resize])).export_transform.transforms
     assert type(step) is Resize
     assert (step.size, step.interpolation, step.antialias) == (resize.size, resize.interpolation, False)
 
 
-def test_center_crop_is_anomalib_s() -> None:
+def test_center_crop_equals_anomalib() -> None:
     steps = ExportablePreProcessor(Compose([Resize((64, 64)), CenterCrop(32)])).export_transform.transforms
     assert [type(step) for step in steps] == [ExportableResize, ExportableCenterCrop]
 
 
-def test_checkpoint_is_anomalib_s_in_both_directions() -> None:
+def test_checkpoint_is_compatible_with_anomalib() -> None:
     own = ExportablePreProcessor(Compose([Resize((32, 48)), NORMALIZE]))
     other, again = PreProcessor(), ExportablePreProcessor()
     other.load_checkpoint_config(own.checkpoint_config())
@@ -72,13 +72,13 @@ def test_checkpoint_is_anomalib_s_in_both_directions() -> None:
 
 
 @pytest.mark.parametrize("name", [InterpolationMode.BILINEAR, "bilinear", 2])
-def test_bilinear_by_every_name(name: InterpolationMode | str | int) -> None:
+def test_all_names_of_bilinear(name: InterpolationMode | str | int) -> None:
     pre_processor = ExportablePreProcessor(Resize((32, 48), interpolation=name))
     assert isinstance(pre_processor.export_transform, ExportableResize)
 
 
 @pytest.mark.parametrize("model", [CoftAD, ImageStatistic, RegAD, UniAD])
-def test_models_have_it_and_a_datamodule_finds_the_size(model: type) -> None:
+def test_models_use_it_and_data_modules_find_the_size(model: type) -> None:
     pre_processor = model.configure_pre_processor((32, 48))
     assert isinstance(pre_processor, ExportablePreProcessor)
     (resize,) = extract_transforms_by_type(pre_processor.transform, Resize)
@@ -87,7 +87,7 @@ def test_models_have_it_and_a_datamodule_finds_the_size(model: type) -> None:
     assert isinstance(exported, ExportableResize)
 
 
-def test_pre_processor_of_a_user_is_left_alone() -> None:
+def test_pre_processor_of_a_user_is_not_replaced() -> None:
     own = PreProcessor(Resize((64, 64)))
     assert ImageStatistic(pre_processor=own).pre_processor is own
     assert type(own.export_transform) is Resize

@@ -30,7 +30,7 @@ def slow_row(image: torch.Tensor, size: int, row: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 80), (17, 31), (1, 2)])
-def test_equals_torchvision_at_every_size(size: tuple[int, int]) -> None:
+def test_equals_torchvision_for_all_sizes(size: tuple[int, int]) -> None:
     for height, width in product(SIDES, SIDES):
         images = noise(2, 3, height, width)
         expected = F.resize(images, list(size), antialias=True)
@@ -38,7 +38,7 @@ def test_equals_torchvision_at_every_size(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("height", [*range(1, 40), 223, 224, 225, 447, 448, 449, 672, 1999, 4000])
-def test_no_row_is_left_out_of_a_strip(height: int) -> None:
+def test_strips_contain_all_rows(height: int) -> None:
     images = noise(1, height, 2)
     expected = F.resize(images, [224, 2], antialias=True)
     torch.testing.assert_close(resize(images, (224, 2)), expected, rtol=0, atol=1e-6)
@@ -69,7 +69,7 @@ def test_closed_forms() -> None:
     torch.testing.assert_close(resize(2 * images + 1, (20, 30)), 2 * resize(images, (20, 30)) + 1)
 
 
-def test_checkerboard_is_grey_and_not_a_pattern() -> None:
+def test_checkerboard_becomes_gray() -> None:
     board = (torch.arange(605)[:, None] + torch.arange(605)) % 2.0
     assert (resize(board, (64, 64))[1:-1, 1:-1] - 0.5).abs().max() < 1e-3
     assert (F.resize(board[None], [64, 64], antialias=False) - 0.5).abs().max() > 0.4
@@ -81,7 +81,7 @@ def test_half_precision_and_gradient() -> None:
     assert torch.autograd.gradcheck(lambda x: resize(x, (3, 4)), noise(2, 7, 5).requires_grad_())
 
 
-def test_transform_is_torchvision_s_until_it_is_exported() -> None:
+def test_transform_is_torchvision_s_outside_of_exports() -> None:
     images, transform = noise(2, 3, 90, 50, dtype=torch.float32), ExportableResize((32, 48))
     expected = F.resize(images, [32, 48], antialias=True)
     assert torch.equal(transform(images), expected)
@@ -90,7 +90,7 @@ def test_transform_is_torchvision_s_until_it_is_exported() -> None:
     torch.testing.assert_close(program.module()(images), expected, rtol=0, atol=3e-5)
 
 
-def test_exported_graph_takes_every_height_width_and_batch(tmp_path: Path) -> None:
+def test_exported_graph_has_dynamic_shapes(tmp_path: Path) -> None:
     names = ("batch", "height", "width")
     shapes = {axis: torch.export.Dim(name) for axis, name in zip((0, 2, 3), names, strict=True)}
     path = tmp_path / "resize.onnx"

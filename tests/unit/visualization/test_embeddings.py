@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""One vector an image."""
+"""Features and embeddings of each model."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ MODELS = [
 
 
 class Known(nn.Module):
-    """A model whose features are the pixels."""
+    """Model with pixels as features."""
 
 
 @patch_features.register
@@ -34,7 +34,7 @@ def _(model: Known, images: torch.Tensor) -> torch.Tensor:
 
 
 class Plain(nn.Module):
-    """What is used of an anomalib model."""
+    """Minimal anomalib model."""
 
     pre_processor = None
     device = torch.device("cpu")
@@ -45,17 +45,17 @@ class Plain(nn.Module):
 
 
 @pytest.mark.parametrize(("model", "arguments"), MODELS)
-def test_each_model_gives_a_finite_vector_an_image(model: type, arguments: dict[str, Any]) -> None:
+def test_each_model_gives_one_finite_vector_per_image(model: type, arguments: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    made = model(**arguments)
-    for density in made.model.modules():
+    instance = model(**arguments)
+    for density in instance.model.modules():
         if hasattr(density, "metric"):
             density.metric.copy_(torch.eye(len(density.metric)))
     support, images = torch.rand(2, 3, 64, 64), torch.rand(3, 3, 64, 64)
-    vectors = embed(made, support, images)
+    vectors = embed(instance, support, images)
     assert vectors.shape[0] == 5
     assert vectors.isfinite().all()
-    torch.testing.assert_close(embed(made, support, images[1:]), vectors[[0, 1, 3, 4]])
+    torch.testing.assert_close(embed(instance, support, images[1:]), vectors[[0, 1, 3, 4]])
     assert vectors.unique(dim=0).shape == vectors.shape
 
 
@@ -64,8 +64,8 @@ def test_mean_is_over_positions() -> None:
     torch.testing.assert_close(embed(Plain(), images[:2], images[2:]), images.mean((2, 3)))
 
 
-def test_peak_is_the_position_that_is_farthest_from_the_support_in_its_units() -> None:
-    """The second channel varies little in the support: there, a small step is far."""
+def test_peak_is_the_position_with_the_largest_scaled_distance() -> None:
+    """The second channel varies little in the support set, so a small step is a large distance."""
     support = torch.zeros(1, 2, 1, 4)
     support[0, 0, 0] = torch.tensor([-10.0, 10.0, -10.0, 10.0])
     support[0, 1, 0] = torch.tensor([-0.1, 0.1, 0.1, -0.1])
@@ -84,9 +84,9 @@ def test_batches_have_no_influence() -> None:
     torch.testing.assert_close(embed(Plain(), images[:1], images[1:]), images.mean((2, 3)))
 
 
-def test_model_without_features_says_how_to_get_them() -> None:
+def test_model_without_features() -> None:
     model = Padim("resnet10t", ["layer1"], pre_trained=False, n_features=20)
-    with pytest.raises(TypeError, match=r"must have registered features, got PadimModel. Register a function"):
+    with pytest.raises(TypeError, match=r"must have registered features, got PadimModel"):
         embed(model, torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64))
     assert not has_features(model)
     assert has_features(Patchcore(**SMALL, layers=["layer1"]))

@@ -14,7 +14,7 @@ from PIL import Image
 
 from anomalib_fewshot.data.validation import image as reading
 from anomalib_fewshot.data.validation import image_check
-from anomalib_fewshot.data.validation.image_check import check_pictures, find_skipped_files
+from anomalib_fewshot.data.validation.image_check import check_images, find_skipped_files
 from anomalib_fewshot.data.validation.issue import DataIssue
 
 
@@ -24,24 +24,24 @@ def found(issues: list[DataIssue]) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("decode", [True, False])
 @pytest.mark.parametrize("case", CORPUS)
-def test_fault_of_a_new_picture(good: Path, tmp_path: Path, case: str, *, decode: bool) -> None:
+def test_new_image_has_one_issue(good: Path, tmp_path: Path, case: str, *, decode: bool) -> None:
     make, severity, message = CORPUS[case]
     (tmp_path / "new").mkdir()
     path = make(tmp_path / "new")
-    (issue,) = check_pictures(good, tmp_path / "new", decode=decode)
+    (issue,) = check_images(good, tmp_path / "new", decode=decode)
     assert (issue.path, issue.severity) == (path, severity)
     assert re.search(message, issue.message)
 
 
 @pytest.mark.parametrize("case", [name for name, (_, severity, _) in CORPUS.items() if severity == "error"])
-def test_fault_in_the_support_hinders_nothing_else(good: Path, case: str) -> None:
+def test_support_issue_does_not_affect_other_images(good: Path, case: str) -> None:
     path = CORPUS[case][0](good)
-    assert found(check_pictures(good)) == [(path.name, "error")]
+    assert found(check_images(good)) == [(path.name, "error")]
 
 
 @pytest.mark.parametrize("decode", [True, False])
 @pytest.mark.parametrize("case", HEALTHY)
-def test_healthy_pictures_have_no_issue_and_are_read_by_anomalib(
+def test_valid_images_have_no_issue_and_are_read_by_anomalib(
     good: Path,
     tmp_path: Path,
     case: str,
@@ -50,11 +50,11 @@ def test_healthy_pictures_have_no_issue_and_are_read_by_anomalib(
 ) -> None:
     (tmp_path / "new").mkdir()
     path = HEALTHY[case](tmp_path / "new")
-    assert check_pictures(good, tmp_path / "new", decode=decode) == []
+    assert check_images(good, tmp_path / "new", decode=decode) == []
     assert read_image(path, as_tensor=True).shape[0] == 3
 
 
-def test_broken_files_are_those_that_anomalib_cannot_read(tmp_path: Path) -> None:
+def test_broken_files_cannot_be_read_by_anomalib(tmp_path: Path) -> None:
     """PIL is read as anomalib does, so that no fault is invented and none is passed over."""
     for make, _, message in CORPUS.values():
         if message.startswith(("is empty", "cannot be read")):
@@ -62,7 +62,7 @@ def test_broken_files_are_those_that_anomalib_cannot_read(tmp_path: Path) -> Non
                 read_image(make(tmp_path))
 
 
-def test_colour_among_grey_is_seen_only_by_decoding(tmp_path: Path) -> None:
+def test_color_among_gray_is_only_found_by_decoding(tmp_path: Path) -> None:
     """A file in colour may hold a grey picture, as those of many data sets do."""
     for name in ("good", "new"):
         (tmp_path / name).mkdir()
@@ -70,30 +70,30 @@ def test_colour_among_grey_is_seen_only_by_decoding(tmp_path: Path) -> None:
         picture(seed).convert("L").convert("RGB").save(tmp_path / "good" / f"{seed}.png")
     picture(3).convert("L").save(tmp_path / "new/grey.png")
     path = saved("colour.png")(tmp_path / "new")
-    (issue,) = check_pictures(tmp_path / "good", tmp_path / "new")
-    assert (issue.path, issue.message[:40]) == (path, "is in colour and the support grey. Take ")
-    assert check_pictures(tmp_path / "good", tmp_path / "new", decode=False) == []
+    (issue,) = check_images(tmp_path / "good", tmp_path / "new")
+    assert (issue.path, issue.message.partition(".")[0]) == (path, "is in color, but the support set is gray")
+    assert check_images(tmp_path / "good", tmp_path / "new", decode=False) == []
 
 
-def test_most_of_the_support_decide_what_is_usual(good: Path) -> None:
+def test_majority_of_the_support_set_is_the_reference(good: Path) -> None:
     picture(7).convert("L").save(good / "grey.png")
     picture(8, (30, 20)).save(good / "small.png")
-    assert found(check_pictures(good)) == [("small.png", "warning"), ("grey.png", "warning")]
+    assert found(check_images(good)) == [("small.png", "warning"), ("grey.png", "warning")]
 
 
 @pytest.mark.parametrize(("size", "number"), [((143, 64), 0), ((145, 64), 1), ((192, 128), 0), ((192, 129), 1)])
-def test_factors_of_aspect_and_area(good: Path, tmp_path: Path, size: tuple[int, int], number: int) -> None:
+def test_aspect_and_area_factors(good: Path, tmp_path: Path, size: tuple[int, int], number: int) -> None:
     picture(9, size).save(tmp_path / "new.png")
-    assert len(check_pictures(good, [tmp_path / "new.png"])) == number
+    assert len(check_images(good, [tmp_path / "new.png"])) == number
 
 
-def test_sizes_in_a_message_are_those_that_were_compared(good: Path, tmp_path: Path) -> None:
+def test_message_has_the_compared_sizes(good: Path, tmp_path: Path) -> None:
     """No image of the support need have the median area and the median aspect ratio."""
     for number, size in enumerate([(207, 208), (160, 320), (320, 160), (140, 140)]):
         picture(number, size).save(good / f"{number}.png")
     picture(9, (100, 300)).save(tmp_path / "narrow.png")
     picture(9, (30, 30)).save(tmp_path / "small.png")
-    issues = check_pictures(good, [tmp_path / "narrow.png", tmp_path / "small.png"])
+    issues = check_images(good, [tmp_path / "narrow.png", tmp_path / "small.png"])
     messages = {issue.path.name: issue.message for issue in issues}
     own, median = re.findall(r"\d+\.\d+", messages["narrow.png"])
     assert (float(own), float(median)) == (0.33, 1.0)
@@ -108,61 +108,63 @@ def test_copies_of_the_support(good: Path, tmp_path: Path) -> None:
     same_length = bytearray((good / "2.png").read_bytes())
     same_length[-1] ^= 1  # of the check sum at the end, which PIL does not read
     (tmp_path / "other.png").write_bytes(same_length)
-    issues = check_pictures(good, [tmp_path / "renamed.png", tmp_path / "other.png"])
+    issues = check_images(good, [tmp_path / "renamed.png", tmp_path / "other.png"])
     first, second = map(str, issues)
-    assert first == f"{good / 'copy.png'}: is the same picture as 1.png: it adds nothing to the support. Replace it."
-    assert second.startswith(f"{tmp_path / 'renamed.png'}: is the support's picture {good / '2.png'}, so its score is")
+    assert first == f"{good / 'copy.png'}: is a copy of 1.png, which is also in the support set. Replace it."
+    assert second.startswith(
+        f"{tmp_path / 'renamed.png'}: is a copy of the support image {good / '2.png'}, so its score is",
+    )
 
 
 def test_files_that_differ_by_their_suffix(good: Path, tmp_path: Path) -> None:
     picture(8).save(good / "0.jpg")
     (tmp_path / "new").mkdir()
     picture(9).save(tmp_path / "new/0.png")  # in another folder
-    (issue,) = check_pictures(good, tmp_path / "new")
+    (issue,) = check_images(good, tmp_path / "new")
     assert issue.path == good / "0.png"
-    assert issue.message == "differs from 0.jpg by its suffix alone, so that results may mix. Rename one."
+    assert issue.message.startswith("differs from 0.jpg only by its suffix")
 
 
-def test_files_that_are_no_pictures_are_counted(good: Path) -> None:
+def test_skipped_files_are_listed(good: Path) -> None:
     for name in ("a.HEIC", "b.heic", "c.gif", "d.txt", ".DS_Store", "Thumbs.db", "._x", "._0.png", "._1.jpg"):
         (good / name).write_bytes(b"x")
     (good / "sub.HEIC").mkdir()
-    notes, unknown = check_pictures(good)
+    notes, unknown = check_images(good)
     assert (notes.path, notes.severity, unknown.path, unknown.severity) == (good, "error", good, "warning")
-    assert notes.message == "2 notes of macOS that anomalib would take for pictures. Delete them: ._0.png, ._1.jpg."
-    assert unknown.message.startswith("4 files left out: anomalib reads .jpg, ")
-    assert unknown.message.endswith(": a.HEIC, b.heic, c.gif, ....")
+    assert "macOS metadata" in notes.message
+    assert "._0.png, ._1.jpg" in notes.message
+    assert "a.HEIC, b.heic, c.gif and 1 more" in unknown.message
     assert find_skipped_files([good]) == [notes, unknown]
-    assert check_pictures([good / "0.png", good / "._0.png"])[0].message.startswith("1 notes of macOS")
+    assert check_images([good / "0.png", good / "._0.png"])[0].message.startswith("has macOS metadata files")
 
 
-def test_folders_without_pictures(good: Path, tmp_path: Path) -> None:
+def test_folders_without_images(good: Path, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
-    issues = check_pictures([tmp_path / "none", tmp_path / "missing", good / "0.png"])
+    issues = check_images([tmp_path / "none", tmp_path / "missing", good / "0.png"])
     assert found(issues) == [("none", "error"), ("missing", "error")]
-    assert issues[0].message.startswith("has no pictures. Add some, of .jpg, ")
+    assert issues[0].message.startswith("has no images. Add some (.jpg, ")
 
 
 def test_subfolders_and_files_given_twice(good: Path) -> None:
     (good / "more").mkdir()
     picture(8).save(good / "more/0.png")
-    assert check_pictures([good, good / "0.png", str(good)]) == []
+    assert check_images([good, good / "0.png", str(good)]) == []
 
 
 def test_errors_come_first(good: Path) -> None:
     saved("a.png", "L")(good)
     written("z.png", b"")(good)
-    assert found(check_pictures(good)) == [("z.png", "error"), ("a.png", "warning")]
+    assert found(check_images(good)) == [("z.png", "error"), ("a.png", "warning")]
 
 
-def test_file_that_is_mended_is_read_again(good: Path) -> None:
+def test_repaired_file_is_read_again(good: Path) -> None:
     written("0.png", b"broken")(good)
-    assert len(check_pictures(good)) == 1
+    assert len(check_images(good)) == 1
     saved("0.png")(good)
-    assert check_pictures(good) == []
+    assert check_images(good) == []
 
 
-def test_headers_alone_are_read_of_new_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_headers_of_new_images_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a.png", "b.jpg", "c.bmp", "d.tif", "e.webp"):
         saved(name)(tmp_path)
     loaded = []
@@ -174,13 +176,13 @@ def test_headers_alone_are_read_of_new_pictures(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(reading, "_describe", spy)
     files = sorted(tmp_path.glob("*.*"))
-    assert check_pictures([], files, decode=False) == []
+    assert check_images([], files, decode=False) == []
     assert loaded == []
-    assert check_pictures([], files) == []
+    assert check_images([], files) == []
     assert len(set(loaded)) == 5
 
 
-def test_some_pictures_with_alpha_are_decoded(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_some_images_with_alpha_are_decoded(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_check, "NUM_TRANSPARENT", 2)
     files = []
     for number in range(4):
@@ -188,5 +190,5 @@ def test_some_pictures_with_alpha_are_decoded(good: Path, tmp_path: Path, monkey
         image.putalpha(0)
         image.save(tmp_path / f"{number}.png")
         files.append(tmp_path / f"{number}.png")
-    assert len(check_pictures(good, files, decode=False)) == 2
-    assert len(check_pictures(good, files)) == 4
+    assert len(check_images(good, files, decode=False)) == 2
+    assert len(check_images(good, files)) == 4

@@ -30,7 +30,7 @@ def test_report_names_all_errors_and_logs_warnings(tmp_path: Path, caplog: pytes
         report(errors)
 
 
-def test_warnings_of_a_kind_are_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_warnings_of_one_kind_are_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = [grey(tmp_path / "test" / f"{number}.png", f"{number} px") for number in range(338)]
     report([*files, DataIssue(tmp_path / "x.png", WARNING, "is turned.")])
     line, other = caplog.messages
@@ -48,11 +48,11 @@ def test_warnings_of_a_kind_are_one_line(tmp_path: Path, caplog: pytest.LogCaptu
         (["/a/b/0.png", "/a/c/0.png", "/a/b/0.png"], "b/0.png, c/0.png, in /a"),  # one of them twice
     ],
 )
-def test_names_tell_files_of_several_folders_apart(paths: list[str], names: str) -> None:
+def test_names_of_files_in_several_folders_are_unique(paths: list[str], names: str) -> None:
     assert summarize(grey(Path(path)) for path in paths) == [f"2 {KIND}: {names}"]
 
 
-def test_equal_messages_are_a_kind() -> None:
+def test_equal_messages_are_one_kind() -> None:
     (line,) = summarize(DataIssue(Path("a") / name, WARNING, "is grey.") for name in "bc")
     assert line.startswith("2 ")
     assert line.endswith("b, c, in a")

@@ -12,7 +12,7 @@ from anomalib.data.utils import read_mask
 from corpus import HEIGHT, WIDTH, Maker, cut, turned, written
 from PIL import Image
 
-from anomalib_fewshot.data.validation.image_check import check_pictures
+from anomalib_fewshot.data.validation.image_check import check_images
 from anomalib_fewshot.data.validation.mask_check import check_masks
 
 
@@ -30,20 +30,20 @@ def with_alpha(image: Image.Image) -> Image.Image:
 
 
 MASKS: dict[str, tuple[Image.Image, str, str]] = {
-    "black": (Image.new("L", (WIDTH, HEIGHT)), "error", "marks nothing. Paint the defect white"),
-    "inverted": (square(0, 255), "warning", "marks 98% of its picture. If it is inverted"),
-    "white": (Image.new("L", (WIDTH, HEIGHT), 255), "warning", "marks 100% of its picture"),
-    "in its alpha channel": (with_alpha(square()), "error", "must have no transparency"),
-    "turned": (square(size=(HEIGHT, WIDTH)), "error", "has 64 x 96 pixels, its picture 96 x 64"),
-    "square": (square(size=(64, 64)), "error", "has 64 x 64 pixels, its picture 96 x 64"),
+    "black": (Image.new("L", (WIDTH, HEIGHT)), "error", "is empty: no pixel is marked"),
+    "inverted": (square(0, 255), "warning", "marks 98% of its image. If it is inverted"),
+    "white": (Image.new("L", (WIDTH, HEIGHT), 255), "warning", "marks 100% of its image"),
+    "in its alpha channel": (with_alpha(square()), "error", "must not be transparent"),
+    "turned": (square(size=(HEIGHT, WIDTH)), "error", "has 64 x 96 pixels, but its image has 96 x 64"),
+    "square": (square(size=(64, 64)), "error", "has 64 x 64 pixels, but its image has 96 x 64"),
 }
 
 
 @pytest.mark.parametrize("case", MASKS)
-def test_mask_that_cannot_be_meant(good: Path, tmp_path: Path, case: str) -> None:
+def test_invalid_mask(good: Path, tmp_path: Path, case: str) -> None:
     mask, severity, message = MASKS[case]
     mask.save(tmp_path / "mask.png")
-    (finding,) = check_pictures(good, masks={str(good / "0.png"): str(tmp_path / "mask.png")})
+    (finding,) = check_images(good, masks={str(good / "0.png"): str(tmp_path / "mask.png")})
     assert (finding.path, finding.severity) == (tmp_path / "mask.png", severity)
     assert finding.message.startswith(message)
 
@@ -62,7 +62,7 @@ def test_mask_that_cannot_be_meant(good: Path, tmp_path: Path, case: str) -> Non
         Image.fromarray(np.asarray(square()).astype(np.uint16) * 257),
     ],
 )
-def test_healthy_masks(good: Path, tmp_path: Path, mask: Image.Image) -> None:
+def test_valid_masks(good: Path, tmp_path: Path, mask: Image.Image) -> None:
     mask.save(tmp_path / "mask.png")
     assert check_masks({good / "0.png": tmp_path / "mask.png"}) == []
     assert read_mask(tmp_path / "mask.png", as_tensor=True).sum() == 100
@@ -74,7 +74,7 @@ def test_healthy_masks(good: Path, tmp_path: Path, mask: Image.Image) -> None:
         (written("mask.png", b""), "is empty"),
         (cut("mask.png", 0.7), "cannot be read"),
         (turned("mask.jpg", 6), "orientation 6"),
-        (lambda folder: folder / "mask.png", r"does not exist, as the mask of 0\.png"),
+        (lambda folder: folder / "mask.png", r"does not exist, but is the mask of 0\.png"),
     ],
 )
 def test_mask_that_cannot_be_read(good: Path, tmp_path: Path, make: Maker, message: str) -> None:
@@ -84,7 +84,7 @@ def test_mask_that_cannot_be_read(good: Path, tmp_path: Path, make: Maker, messa
     assert re.search(message, finding.message)
 
 
-def test_mask_of_a_turned_picture_is_not_blamed(tmp_path: Path) -> None:
+def test_mask_of_a_rotated_image_has_no_issue(tmp_path: Path) -> None:
     path = turned("new.jpg", 6)(tmp_path)
     square(size=(HEIGHT, WIDTH)).save(tmp_path / "mask.png")
     (finding,) = check_masks({path: tmp_path / "mask.png"})

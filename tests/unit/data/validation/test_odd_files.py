@@ -16,7 +16,7 @@ from odd_files import FILES
 from PIL import Image
 
 from anomalib_fewshot import CoftAD, inspect
-from anomalib_fewshot.data.validation.image_check import check_pictures
+from anomalib_fewshot.data.validation.image_check import check_images
 from anomalib_fewshot.inspection import training
 
 KINDS = FILES | {name: make for name, (make, *_) in CORPUS.items()} | HEALTHY
@@ -24,7 +24,7 @@ KINDS = FILES | {name: make for name, (make, *_) in CORPUS.items()} | HEALTHY
 OTHERS = {"grey with a red defect", "PNG of half its rows"}
 
 
-def test_odd_files_are_read_right_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_odd_files_are_read_correctly_or_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All kinds in one run, each in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     arguments = {"image_size": 64, "num_steps": 1}
@@ -59,7 +59,7 @@ def test_odd_files_are_read_right_or_named(tmp_path: Path, monkeypatch: pytest.M
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8),
     cut=st.floats(0, 1),
 )
-def test_broken_bytes_are_named_or_read(name: str, changes: list[tuple[float, int]], cut: float) -> None:
+def test_broken_bytes_are_reported_or_read(name: str, changes: list[tuple[float, int]], cut: float) -> None:
     """No error is without the file's name, and what is not named can be read, all of it or its header alone."""
     with TemporaryDirectory() as folder:
         path = saved(name)(Path(folder))
@@ -68,7 +68,7 @@ def test_broken_bytes_are_named_or_read(name: str, changes: list[tuple[float, in
             content[int(place * len(content))] = value
         path.write_bytes(content[: int(max(cut, 0.5) * len(content))] if cut < 0.75 else content)
         for decode in (True, False):
-            findings = check_pictures((), [path], decode=decode)
+            findings = check_images((), [path], decode=decode)
             assert {finding.path for finding in findings} <= {path}
             if decode and not any(finding.severity == "error" for finding in findings):
                 assert read_image(path, as_tensor=True).shape[0] == 3

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """
-Choice of the support set
-=========================
+Selection of the support set
+============================
 
 Results of few-shot methods depend on the few images that they are fitted to. ``FewShot`` selects them reproducibly.
 """
@@ -14,7 +14,7 @@ from anomalib_fewshot import ELPV, FewShot
 
 
 def support(k_shot, seed):
-    """Return the files of the support set and their hashes, in the order of their selection."""
+    """Return the files of the support set with their hashes, in the order of selection."""
     data = FewShot(ELPV(category="poly"), k_shot=k_shot, seed=seed)
     data.setup()
     return data.manifest.images

@@ -5,8 +5,8 @@
 Few-shot detection with four normal images
 ==========================================
 
-CoftAD is fitted to four intact solar cells and scores cells that it has not seen. The four images also determine the
-threshold: no image of a defect is needed.
+CoftAD is fitted to four images of intact solar cells and scores new cells. The same four images calibrate the
+threshold. No image of a defect is required.
 """
 
 import tempfile
@@ -17,18 +17,18 @@ from anomalib.engine import Engine
 from anomalib_fewshot import ELPV, CoftAD, FewShot
 
 # %%
-# The data
-# --------
+# Data
+# ----
 # ``FewShot`` keeps four normal images of any data module of anomalib. The selection depends only on dataset, category
-# and ``seed``. Twelve intact and twelve defective cells are for testing.
+# and ``seed``. The test set has twelve intact and twelve defective cells.
 
 data = FewShot(ELPV(category="mono", num_test=12, val_split_mode="none"), k_shot=4, seed=0)
 
 # %%
-# The fit
-# -------
-# The fit is one call of a few seconds on a CPU. Its last step calibrates the threshold on the four images, with each
-# held out once, and reports the guaranteed false-alarm rate.
+# Fit
+# ---
+# The fit takes a few seconds on a CPU. It then calibrates the threshold with jackknife+ on the four images and reports
+# the guaranteed false-alarm rate.
 
 quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 engine = Engine(default_root_dir=tempfile.mkdtemp(), accelerator="cpu", **quiet)
@@ -37,8 +37,8 @@ engine.fit(model, datamodule=data)
 print(model.post_processor.describe())
 
 # %%
-# The scores
-# ----------
+# Scores
+# ------
 # Scores are between 0 and 1, and 0.5 is the threshold. The verdict is *good*, *review* or *defect*.
 
 batches = engine.predict(model, dataloaders=data.test_dataloader())
@@ -49,8 +49,8 @@ for label in (0, 1):
     print("defective" if label else "intact", counts)
 
 # %%
-# The maps
-# --------
+# Anomaly maps
+# ------------
 # The figure shows the three lowest and the three highest scores, with anomaly maps from 0 (dark) to 0.7. The pixel
 # threshold is 0.5.
 

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The features by which each model tells good images from others, one vector an image."""
+"""Features that each model compares to detect anomalies, pooled to one vector per image."""
 
 from functools import singledispatch
 
@@ -22,28 +22,29 @@ BATCH_SIZE = 16
 
 @singledispatch
 def patch_features(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Return the features that a fitted model compares, at each position.
+    """Return the features that a fitted model compares at each position.
 
-    For another model, register a function: ``@patch_features.register``.
+    Register a function for other models with ``@patch_features.register``.
 
     Args:
-        model (nn.Module): The ``model`` of an anomalib model.
+        model (nn.Module): Attribute ``model`` of an anomalib model.
         images (torch.Tensor): Normalized images, shape ``(B, 3, H, W)``.
 
     Returns:
         torch.Tensor: Features, shape ``(B, N, D)``.
 
     Raises:
-        TypeError: If the model is none of those that are known.
+        TypeError: If no function is registered for the model.
     """
     del images
-    msg = f"`model` must have registered features, got {type(model).__name__}. Register a function by `patch_features`."
+    name = type(model).__name__
+    msg = f"`model` must have registered features, got {name}. Use the decorator `patch_features.register`."
     raise TypeError(msg)
 
 
 @patch_features.register
 def _(model: CoftADModel, images: torch.Tensor) -> torch.Tensor:
-    """Return the features of the first group in the metric of its Gaussian; as published, the image's embedding."""
+    """Return the whitened features of the first group, or the image embedding if the model scores embeddings."""
     features = model.features(images)
     if model.published:
         return features.embeddings[:, None]
@@ -53,25 +54,25 @@ def _(model: CoftADModel, images: torch.Tensor) -> torch.Tensor:
 
 @patch_features.register
 def _(model: RegADModel, images: torch.Tensor) -> torch.Tensor:
-    """Return the maps of all stages, warped back."""
+    """Return the feature maps of all stages, warped back by their inverse transforms."""
     return model.embed(images).flatten(2).transpose(1, 2)
 
 
 @patch_features.register
 def _(model: UniADModel, images: torch.Tensor) -> torch.Tensor:
-    """Return what the transformer cannot reconstruct."""
+    """Return the reconstruction error of the transformer."""
     tokens = model.standardize(model.embed(images))
     return tokens - model.transformer(tokens).tokens
 
 
 @patch_features.register
 def _(model: PatchcoreModel, images: torch.Tensor) -> torch.Tensor:
-    """Return what the memory bank is made of."""
+    """Return the patch embeddings that the memory bank contains."""
     return patchcore_embedding(model, images).flatten(2).transpose(1, 2)
 
 
 def has_features(model: AnomalibModule) -> bool:
-    """Return whether the features of a model are known to :func:`patch_features`."""
+    """Return whether :func:`patch_features` supports a model."""
     return patch_features.dispatch(type(getattr(model, "model", None))) is not patch_features.dispatch(object)
 
 
@@ -81,29 +82,29 @@ def embed(
     images: torch.Tensor,
     pooling: str = "mean",
 ) -> torch.Tensor:
-    """Return one vector for each image of the support, and of others.
+    """Embed the support set and other images as one vector per image.
 
     Args:
         model (AnomalibModule): A fitted model.
-        support (torch.Tensor): Images of the support, RGB from 0 to 1, shape ``(K, 3, H, W)``.
+        support (torch.Tensor): Support set, RGB between 0 and 1, shape ``(K, 3, H, W)``.
         images (torch.Tensor): Other images, shape ``(B, 3, H, W)``.
-        pooling (str): ``"mean"`` of all positions, or ``"peak"``, the position that is farthest from the mean of the
-            support, each channel in units of its standard deviation there. Defaults to ``"mean"``.
+        pooling (str): ``"mean"`` of all positions, or ``"peak"``: the position with the largest distance from the mean
+            of the support set, with channels divided by their standard deviation. Defaults to ``"mean"``.
 
     Returns:
-        torch.Tensor: Vectors, shape ``(K + B, D)``, those of the support first.
+        torch.Tensor: Vectors, shape ``(K + B, D)``, with the support set first.
 
     Raises:
-        ValueError: If there is no such pooling.
-        TypeError: As :func:`patch_features`.
+        ValueError: If ``pooling`` is unknown.
+        TypeError: If no features are registered for the model.
     """
     if pooling not in POOLINGS:
         msg = f"`pooling` must be one of {POOLINGS}, got {pooling!r}."
         raise ValueError(msg)
-    own = _features(model, support)
-    std, mean = torch.std_mean(own.flatten(0, 1), dim=0, correction=0)
+    support_features = _features(model, support)
+    std, mean = torch.std_mean(support_features.flatten(0, 1), dim=0, correction=0)
     std = std.clamp_min(MIN_STD)
-    return torch.cat([_pool(part, mean, std, pooling) for part in (own, _features(model, images))])
+    return torch.cat([_pool(each, mean, std, pooling) for each in (support_features, _features(model, images))])
 
 
 @torch.no_grad()
@@ -112,13 +113,12 @@ def _features(model: AnomalibModule, images: torch.Tensor) -> torch.Tensor:
     inner = model.eval().model
     if not isinstance(inner, nn.Module):
         return patch_features(inner, images)
-    return torch.cat([
-        patch_features(inner, transform(part.to(model.device))).float().cpu() for part in images.split(16)
-    ])
+    batches = (transform(batch.to(model.device)) for batch in images.split(BATCH_SIZE))
+    return torch.cat([patch_features(inner, batch).float().cpu() for batch in batches])
 
 
 def _pool(features: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, pooling: str) -> torch.Tensor:
-    """Return one vector an image: ``(B, N, D)`` -> ``(B, D)``."""
+    """Pool over positions: ``(B, N, D)`` -> ``(B, D)``."""
     if pooling == "mean":
         return features.mean(1)
     distance = torch.linalg.vector_norm((features - mean) / std, dim=-1)  # (B, N)

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Embeddings on a plane: a picture, and a page in one file that needs no network."""
+"""Two-dimensional plots of embeddings, as an image file and as a web page that works offline."""
 
 import json
 from base64 import b64encode
@@ -21,9 +21,9 @@ from sklearn.manifold import TSNE
 from anomalib_fewshot._templates import template_environment
 from anomalib_fewshot.atomic import write_atomically
 
-from .embedded import Embedded, separation
+from .image_embeddings import ImageEmbeddings, separation
 
-# Okabe and Ito's colours, which those who see no red or green can discriminate, and a mark for each kind beside them.
+# The Okabe-Ito palette is safe for color-blind readers. Each kind also has its own marker.
 STYLES = {"good": ("#0072B2", "o", 18), "defect": ("#D55E00", "^", 22), "support": ("#000000", "*", 130)}
 THUMBNAIL = 128  # pixels
 MAX_PERPLEXITY = 30
@@ -46,41 +46,41 @@ PROJECTIONS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {"tsne": _tsne
 
 
 def project(vectors: torch.Tensor, projection: str = "tsne", seed: int = 0) -> np.ndarray:
-    """Return points on a plane: ``(B, D)`` -> ``(B, 2)``.
+    """Project vectors to two dimensions: ``(B, D)`` -> ``(B, 2)``.
 
     Args:
-        vectors (torch.Tensor): Vectors, four or more.
+        vectors (torch.Tensor): At least four vectors.
         projection (str): ``"tsne"`` or ``"pca"``. Defaults to ``"tsne"``.
-        seed (int): Seed. Defaults to ``0``.
+        seed (int): Random seed. Defaults to ``0``.
 
     Raises:
-        ValueError: If there is no such projection, or there are fewer than four vectors.
+        ValueError: If ``projection`` is unknown, or if there are fewer than four vectors.
     """
     if projection not in PROJECTIONS:
         msg = f"`projection` must be one of {tuple(PROJECTIONS)}, got {projection!r}."
         raise ValueError(msg)
     if len(vectors) < 4:
-        msg = f"`vectors` must be four or more, got {len(vectors)}. Take more test images."
+        msg = f"`vectors` must contain at least four vectors, got {len(vectors)}. Use more test images."
         raise ValueError(msg)
     return PROJECTIONS[projection](vectors.double().numpy(), seed)
 
 
-def draw(embedded: Mapping[str, Embedded], path: Path, projection: str = "tsne", seed: int = 0) -> None:
-    """Draw embeddings as PNG, a panel for each model.
+def draw(embeddings: Mapping[str, ImageEmbeddings], path: Path, projection: str = "tsne", seed: int = 0) -> None:
+    """Plot embeddings as a PNG file with one panel per model.
 
     Args:
-        embedded (Mapping[str, Embedded]): Images by the name of the model that sees them.
-        path (Path): File to write.
+        embeddings (Mapping[str, ImageEmbeddings]): Embeddings by the name of the model.
+        path (Path): Output file.
         projection (str): See :func:`project`. Defaults to ``"tsne"``.
-        seed (int): Seed. Defaults to ``0``.
+        seed (int): Random seed. Defaults to ``0``.
     """
-    columns = min(COLUMNS, len(embedded))
-    rows = -(-len(embedded) // columns)
+    columns = min(COLUMNS, len(embeddings))
+    rows = -(-len(embeddings) // columns)
     figure = Figure(figsize=(4 * columns, 4 * rows + 0.4), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for panel in panels:
         panel.set_axis_off()
-    for panel, (name, each) in zip(panels, embedded.items(), strict=False):
+    for panel, (name, each) in zip(panels, embeddings.items(), strict=False):
         panel.set_axis_on()
         panel.set_title(name, parse_math=False)
         _scatter(panel, each, projection, seed)
@@ -90,33 +90,33 @@ def draw(embedded: Mapping[str, Embedded], path: Path, projection: str = "tsne",
     write_atomically(path, stream.getvalue())
 
 
-def draw_one(embedded: Embedded, seed: int = 0) -> bytes:
-    """Return a small JPEG of the embeddings of one model by t-SNE, with :func:`separation` below.
+def draw_one(embeddings: ImageEmbeddings, seed: int = 0) -> bytes:
+    """Return a small JPEG with a t-SNE plot of one model and its :func:`separation`.
 
     Args:
-        embedded (Embedded): Images of all kinds, four or more.
-        seed (int): Seed. Defaults to ``0``.
+        embeddings (ImageEmbeddings): Embeddings of at least four images, with all kinds present.
+        seed (int): Random seed. Defaults to ``0``.
     """
     figure = Figure(figsize=(3.6, 4.0), layout="constrained")
     panel = figure.subplots()
-    _scatter(panel, embedded, "tsne", seed)
-    found = separation(embedded)
-    panel.set_xlabel(f"defects {found['defects']:.3g} spreads away, AUROC {found['AUROC']:.3f}")
+    _scatter(panel, embeddings, "tsne", seed)
+    measured = separation(embeddings)
+    panel.set_xlabel(f"distance of defects: {measured['defects']:.3g} std, AUROC: {measured['AUROC']:.3f}")
     _legend(figure, panel)
     stream = BytesIO()
     figure.savefig(stream, format="jpeg", dpi=100)
     return stream.getvalue()
 
 
-def _scatter(panel: Axes, embedded: Embedded, projection: str, seed: int) -> None:
-    """Draw the images of a model."""
-    points = project(embedded.vectors, projection, seed)
+def _scatter(panel: Axes, embeddings: ImageEmbeddings, projection: str, seed: int) -> None:
+    """Plot the embeddings of one model."""
+    points = project(embeddings.vectors, projection, seed)
     panel.set(xticks=[], yticks=[])
     for kind, (color, marker, size) in STYLES.items():
-        own = points[[other == kind for other in embedded.kinds]]
+        selected = points[[each == kind for each in embeddings.kinds]]
         panel.scatter(
-            own[:, 0],
-            own[:, 1],
+            selected[:, 0],
+            selected[:, 1],
             s=size,
             c=color,
             marker=marker,
@@ -132,29 +132,30 @@ def _legend(figure: Figure, panel: Axes) -> None:
 
 
 def write_page(
-    embedded: Mapping[str, Embedded],
+    embeddings: Mapping[str, ImageEmbeddings],
     table: pd.DataFrame,
     path: Path,
     projection: str = "tsne",
     seed: int = 0,
 ) -> None:
-    """Write a page on which a point shows its picture.
+    """Write a web page that shows the image of a point on hover.
 
     Args:
-        embedded (Mapping[str, Embedded]): Images by the name of the model that sees them, the same for all.
-        table (pd.DataFrame): Numbers of each model.
-        path (Path): File to write.
+        embeddings (Mapping[str, ImageEmbeddings]): Embeddings of the same images by the name of the model.
+        table (pd.DataFrame): Metrics, one row per model.
+        path (Path): Output file.
         projection (str): See :func:`project`. Defaults to ``"tsne"``.
-        seed (int): Seed. Defaults to ``0``.
+        seed (int): Random seed. Defaults to ``0``.
     """
-    first = next(iter(embedded.values()))
+    first = next(iter(embeddings.values()))
     data = {
-        "pictures": [
+        "images": [
             {"name": "/".join(Path(file).parts[-2:]), "kind": kind, "thumbnail": _thumbnail(file)}
             for file, kind in zip(first.paths, first.kinds, strict=True)
         ],
         "panels": [
-            {"name": name, "points": _unit(project(each.vectors, projection, seed))} for name, each in embedded.items()
+            {"name": name, "points": _scale_to_unit_square(project(each.vectors, projection, seed))}
+            for name, each in embeddings.items()
         ],
     }
     templates = template_environment("anomalib_fewshot.visualization")
@@ -162,21 +163,21 @@ def write_page(
         "projection": {"tsne": "t-SNE", "pca": "PCA"}[projection],
         "columns": list(table),
         "rows": [(name, [f"{value:.3g}" for value in values]) for name, values in table.iterrows()],
-        "data": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),  # no tag can end the script
+        "data": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),  # no name can close <script>
     }
     write_atomically(path, templates.get_template("page.html.j2").render(content).encode(errors="replace"))
 
 
-def _unit(points: np.ndarray) -> list[list[float]]:
-    """Return points within a square of side 1, each axis by the same factor."""
+def _scale_to_unit_square(points: np.ndarray) -> list[list[float]]:
+    """Scale points to the unit square with the same factor for both axes."""
     low, high = points.min(0), points.max(0)
     width = max(float((high - low).max()), np.finfo(float).tiny)
     return (0.5 + (points - (low + high) / 2) / width).round(4).tolist()
 
 
 def _thumbnail(path: str) -> str:
-    """Return a small picture as data URI."""
+    """Return a thumbnail as a data URI."""
     stream = BytesIO()
-    with Image.open(path) as picture:
-        ImageOps.contain(picture.convert("RGB"), (THUMBNAIL, THUMBNAIL)).save(stream, format="JPEG", quality=80)
+    with Image.open(path) as image:
+        ImageOps.contain(image.convert("RGB"), (THUMBNAIL, THUMBNAIL)).save(stream, format="JPEG", quality=80)
     return f"data:image/jpeg;base64,{b64encode(stream.getvalue()).decode()}"

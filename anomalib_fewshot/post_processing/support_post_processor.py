@@ -22,7 +22,7 @@ from .calibration_scheme import CalibrationScheme, needed, p_values, rate_bound
 logger = logging.getLogger(__name__)
 
 MIN_DEFECTS = 10  # in a validation set: with fewer, one or two of them determine the threshold
-MIN_WIDTH = 1e-6  # of a score range, so that a division by it is finite
+MIN_WIDTH = 1e-6  # smallest width of a score range, which is a divisor
 VERDICTS = ("good", "review", "defect")
 UNKNOWN = "unknown"  # verdict of an image whose score is NaN
 

@@ -169,7 +169,7 @@ def test_all_images_beside_one(
     capsys: pytest.CaptureFixture,
     tmp_path: Path,
 ) -> None:
-    """By the command line: each category by itself, one model of all categories, and one that learnt from others."""
+    """Train on the support set, on all categories, and on the other categories."""
     config["methods"] = {"plain": PLAIN, "one for all": PLAIN, "others": with_network}
     config["overrides"] = {
         "one for all": {"train_on": "all_categories"},

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""`anomalib fewshot_cost`: what is measured, and what is said to wrong arguments."""
+"""`anomalib fewshot_cost`: measurements, and errors for wrong arguments."""
 
 from pathlib import Path
 from typing import Any

@@ -43,7 +43,7 @@ if __name__ == "__main__":
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [0, 2])
 @pytest.mark.parametrize(
-    ("name", "learnt"),
+    ("name", "trained"),
     [
         ("CoftAD", "model.heads.prediction.0.weight"),
         ("RegAD", "model.predictor.0.weight"),
@@ -52,13 +52,13 @@ if __name__ == "__main__":
 )
 def test_both_processes_end_with_the_same_model(
     name: str,
-    learnt: str,
+    trained: str,
     steps: int,
     mvtec_root: Path,
     tmp_path: Path,
 ) -> None:
     (tmp_path / "train.py").write_text(SCRIPT, encoding="utf-8")
-    arguments = [name, mvtec_root, tmp_path, str(steps), learnt]
+    arguments = [name, mvtec_root, tmp_path, str(steps), trained]
     subprocess.run([sys.executable, tmp_path / "train.py", *arguments], check=True, cwd=tmp_path)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
     for key, value in first.items():

@@ -34,7 +34,7 @@ def test_every_stage_with_default_arguments(name: str, mvtec_root: Path, tmp_pat
 def test_bare_mode_has_the_same_metrics(name: str, mvtec_root: Path, tmp_path: Path) -> None:
     figures = []
     for barebones in (False, True):
-        seed_everything(0, workers=True)  # anomalib's own data are shuffled by it
+        seed_everything(0, workers=True)  # shuffles anomalib's own data
         engine = Engine(default_root_dir=tmp_path / str(barebones), barebones=barebones, accelerator="cpu")
         model, data = get_model(name, **SMALL[name]), MVTecAD(mvtec_root, "bolt", num_workers=0)
         engine.fit(model, datamodule=data)

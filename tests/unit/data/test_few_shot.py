@@ -316,7 +316,7 @@ def test_anomalous_images_without_masks(copied_root: Path) -> None:
 
 
 def test_issues_of_test_images_are_found_without_decoding(copied_root: Path) -> None:
-    """Of 8 test images one is deep, one turned and one cut off; a mask is black. All four are named at once."""
+    """Of 8 test images, one has 16 bits, one is rotated, one is truncated, and one has a black mask: all are named."""
     hole = copied_root / "bolt/test/hole"
     Image.fromarray(np.full((64, 64), 30000, dtype=np.uint16)).save(hole / "000.png")
     exif = Image.Exif()

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is learnt from, and what is tested, over several categories."""
+"""Training and test data of several categories."""
 
 import shutil
 from pathlib import Path

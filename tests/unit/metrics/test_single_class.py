@@ -64,7 +64,7 @@ def test_images_are_counted() -> None:
 
 
 def test_reasons_of_undefined_metrics() -> None:
-    """anomalib's AUROC of anomalous images only is 0, whatever their scores."""
+    """anomalib's AUROC of anomalous images only is 0 for any scores."""
     auroc = AUROC(fields=IMAGES)
     auroc.update(ImageBatch(image=torch.zeros(2, 3, 1, 1), pred_score=torch.rand(2), gt_label=torch.ones(2).bool()))
     assert auroc.compute() == 0
@@ -102,7 +102,7 @@ def test_scored_images_decide_which_metrics_are_defined(make: Callable, mvtec_ro
     assert not any(name.startswith("image_") for name in metrics)
     assert "image_AUROC, image_F1Score" in warning
     assert "all 4 images are normal" in warning
-    metrics, _ = figures(model, datamodule)  # the metrics are back, and start anew
+    metrics, _ = figures(model, datamodule)  # the metrics are restored and reset
     assert {"image_AUROC", "image_F1Score"} <= set(metrics)
     again, _ = figures(make(), datamodule)
     assert again == metrics

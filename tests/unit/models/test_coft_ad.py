@@ -366,7 +366,7 @@ def test_wrong_arguments(arguments: dict, message: str) -> None:
 
 @pytest.mark.parametrize("published", [False, True])
 @pytest.mark.parametrize("val_split_mode", ["same_as_test", "none"])
-def test_fit_is_once_and_at_the_end_whatever_the_trainer_is_told(
+def test_one_fit_at_the_end_for_all_trainer_settings(
     val_split_mode: str,
     published: bool,
     mvtec_root: Path,

@@ -62,7 +62,7 @@ def test_another_number_of_maps_than_announced_is_refused(count: int, channels: 
 
 
 def test_samples_themselves_are_near() -> None:
-    """A difference of near numbers: at most the root of N - 1 and a little, whatever the regularisation."""
+    """A difference of similar numbers: about the root of N - 1 at most, for each regularization."""
     support = maps(10, 40)
     distance = fitted(support)(support)
     torch.testing.assert_close(distance.double(), slow(support, support, 0.01), rtol=1e-2, atol=1e-2)
@@ -76,7 +76,7 @@ def test_batches_and_chunks_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize("count", [3, 30])
-def test_state_is_restored_whatever_the_number_of_samples(count: int) -> None:
+def test_state_is_restored_for_each_number_of_samples(count: int) -> None:
     density, other = fitted(maps(count)), fitted(maps(11, seed=3), regularization=0.5)
     other.load_state_dict(density.state_dict())
     torch.testing.assert_close(other(maps(2, seed=1)), density(maps(2, seed=1)), rtol=0, atol=0)

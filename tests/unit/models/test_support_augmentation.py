@@ -48,7 +48,7 @@ def test_views_are_similar_to_the_image() -> None:
 
 
 def test_normalisation_is_undone_and_done_again() -> None:
-    """An image that is grey all over stays so nearly, whatever it is normalised with."""
+    """A uniform gray image stays nearly uniform for each normalization."""
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     grey = ((0.5 - torch.tensor(mean)) / torch.tensor(std)).view(1, 3, 1, 1).expand(1, 3, 32, 32)
     view = SupportAugmentation(mean, std)(grey, generator())
@@ -107,7 +107,7 @@ def test_fixed_mirror_image_and_quarter_turns_are_exact() -> None:
 
 
 def test_fixed_rotations_and_moves() -> None:
-    """A dot lies where it should: 12 pixels beside the centre, turned by 45 degrees; moved by a tenth of the sides."""
+    """Positions of a dot: 12 pixels beside the center, rotated by 45 degrees; shifted by a tenth of the sides."""
     image = torch.zeros(1, 3, 41, 81)
     image[..., 20, 52] = 1
     views = fixed(image)

@@ -324,7 +324,7 @@ def test_clean_tokens_are_reconstructed_from_noisy_ones(
 
 
 @pytest.mark.parametrize("train_batch_size", [1, 3, 32])
-def test_step_costs_the_same_whatever_the_loader_s_batch(
+def test_step_costs_the_same_for_each_batch_size_of_the_loader(
     train_batch_size: int,
     mvtec_root: Path,
     tmp_path: Path,

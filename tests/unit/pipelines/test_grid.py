@@ -144,7 +144,7 @@ def test_learning_from_others_is_one_training_for_all_k_and_supports(datasets: d
     trainings = {name: {(job.category, job.training_key) for job in jobs if job.method == name} for name in methods}
     assert len(trainings["A"]) == 2  # of each target
     assert len(trainings["B"]) == 4  # and of each seed, where the model's follows the sweep's
-    assert trainings["A"] < trainings["B"]  # a training of the same model is the same, whatever the method is called
+    assert trainings["A"] < trainings["B"]  # equal models share a training, also under two method names
     assert len({job.key for job in jobs}) == len(jobs)
     assert {job.test_categories for job in jobs} == {("bolt",), ("cloth",)}
     assert jobs[0].source("cloth")["init_args"]["category"] == "cloth"

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The report: what it says, that it says it whatever the sweep lacks, and that a real browser shows it."""
+"""The report: its statements, incomplete sweeps, and its display in a real browser."""
 
 import hashlib
 import io
@@ -290,7 +290,7 @@ NAME = "<b>A & B</b>|$x$_*y*"
         "no baseline",
     ],
 )
-def test_whatever_lacks(tmp_path: Path, settings: dict, baseline: str, says: str) -> None:
+def test_incomplete_sweeps(tmp_path: Path, settings: dict, baseline: str, says: str) -> None:
     """Each sweep has 120 runs or fewer, and no files beside the table."""
     rows = sweep(**{"shots": (1, 4), "seeds": 2, **settings})
     html, markdown = report(tmp_path, rows, baseline)

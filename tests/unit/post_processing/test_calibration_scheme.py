@@ -13,7 +13,7 @@ from anomalib_fewshot.post_processing.calibration_scheme import CalibrationSchem
 
 
 def margins(images: np.ndarray, new: int) -> np.ndarray:
-    """Return by how much an image beats each of the others, by the distance from the mean of the remaining ones."""
+    """Return the margins of an image over the others. The score is the distance from the mean of the remaining images."""
     others = [index for index in range(len(images)) if index != new]
     margins = []
     for held_out in others:
@@ -26,7 +26,7 @@ def margins(images: np.ndarray, new: int) -> np.ndarray:
 def test_guarantee_holds_for_all_arrangements_of_images(values: list[int], rank: int) -> None:
     """Each of k + 1 images is the new one in turn: the part that is called a defect is never above the guarantee.
 
-    This is the theorem, and for exchangeable images the rate of false alarms: whatever the images are.
+    This is the theorem. For exchangeable images it bounds the false-alarm rate of any images.
     """
     images = np.array(values, dtype=float)
     count = len(images) - 1

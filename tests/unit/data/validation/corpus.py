@@ -61,7 +61,7 @@ def array(name: str, values: np.ndarray, **arguments) -> Maker:
     return make
 
 
-def turned(name: str, orientation: int) -> Maker:
+def rotated(name: str, orientation: int) -> Maker:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     return saved(name, exif=exif)
@@ -136,14 +136,14 @@ CORPUS: dict[str, tuple[Maker, str, str]] = {
     "float TIFF": (array("new.tiff", DEEP.astype(np.float32)), "error", "got PIL mode F. Convert"),
     **{
         f"EXIF {orientation}": (
-            turned("new.jpg", orientation),
+            rotated("new.jpg", orientation),
             "error",
             f"EXIF orientation {orientation}, which.*Rotate",
         )
         for orientation in range(2, 9)
     },
-    "EXIF in a PNG": (turned("new.png", 6), "error", "orientation 6"),
-    "EXIF in a WebP": (turned("new.webp", 3), "error", "orientation 3"),
+    "EXIF in a PNG": (rotated("new.png", 6), "error", "orientation 6"),
+    "EXIF in a WebP": (rotated("new.webp", 3), "error", "orientation 3"),
     "orientation in XMP": (in_xmp, "error", "orientation 8"),
     "hidden colour": (transparent("new.png"), "warning", "has different colors in transparent pixels"),
     "hidden colour in a TIFF": (transparent("new.tif"), "warning", "has different colors in transparent pixels"),
@@ -193,8 +193,8 @@ HEALTHY: dict[str, Maker] = {
     "PPM": saved("new.ppm"),
     "JPEG named PNG": saved("new.png", format="JPEG"),
     "opaque alpha": saved("new.png", "RGBA"),
-    "EXIF 1": turned("new.jpg", 1),
-    "EXIF that is none": turned("new.jpg", 9),
+    "EXIF 1": rotated("new.jpg", 1),
+    "EXIF that is none": rotated("new.jpg", 9),
     "EXIF in a TIFF, which PIL applies": saved("new.tif", tiffinfo={274: 3}),
     "broken EXIF": saved("new.jpg", exif=b"Exif\0\0XX\0*rubbish"),
     "uniform colour below": array("new.png", np.concatenate([pixels(9), np.full((64, 96, 1), 255, np.uint8)], -1)),

@@ -32,11 +32,11 @@ def test_report_names_all_errors_and_logs_warnings(tmp_path: Path, caplog: pytes
 
 def test_warnings_of_one_kind_are_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = [grey(tmp_path / "test" / f"{number}.png", f"{number} px") for number in range(338)]
-    report([*files, DataIssue(tmp_path / "x.png", WARNING, "is turned.")])
+    report([*files, DataIssue(tmp_path / "x.png", WARNING, "is rotated.")])
     line, other = caplog.messages
     names = "0.png (0 px), 1.png (1 px), 2.png (2 px), ..."
     assert line == f"338 {KIND}: {names}, in {tmp_path / 'test'}"
-    assert other.endswith("x.png: is turned.")
+    assert other.endswith("x.png: is rotated.")
 
 
 @pytest.mark.parametrize(

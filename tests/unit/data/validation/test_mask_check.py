@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from anomalib.data.utils import read_mask
-from corpus import HEIGHT, WIDTH, Maker, cut, turned, written
+from corpus import HEIGHT, WIDTH, Maker, cut, rotated, written
 from PIL import Image
 
 from anomalib_fewshot.data.validation.image_check import check_images
@@ -34,7 +34,7 @@ MASKS: dict[str, tuple[Image.Image, str, str]] = {
     "inverted": (square(0, 255), "warning", "marks 98% of its image. If it is inverted"),
     "white": (Image.new("L", (WIDTH, HEIGHT), 255), "warning", "marks 100% of its image"),
     "in its alpha channel": (with_alpha(square()), "error", "must not be transparent"),
-    "turned": (square(size=(HEIGHT, WIDTH)), "error", "has 64 x 96 pixels, but its image has 96 x 64"),
+    "rotated": (square(size=(HEIGHT, WIDTH)), "error", "has 64 x 96 pixels, but its image has 96 x 64"),
     "square": (square(size=(64, 64)), "error", "has 64 x 64 pixels, but its image has 96 x 64"),
 }
 
@@ -73,7 +73,7 @@ def test_valid_masks(good: Path, tmp_path: Path, mask: Image.Image) -> None:
     [
         (written("mask.png", b""), "is empty"),
         (cut("mask.png", 0.7), "cannot be read"),
-        (turned("mask.jpg", 6), "orientation 6"),
+        (rotated("mask.jpg", 6), "orientation 6"),
         (lambda folder: folder / "mask.png", r"does not exist, but is the mask of 0\.png"),
     ],
 )
@@ -85,7 +85,7 @@ def test_mask_that_cannot_be_read(good: Path, tmp_path: Path, make: Maker, messa
 
 
 def test_mask_of_a_rotated_image_has_no_issue(tmp_path: Path) -> None:
-    path = turned("new.jpg", 6)(tmp_path)
+    path = rotated("new.jpg", 6)(tmp_path)
     square(size=(HEIGHT, WIDTH)).save(tmp_path / "mask.png")
     (finding,) = check_masks({path: tmp_path / "mask.png"})
     assert (finding.path, finding.severity) == (path, "error")

@@ -13,7 +13,7 @@ from anomalib_fewshot.post_processing.calibration_scheme import CalibrationSchem
 
 
 def margins(images: np.ndarray, new: int) -> np.ndarray:
-    """Return the margins of an image over the others. The score is the distance from the mean of the remaining images."""
+    """Return the margins of an image over the others. Scores are distances from the mean of the others."""
     others = [index for index in range(len(images)) if index != new]
     margins = []
     for held_out in others:

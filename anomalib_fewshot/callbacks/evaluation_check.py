@@ -70,8 +70,9 @@ class EvaluationCheck(Callback):
             return
         scored = self._scored.reduce(trainer)
         defined, undefined = [], []
-        updated = were_updated(list(self._metrics), trainer)
-        for metric, is_updated in zip(self._metrics, updated, strict=True):
+        metrics: list[Any] = list(self._metrics)
+        updated = were_updated(metrics, trainer)
+        for metric, is_updated in zip(metrics, updated, strict=True):
             reason = scored.undefined_reason(metric)
             if reason:
                 undefined.append(UndefinedMetric(metric.name, reason, scored))

@@ -5,7 +5,7 @@
 
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from anomalib import LearningType
 from anomalib.data import Batch
@@ -91,7 +91,7 @@ class FewShotRun(Callback):
         """Restore the thresholds, or write the manifest of a model that anomalib fits in a validation."""
         datamodule = _datamodule(trainer)
         if self._thresholds is not None:
-            pl_module.post_processor.load_state_dict(self._thresholds)
+            cast("PostProcessor", pl_module.post_processor).load_state_dict(self._thresholds)
             self._thresholds = None
         is_fit = trainer.state.fn == TrainerFn.VALIDATING and pl_module.learning_type == LearningType.FEW_SHOT
         if is_fit and isinstance(datamodule, SupportDataModule):

@@ -6,6 +6,7 @@
 import logging
 from collections.abc import Iterator
 from copy import deepcopy
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from anomalib.data import InferenceBatch
@@ -17,6 +18,9 @@ from anomalib_fewshot._host import fit_memory_bank, is_last_epoch, is_memory_ban
 from anomalib_fewshot.data.support import SupportDataModule, can_fit_thresholds
 from anomalib_fewshot.models.components import isolated_seed
 from anomalib_fewshot.post_processing import CalibrationScheme, CalibrationScores, SupportPostProcessor
+
+if TYPE_CHECKING:
+    from anomalib.models.components import AnomalibModule
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +47,10 @@ class SupportThreshold(Callback):
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(datamodule, SupportDataModule) or hasattr(datamodule, "val_data"):
             return
-        count = len(datamodule.support_dataloader().dataset)
+        dataset: Any = datamodule.support_dataloader().dataset
+        count = len(dataset)
         if is_memory_bank(pl_module) and can_fit_thresholds(pl_module, count):
-            self._empty = deepcopy(pl_module.model)
+            self._empty = deepcopy(cast("nn.Module", pl_module.model))
             self._start = _own_buffers(pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -61,7 +66,7 @@ class SupportThreshold(Callback):
             own.fit_normal(
                 CalibrationScores(
                     CalibrationScheme.LEAVE_ONE_OUT,
-                    list(self._scores(pl_module, self._empty, torch.cat(batches))),
+                    list(self._scores(cast("AnomalibModule", pl_module), self._empty, torch.cat(batches))),
                 ),
             )
         self._empty = None
@@ -74,7 +79,7 @@ class SupportThreshold(Callback):
                 high += headroom * (high - low)
 
     @torch.no_grad()
-    def _scores(self, pl_module: LightningModule, empty: nn.Module, images: torch.Tensor) -> Iterator[InferenceBatch]:
+    def _scores(self, pl_module: "AnomalibModule", empty: nn.Module, images: torch.Tensor) -> Iterator[InferenceBatch]:
         """Yield the leave-one-out scores of images, or out-of-fold scores if there are more than ``MAX_FITS``."""
         whole, fold = pl_module.model, torch.arange(len(images)) % MAX_FITS
         buffers, trainer = _own_buffers(pl_module), pl_module.trainer

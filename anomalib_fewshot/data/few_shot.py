@@ -200,7 +200,7 @@ class FewShot(SupportDataModule):
         A long training repeats the same few images. They are read only once, unless the user sets augmentations or the
         image size of the model is unknown.
         """
-        data = self.support_items()
+        data: Any = self.support_items()
         return DataLoader(
             data,
             batch_size=self.train_batch_size,
@@ -236,7 +236,8 @@ class FewShot(SupportDataModule):
     def support_items(self) -> list[ImageItem] | AnomalibDataset:
         """Return the support set, as a list in memory if it is small and has no random augmentations."""
         is_small = self.k_shot is not None or self.support is not None
-        return [*self.train_data] if is_small and isinstance(self.train_data.augmentations, Resize) else self.train_data
+        data: Any = self.train_data
+        return [*data] if is_small and isinstance(data.augmentations, Resize) else data
 
     def write_manifests(self, folder: Path) -> None:
         """Write the manifest of the support set to the results folder, after a fit."""

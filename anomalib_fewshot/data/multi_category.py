@@ -68,6 +68,8 @@ class MultiCategory(SupportDataModule):
 
     seed: int
     train_data: ConcatDataset  # type: ignore[assignment]  # the datasets of the categories may have different classes
+    val_data: ConcatDataset  # type: ignore[assignment]
+    test_data: ConcatDataset  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -178,7 +180,7 @@ class MultiCategory(SupportDataModule):
         tested = self.parts if self.target is None else {self.target: self.parts[self.target]}
         trained = [self.parts[name] for name in self.train_categories]
         self.train_data = ConcatDataset([p.train_data if self.target is None else p.normal_data for p in trained])
-        self.support_data = ConcatDataset([part.train_data for part in tested.values()])
+        self.support_data: ConcatDataset = ConcatDataset([part.train_data for part in tested.values()])
         self.test_data = ConcatDataset([part.test_data for part in tested.values()])
         forget_validation_data(self)
         if all(hasattr(part, "val_data") for part in tested.values()):
@@ -235,11 +237,16 @@ class MultiCategory(SupportDataModule):
         """Return the loader of the training images, shuffled with the seed."""
         generator = torch.Generator().manual_seed(self.seed)
         if self.target is None:
-            items = [part.support_items() for part in self.parts.values()]
-            data, sampler = ConcatDataset(items), None
+            items: list[Any] = [part.support_items() for part in self.parts.values()]
+            data: ConcatDataset = ConcatDataset(items)
+            sampler: DistributedSampler | None = None
             if self.trainer and self.trainer.world_size > 1:
-                ranks = {"num_replicas": self.trainer.world_size, "rank": self.trainer.global_rank}
-                sampler = DistributedSampler(data, **ranks, seed=self.seed)
+                sampler = DistributedSampler(
+                    data,
+                    num_replicas=self.trainer.world_size,
+                    rank=self.trainer.global_rank,
+                    seed=self.seed,
+                )
             return DataLoader(
                 data,
                 batch_size=self.train_batch_size,
@@ -264,7 +271,8 @@ class MultiCategory(SupportDataModule):
         return self._loader(self.test_data, self.eval_batch_size)
 
     def _loader(self, data: ConcatDataset, batch_size: int, generator: torch.Generator | None = None) -> DataLoader:
-        lengths = [len(part) for part in data.datasets]
+        parts: list[Any] = data.datasets
+        lengths = [len(part) for part in parts]
         # only training batches are divided between processes
         process = (self.trainer.global_rank, self.trainer.world_size) if generator and self.trainer else (0, 1)
         return DataLoader(
@@ -322,7 +330,8 @@ class MultiCategory(SupportDataModule):
             raise SupportError(msg)
         target = self.parts[self.target].source
         held_out = {path for data in _subsets(target) for path in data.samples.image_path}
-        leaked = held_out & {path for data in self.train_data.datasets for path in data.samples.image_path}
+        training: list[Any] = self.train_data.datasets
+        leaked = held_out & {path for data in training for path in data.samples.image_path}
         if leaked:
             msg = f"Training categories must not contain images of the target, got {sorted(leaked)[0]}."
             raise DataValidationError(msg)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from anomalib.data.transforms.utils import extract_transforms_by_type
 from PIL import Image
-from torchvision.transforms.v2 import Resize
+from torchvision.transforms.v2 import Resize, Transform
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from anomalib_fewshot.data.validation.image import read_upright
@@ -59,7 +59,7 @@ class Scorer:
 
     def __init__(self, model: CoftAD, ignored: IgnoreMask | None = None) -> None:
         self.model = model
-        self.transform = model.pre_processor.transform  # type: ignore[union-attr]
+        self.transform: Transform = model.pre_processor.transform  # type: ignore[union-attr]
         (self.resize,) = extract_transforms_by_type(self.transform, Resize)
         self.ignored = ignored
         self.pool = ThreadPoolExecutor(NUM_THREADS)
@@ -93,7 +93,7 @@ class Scorer:
         image = self.resize(to_dtype(to_image(photo), torch.float32, scale=True))
         if self.ignored is not None:
             image = self.ignored.apply(image)
-        return ScoredImage(path, photo), self.transform(image[None])[0]  # type: ignore[misc]
+        return ScoredImage(path, photo), self.transform(image[None])[0]
 
     @torch.inference_mode()
     def _score(self, batch: list[tuple[ScoredImage, torch.Tensor]]) -> None:

@@ -146,7 +146,7 @@ def load(model: Path) -> CoftAD:
         raise MissingDataError(msg)
     with quiet():
         try:
-            loaded = CoftAD.load_from_checkpoint(path, map_location="cpu")
+            loaded: CoftAD = CoftAD.load_from_checkpoint(path, map_location="cpu")  # type: ignore[assignment]
         except UnpicklingError as error:
             msg = (
                 "`model` must be a checkpoint that contains only weights, got other objects, which could execute code. "

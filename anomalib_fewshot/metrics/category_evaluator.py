@@ -5,7 +5,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from anomalib.data import ImageBatch
 from anomalib.metrics import AnomalibMetric, Evaluator
@@ -46,7 +46,8 @@ class CategoryEvaluator(Evaluator):
             # At the top of the file, this would be a circular import: it loads the plug-ins.
             from anomalib.models.components import AnomalibModule
 
-            test_metrics = list(AnomalibModule.configure_evaluator().test_metrics)
+            defaults: Any = AnomalibModule.configure_evaluator().test_metrics
+            test_metrics = list(defaults)
         super().__init__(val_metrics, test_metrics, compute_on_cpu)
         self.measures_by_category = True
         self._pooled: dict[str, ModuleList] = {}  # the original metrics, from setup to teardown
@@ -61,8 +62,9 @@ class CategoryEvaluator(Evaluator):
             self._category_by_path = dict(datamodule.category_by_path)
         if self._category_by_path:
             for name in ("val_metrics", "test_metrics"):
-                self._pooled[name] = getattr(self, name)
-                setattr(self, name, by_category(self._pooled[name], self._category_by_path))
+                metrics: Any = getattr(self, name)
+                self._pooled[name] = metrics
+                setattr(self, name, by_category(metrics, self._category_by_path))
         super().setup(trainer, pl_module, stage)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -98,17 +100,17 @@ class CategoryEvaluator(Evaluator):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the metrics that are defined on the scored images."""
-        self._log_metrics(self.val_metrics, trainer, pl_module)
+        self._log_metrics(cast("Iterable[Any]", self.val_metrics), trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the metrics that are defined on the scored images, and warn about the others."""
-        self._log_metrics(self.test_metrics, trainer, pl_module)
+        self._log_metrics(cast("Iterable[Any]", self.test_metrics), trainer, pl_module)
 
     def _count(self, batch: ImageBatch) -> None:
         category = self._category_by_path[batch.image_path[0]] if self._category_by_path else ""  # type: ignore[index]
         self._scored[category].update(batch)
 
-    def _log_metrics(self, metrics: Iterable[Metric], trainer: Trainer, pl_module: LightningModule) -> None:
+    def _log_metrics(self, metrics: Iterable[Any], trainer: Trainer, pl_module: LightningModule) -> None:
         categories = dict.fromkeys(self._category_by_path.values()) or [""]
         scored = {category: self._scored[category].reduce(trainer) for category in categories}
         self._scored.clear()
@@ -121,7 +123,7 @@ class CategoryEvaluator(Evaluator):
             if not is_defined:
                 metric.reset()
                 continue
-            self.log(metric.name, metric)
+            self.log(metric.name, metric)  # type: ignore[operator]  # Lightning sets it
             if trainer.barebones:  # as in the base class, because logging is disabled
                 value = metric.compute()
                 trainer.callback_metrics[metric.name] = trainer.logged_metrics[metric.name] = value
@@ -136,7 +138,7 @@ class CategoryEvaluator(Evaluator):
 
 
 def _mark_undefined(
-    metrics: Iterable[Metric],
+    metrics: Iterable[Any],
     scored: Mapping[str, ScoredImages],
     trainer: Trainer,
 ) -> dict[Metric, UndefinedMetric | None]:

@@ -155,7 +155,7 @@ def _latencies(
         name: (model, _first_image(datamodule).to(model.device)) for name, (model, datamodule, _) in fits.items()
     }
     _, image = next(iter(models.values()))
-    bare = timm.create_model(backbone).eval().to(image.device)
+    bare: Any = timm.create_model(backbone).eval().to(image.device)
     channels, *size = bare.pretrained_cfg["input_size"]
     if backbone_size is not None:
         size = [backbone_size, backbone_size]

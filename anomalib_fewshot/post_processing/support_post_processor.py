@@ -6,7 +6,7 @@
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -191,7 +191,7 @@ class SupportPostProcessor(OpenPostProcessor):
     ) -> torch.Tensor | None:
         """Return scores between 0 and 1 with anomalib's slope at the threshold, but without clipping."""
         shown = super().normalize_scores(preds, norm_min, norm_max, threshold)
-        if preds is None or self.scheme is None:  # anomalib's own range includes the highest scores
+        if preds is None or shown is None or self.scheme is None:  # anomalib's own range includes the highest scores
             return shown
         z = 2 * (preds - threshold) / (norm_max - norm_min)
         soft = 0.5 + 0.5 * z / (1 + z.abs())
@@ -244,16 +244,17 @@ class SupportPostProcessor(OpenPostProcessor):
         """
         review = self._shown(self._review_threshold)
         defect = self.normalized_image_threshold if self.enable_normalization else self.image_threshold
-        above = [(scores > float(threshold)).cpu().int() for threshold in (review, defect)]
+        above = torch.stack([scores > float(threshold) for threshold in (review, defect)]).sum(0)
         highest = 1 if self.scheme is CalibrationScheme.SELF_VIEWS else 2
-        verdicts = [VERDICTS[min(count, highest)] for count in np.add(*above).tolist()]
+        verdicts = [VERDICTS[min(count, highest)] for count in above.tolist()]
         return [UNKNOWN if np.isnan(score) else v for v, score in zip(verdicts, scores.tolist(), strict=True)]
 
     def _shown(self, raw: torch.Tensor) -> torch.Tensor:
         """Return raw scores with the normalization of :meth:`forward`."""
         if not self.enable_normalization:
             return raw
-        return self.normalize_scores(raw, self.image_min, self.image_max, self.image_threshold)
+        shown = self.normalize_scores(raw, self.image_min, self.image_max, self.image_threshold)
+        return cast("torch.Tensor", shown)  # None only for None
 
     def forward(self, predictions: InferenceBatch) -> InferenceBatch:
         """Return scores between 0 and 1, labels, and masks that are empty where the label is False."""

@@ -59,9 +59,9 @@ def _resize_rows(images: torch.Tensor, size: int) -> torch.Tensor:
     first = STRIP * height * torch.arange(strips, device=device) // size - reach
     source = first[:, None] + torch.arange(STRIP * height // size + 2 * reach, device=device)  # (strips, rows)
     distance = ((2 * source[:, None] + 1) * size - (2 * target + 1) * height).abs()  # (strips, STRIP, rows)
-    half_width = 2 * torch.sym_max(height, size)
+    half_width: Any = 2 * torch.sym_max(height, size)  # an integer, symbolic in an export
     inside = (source >= 0) & (source < height)
-    weights = (half_width - distance).clamp(min=0) * inside[:, None] / half_width
+    weights: torch.Tensor = (half_width - distance).clamp(min=0) * inside[:, None] / half_width
     weights = (weights / weights.sum(-1, keepdim=True)).to(images.dtype)
     source = source.clamp(min=0).clamp(max=height - 1)
     resized = [weight @ images.index_select(-2, rows) for weight, rows in zip(weights, source, strict=True)]

@@ -149,7 +149,8 @@ class Trial:
 
     def images(self) -> torch.Tensor:
         """Return the test images as input of an exported model, shape ``(B, 3, H, W)``, sorted by file name."""
-        return torch.stack([item.image for item in PredictDataset(self.folder / "data" / CATEGORY / "test")])
+        dataset: Any = PredictDataset(self.folder / "data" / CATEGORY / "test")
+        return torch.stack([item.image for item in dataset])
 
     def support_names(self) -> list[str]:
         """Return the names of the selected support images."""

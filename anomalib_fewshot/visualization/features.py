@@ -49,7 +49,8 @@ def _(model: CoftADModel, images: torch.Tensor) -> torch.Tensor:
     if model.published:
         return features.embeddings[:, None]
     density = model.densities[0]
-    return ((features.patches[0] - density.mean[0]) @ density.metric[0]).flatten(1, 2)
+    mean, metric = density.get_buffer("mean"), density.get_buffer("metric")
+    return ((features.patches[0] - mean[0]) @ metric[0]).flatten(1, 2)
 
 
 @patch_features.register

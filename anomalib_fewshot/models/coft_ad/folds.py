@@ -182,7 +182,7 @@ def anomalous_cells(masks: torch.Tensor, grid: tuple[int, int] | torch.Size, num
     Returns:
         torch.Tensor: Boolean, shape ``(B, h, w)``.
     """
-    fraction = F.adaptive_avg_pool2d(masks.float(), grid)
+    fraction = F.adaptive_avg_pool2d(masks.float(), (grid[0], grid[1]))
     return fraction > min(num_pixels * grid[0] / masks.shape[-2], 0.5)
 
 

@@ -138,9 +138,9 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         self.adaptation = AdaptationSettings(num_steps, self.learning_rate, positive_weight, negative_weight, seed)
         self.seed = seed
         with seeded(seed):
-            self.model = CoftADModel(backbone, layers, pre_trained, weights, size, published)
+            self.model: CoftADModel = CoftADModel(backbone, layers, pre_trained, weights, size, published)
         if published:
-            self.loss = ContrastiveLoss(positive_weight, negative_weight)
+            self.loss: ContrastiveLoss = ContrastiveLoss(positive_weight, negative_weight)
         else:
             self.model.backbone.fold_batch_norm()
         self.model.requires_grad_(published)
@@ -161,12 +161,13 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         del batch_idx
         if not self.trains_backbone:
             return self.zero_loss()
+        images: torch.Tensor = batch.image  # type: ignore[assignment]
         rng = seeded_generator(self.seed, 0, self.global_step, self.global_rank)
-        first = self.model.embed(self.augment(batch.image, rng))
-        second = self.model.embed(self.augment(batch.image, rng))
+        first = self.model.embed(self.augment(images, rng))
+        second = self.model.embed(self.augment(images, rng))
         pair = []
         if self.loss.negative_weight > 0:
-            pair = [self.model.embed(images) for images in (batch.image, cut_paste(batch.image, rng)[0])]
+            pair = [self.model.embed(part) for part in (images, cut_paste(images, rng)[0])]
         loss = self.loss(self.model.heads(first), self.model.heads(second), *pair)
         self.log("train_loss", loss, prog_bar=True)
         self.log("embedding_std", std_of_l2_normalized(torch.cat([first, second]).detach()), prog_bar=True)

@@ -68,8 +68,8 @@ class MemoryBank(DynamicBufferMixin):
             rows = [fold.rotated.flatten(0, 2) for fold in folds if fold.rotated is not None]
             self.rotated_bank = torch.stack([coreset(own, ROTATED_CORESET_SIZE) for own in rows])
             rotated = []
-            for fold, distances in zip(folds, upright, strict=True):
-                rotated.append(torch.minimum(distances, nearest_distances(fold.views.bank, self.rotated_bank)))
+            for fold, nearest in zip(folds, upright, strict=True):
+                rotated.append(torch.minimum(nearest, nearest_distances(fold.views.bank, self.rotated_bank)))
         self.is_rotated = torch.tensor(is_rotated, device=self.bank.device)
         means, stds = [], []
         for subset, uses_rotated in zip(subsets, is_rotated, strict=True):

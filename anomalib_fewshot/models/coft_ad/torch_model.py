@@ -3,9 +3,10 @@
 
 """PyTorch model of CoftAD."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from anomalib.data import InferenceBatch
@@ -102,7 +103,7 @@ class CoftADModel(nn.Module):
         """
         subsets = [list(folds), *leave_one_out(folds)]
         fits = [self._fit_gaussians(subset, settings, on_step) for subset in subsets]
-        for number, density in enumerate(self.densities):
+        for number, density in enumerate(cast("Iterable[DensityEnsemble]", self.densities)):
             density.fit([gaussians[number] for gaussians in fits])
         if self.published:
             for gaussians, subset in zip(fits, subsets, strict=True):

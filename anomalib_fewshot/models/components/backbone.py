@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.layers import Conv2dSame, Format, FrozenBatchNormAct2d
@@ -224,8 +224,9 @@ def _find_pairs(network: nn.Module, image: torch.Tensor) -> list[_Pair]:
 
 def _fold_pairs(network: nn.Module, pairs: Sequence[_Pair]) -> None:
     for pair in pairs:
-        norm = network.get_submodule(pair.norm)
-        _fold(network.get_submodule(pair.conv), norm)
+        conv = cast("nn.Conv2d", network.get_submodule(pair.conv))
+        norm = cast("FrozenBatchNorm2d | FrozenBatchNormAct2d", network.get_submodule(pair.norm))
+        _fold(conv, norm)
         rest = [getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)]
         network.set_submodule(pair.norm, nn.Sequential(*rest))
 
@@ -238,11 +239,11 @@ def _are_close(maps: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -
     return True
 
 
-def _fold(conv: nn.Module, norm: nn.Module) -> None:
+def _fold(conv: nn.Conv2d, norm: FrozenBatchNorm2d | FrozenBatchNormAct2d) -> None:
     """Fold a frozen batch normalization into the preceding convolution."""
-    scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
-    bias = 0 if conv.bias is None else conv.bias.double()
-    bias = norm.bias.double() + (bias - norm.running_mean.double()) * scale
+    scale = norm.get_buffer("weight").double() * (norm.get_buffer("running_var").double() + norm.eps).rsqrt()
+    bias: torch.Tensor | int = 0 if conv.bias is None else conv.bias.double()
+    bias = norm.get_buffer("bias").double() + (bias - norm.get_buffer("running_mean").double()) * scale
     conv.weight = nn.Parameter((conv.weight * scale[:, None, None, None]).to(conv.weight), requires_grad=False)
     conv.bias = nn.Parameter(bias.to(conv.weight), requires_grad=False)
 
@@ -256,7 +257,8 @@ def feature_info(name: str) -> tuple[dict, ...]:
     """
     check_name(name)
     try:
-        info = tuple(create_blueprint(name, {"features_only": True}).feature_info.info)
+        network: Any = create_blueprint(name, {"features_only": True})
+        info = tuple(network.feature_info.info)
     except CREATION_ERRORS as error:
         msg = f"`backbone` must be a model with feature maps, got {name!r} ({_first_line(error)})."
         raise ArgumentError(msg) from error

@@ -93,7 +93,8 @@ class MetadataExportMixin(QuantizationHook, LightningModule):
             msg = "`datamodule` must be set for `int8_ptq`, got None. Pass the datamodule with the support set."
             raise ArgumentError(msg)
         datamodule.setup("fit")
-        images = [item.image[None].numpy() for item in support_dataloader(datamodule).dataset]
+        dataset: Any = support_dataloader(datamodule).dataset
+        images = [item.image[None].numpy() for item in dataset]
         matrix_products = nncf.IgnoredScope(types=["MatMul"], validate=False)  # not every model has matrix products
         return nncf.quantize(model, nncf.Dataset(images), ignored_scope=matrix_products)
 
@@ -144,7 +145,7 @@ class MetadataExportMixin(QuantizationHook, LightningModule):
         digest = hashlib.sha256()
         for name, tensor in chain(self.named_parameters(), self.named_buffers()):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
 

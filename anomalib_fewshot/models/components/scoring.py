@@ -43,7 +43,7 @@ class PixelCheck(Callback):
             DataValidationError: If a pixel value is NaN, infinite or out of range.
         """
         del trainer, pl_module, args, kwargs
-        check_pixels(batch.image, getattr(batch, "image_path", None), has_range=self.has_range)
+        check_pixels(batch.image, getattr(batch, "image_path", None), has_range=self.has_range)  # type: ignore[arg-type]
 
     on_train_batch_start = on_validation_batch_start = on_test_batch_start = on_predict_batch_start = _check
 
@@ -99,7 +99,7 @@ class ScoringMixin:
     def validation_step(self, batch: Batch, batch_idx: int) -> STEP_OUTPUT:
         """Score a batch."""
         del batch_idx
-        return batch.update(**self.score_images(batch.image)._asdict())
+        return batch.update(**self.score_images(batch.image)._asdict())  # type: ignore[arg-type]
 
     def test_step(self, batch: Batch, batch_idx: int, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
         """Score a batch."""

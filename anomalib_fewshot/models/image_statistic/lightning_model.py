@@ -68,7 +68,7 @@ class ImageStatistic(FittedMixin, AnomalibModule):
             evaluator=evaluator,
             visualizer=visualizer,
         )
-        self.model = ImageStatisticModel(statistic)
+        self.model: ImageStatisticModel = ImageStatisticModel(statistic)
 
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:

@@ -172,7 +172,7 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
             self.seen_categories = trained.seen_categories
             pre_trained, weights = False, None
         with seeded(seed):
-            self.model = RegADModel(
+            self.model: RegADModel = RegADModel(
                 backbone,
                 layers,
                 pre_trained,
@@ -223,7 +223,7 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
         del batch_idx
         if not self._trains:
             return self.zero_loss()
-        images: torch.Tensor = batch.image
+        images: torch.Tensor = batch.image  # type: ignore[assignment]
         if len(images) == 1:  # register a single image with a view of itself
             augmentation = SupportAugmentation(*self._normalization)
             rng = seeded_generator(self.seed, self.global_step, self.global_rank)

@@ -206,7 +206,7 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
         self.seed = seed
         self.loss = nn.MSELoss()
         with seeded(seed):
-            self.model = UniADModel(
+            self.model: UniADModel = UniADModel(
                 backbone,
                 layers,
                 pre_trained,
@@ -256,7 +256,8 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
             return
         loader = ordered_dataloader(self.trainer.datamodule)  # type: ignore[attr-defined]
         if self.cache_tokens:
-            num_images = len(loader.dataset)
+            dataset: Any = loader.dataset
+            num_images = len(dataset)
             logger.info("Computing the tokens of %d views of %d images.", self.num_views, num_images)
             self.token_cache.precompute(self._token_batches(loader), num_images, self.num_views)
         if self.standardize:
@@ -300,11 +301,12 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
         )
 
     def _fit_category_scale(self, category_by_path: Mapping[str, str]) -> None:
-        embeddings, scores, categories = [], [], []
+        embeddings, categories = [], []
+        scores: list[torch.Tensor] = []
         for batch in support_dataloader(self.trainer.datamodule):  # type: ignore[attr-defined]
             tokens = self._embed(self.preprocess(batch.image, batch.image_path))
             with self.trainer.precision_plugin.forward_context():  # the precision of the test
-                scores.append(self.model.score(tokens).pred_score)
+                scores.append(self.model.score(tokens).pred_score)  # type: ignore[arg-type]
             embeddings.append(self.model.summarize(tokens))
             categories += [category_by_path[path] for path in batch.image_path]
         self.model.category_scale.fit(torch.cat(embeddings), torch.cat(scores), categories)

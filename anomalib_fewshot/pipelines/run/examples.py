@@ -46,7 +46,7 @@ def make_examples(dataset: AnomalibDataset, predictions: Predictions) -> dict[st
     cold, hot = predictions.maps.median(), predictions.maps.max()
     scale = hot - cold if hot > cold else torch.tensor(1.0)
     maps = ((predictions.maps - cold) / scale).clamp(0, 1)
-    return {name: _draw_example(dataset[int(i)].image, maps[i]) for name, i in selected.items()}
+    return {name: _draw_example(dataset[int(i)].image, maps[i]) for name, i in selected.items()}  # type: ignore[arg-type]
 
 
 def draw_features(model: AnomalibModule, datamodule: FewShot) -> dict[str, bytes]:

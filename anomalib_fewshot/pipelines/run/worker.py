@@ -92,7 +92,7 @@ class Worker:
         recorder = Recorder()
         cost = self._fit_and_test(job, model, datamodule, recorder)
         first = parts[job.test_categories[0]].test_data
-        p50, p95 = self._latency(model, first[0].image)
+        p50, p95 = self._latency(model, first[0].image)  # type: ignore[arg-type]
         if training is not None:
             cost |= {"steps": cost["steps"] + training.steps, "training_seconds": training.seconds}
         row = Row.from_job(

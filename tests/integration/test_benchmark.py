@@ -550,7 +550,7 @@ def test_dry_run_leaves_the_table_as_it_is(config: dict[str, Any], mvtec_root: P
 def start(config: Path, **arguments: Any) -> subprocess.Popen:  # noqa: ANN401
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a job of a shell ignores it
     code += "from anomalib.cli.cli import main; main()"
-    command = [sys.executable, "-W", "ignore", "-c", code, "fewshot", "--config", str(config)]
+    command = [sys.executable, "-X", "faulthandler", "-W", "ignore", "-c", code, "fewshot", "--config", str(config)]
     return subprocess.Popen(command, **{"stdout": subprocess.DEVNULL} | arguments)
 
 
@@ -568,10 +568,11 @@ def test_ctrl_c_ends_with_a_line_and_the_report(
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     process = start(path, **pipes)
-    end = time.monotonic() + 120
+    end = time.monotonic() + 240
     while not list(Path(config["results"]).glob("runs/*.json")):
-        assert time.monotonic() < end
-        assert process.poll() is None
+        if time.monotonic() > end:
+            process.send_signal(signal.SIGABRT)  # its fault handler prints the stack of each thread
+        assert process.poll() is None, process.communicate()[1]
         time.sleep(0.1)
     time.sleep(3)  # the next run is in its fit
     os.killpg(process.pid, signal.SIGINT)

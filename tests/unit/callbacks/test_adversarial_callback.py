@@ -151,5 +151,5 @@ def test_unsupported_models(mvtec_root: Path, tmp_path: Path) -> None:
 
 
 def test_wrong_weight() -> None:
-    with pytest.raises(ValueError, match="`weight` must not be below 0, got -1"):
+    with pytest.raises(ValueError, match="`weight` must be at least 0, got -1"):
         AdversarialCallback(weight=-1)

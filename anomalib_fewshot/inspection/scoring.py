@@ -102,10 +102,10 @@ class Scorer:
             return
         images = torch.stack([image for _, image in batch]).to(self.model.device)
         result = self.post_processor(self.model.score_images(images))
-        scores = result.pred_score.flatten().cpu()  # type: ignore[union-attr]
+        scores = result.pred_score.flatten().cpu()
         verdicts = self.post_processor.verdicts(scores)
         p_values = self.post_processor.p_value(scores).tolist()
-        heats = result.anomaly_map[:, 0].float().cpu().numpy()  # type: ignore[index]
+        heats = result.anomaly_map[:, 0].float().cpu().numpy()
         for index, (scored, _) in enumerate(batch):
             scored.verdict = verdicts[index]
             scored.score = float(scores[index])

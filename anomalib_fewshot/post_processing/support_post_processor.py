@@ -282,7 +282,7 @@ class SupportPostProcessor(OpenPostProcessor):
         if self.scheme is not None and isinstance(outputs, ImageBatch) and outputs.pred_score is not None:
             verdicts = self.verdicts(outputs.pred_score)
             p_values = self.p_value(outputs.pred_score).tolist()
-            outputs.explanation = [  # type: ignore[assignment]
+            outputs.explanation = [
                 verdict if np.isnan(p) else f"{verdict}, p = {p:.2g}"
                 for verdict, p in zip(verdicts, p_values, strict=True)
             ]

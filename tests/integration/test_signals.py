@@ -357,7 +357,7 @@ def test_benchmark_is_resumed(runner: str, signum: signal.Signals, sweep: dict[s
     command.wait_for_file("sweep/runs/*.json")
     hint = command.end(signum)
     assert hint == "Finished runs are kept. Run the same command to resume."
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep/runs").glob("*.json")}
+    before = modified(tmp_path / "sweep/runs")
     assert before
     (tmp_path / "fit").unlink()
     command = Command(tmp_path, "fewshot", "--config", "config.yaml")

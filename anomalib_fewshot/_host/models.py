@@ -6,6 +6,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import torch
     from anomalib.models import AnomalibModule
     from anomalib.models.image.patchcore.torch_model import PatchcoreModel
@@ -22,18 +24,17 @@ def is_memory_bank(model: "LightningModule") -> bool:
     return isinstance(model, MemoryBankMixin)
 
 
-def fit_memory_bank(model: "AnomalibModule", images: "torch.Tensor", batch_size: int, epochs: int) -> None:
-    """Fit a memory bank to pre-processed images, ``(B, 3, H, W)``, without Lightning's loop.
+def fit_memory_bank(model: "AnomalibModule", batches: "Iterable[torch.Tensor]") -> None:
+    """Fit a memory bank to batches of pre-processed images, ``(B, 3, H, W)``, without Lightning's loop: one epoch.
 
     Undocumented: ``training_step`` and ``fit`` work without the loop. A ``self.log`` in ``training_step`` would log for
     the current hook.
     """
     from anomalib.data import ImageBatch
 
-    for _ in range(epochs):
-        for number, batch in enumerate(images.split(batch_size)):
-            model.training_step(ImageBatch(image=batch), number)
-        model.fit()  # type: ignore[operator]
+    for number, batch in enumerate(batches):
+        model.training_step(ImageBatch(image=batch), number)
+    model.fit()  # type: ignore[operator]
 
 
 def patchcore_embedding(model: "PatchcoreModel", images: "torch.Tensor") -> "torch.Tensor":

@@ -4,7 +4,7 @@
 """Thresholds from the support set for anomalib's memory banks, such as ``Patchcore``."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, cast
 
@@ -34,7 +34,8 @@ class SupportThreshold(Callback):
 
     Memory banks such as ``Patchcore`` and ``Padim`` are not trained. They are fitted again without each support image,
     and this fit scores the image. The threshold has no guaranteed false-alarm rate, see :class:`CalibrationScheme`.
-    The support set must have at least three images.
+    The support set must have at least three images. If ``append_unlabeled`` adds unlabeled images to the training
+    images, each fit contains them, and they count towards the three images.
     """
 
     def __init__(self) -> None:
@@ -48,7 +49,7 @@ class SupportThreshold(Callback):
         if not isinstance(datamodule, SupportDataModule) or hasattr(datamodule, "val_data"):
             return
         dataset: Any = datamodule.support_dataloader().dataset
-        count = len(dataset)
+        count = len(dataset) + datamodule.num_appended
         if is_memory_bank(pl_module) and can_fit_thresholds(pl_module, count):
             self._empty = deepcopy(cast("nn.Module", pl_module.model))
             self._start = _own_buffers(pl_module)
@@ -59,14 +60,13 @@ class SupportThreshold(Callback):
         if self._empty is None or not is_last_epoch(trainer) or not isinstance(post_processor, PostProcessor):
             return
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        transform = getattr(pl_module.pre_processor, "transform", None) or nn.Identity()
-        batches = [transform(batch.image.to(pl_module.device)) for batch in datamodule.support_dataloader()]
+        support = list(_preprocessed(pl_module, datamodule.support_dataloader()))
         own = post_processor if isinstance(post_processor, SupportPostProcessor) else SupportPostProcessor()
         with isolated_seed(datamodule.seed):
             own.fit_normal(
                 CalibrationScores(
                     CalibrationScheme.LEAVE_ONE_OUT,
-                    list(self._scores(cast("AnomalibModule", pl_module), self._empty, torch.cat(batches))),
+                    list(self._scores(cast("AnomalibModule", pl_module), self._empty, torch.cat(support))),
                 ),
             )
         self._empty = None
@@ -83,16 +83,32 @@ class SupportThreshold(Callback):
         """Yield the leave-one-out scores of images, or out-of-fold scores if there are more than ``MAX_FITS``."""
         whole, fold = pl_module.model, torch.arange(len(images)) % MAX_FITS
         buffers, trainer = _own_buffers(pl_module), pl_module.trainer
-        batch_size = trainer.datamodule.train_batch_size  # type: ignore[attr-defined]
         try:
             for held_out in range(int(fold.max()) + 1):
                 pl_module.model = deepcopy(empty).train()
                 _restore(pl_module, self._start)
-                fit_memory_bank(pl_module, images[fold != held_out], batch_size, trainer.max_epochs or 1)
+                for _ in range(trainer.max_epochs or 1):
+                    fit_memory_bank(pl_module, _training_batches(pl_module, images[fold != held_out]))
                 yield pl_module.model.eval()(images[fold == held_out])
         finally:
             pl_module.model = whole
             _restore(pl_module, buffers)
+
+
+def _training_batches(pl_module: LightningModule, support: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield the batches of pre-processed support images, then those of the unlabeled images if they are appended."""
+    datamodule: SupportDataModule = pl_module.trainer.datamodule  # type: ignore[attr-defined]
+    if len(support):
+        yield from support.split(datamodule.train_batch_size)
+    if datamodule.append_unlabeled:
+        yield from _preprocessed(pl_module, datamodule.unlabeled_dataloader())
+
+
+def _preprocessed(pl_module: LightningModule, loader: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """Yield the pre-processed images of a loader, on the device of the model."""
+    transform = getattr(pl_module.pre_processor, "transform", None) or nn.Identity()
+    for batch in loader:
+        yield transform(batch.image.to(pl_module.device))
 
 
 def _own_buffers(module: nn.Module) -> dict[str, torch.Tensor]:

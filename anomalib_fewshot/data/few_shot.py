@@ -25,6 +25,16 @@ from .manifest import SupportManifest, sha256
 from .object_strings import object_strings
 from .sampling import choose_support, match_support
 from .support import SupportDataModule, add_run_callbacks, can_fit_thresholds, ordered_dataloader, with_own_generator
+from .unlabeled import (
+    UnlabeledDataset,
+    UnlabeledPool,
+    as_normal,
+    check_unlabeled,
+    find_candidates,
+    read_pool,
+    warn_pool_use,
+    without_files,
+)
 from .validation.image_check import check_images, find_skipped_files
 from .validation.issue import DataIssue, report
 from .validation.layout_check import check_label_classes
@@ -52,12 +62,28 @@ class FewShot(SupportDataModule):
         validation (str): Images that determine the thresholds: ``"support"``, the support set, see
             ``SupportThreshold``; or ``"source"``, the validation images of the data module, which in many data
             modules are the test images. Defaults to ``"support"``.
+        unlabeled (int | str | Path | None): Unlabeled images for models that use them, the pool: a folder, which is
+            searched recursively, or a number of normal training images outside the support set. The choice depends only
+            on the dataset name, the category and the seed, and it is nested. It is the same for every ``k_shot`` up to
+            8, as long as there are enough images. Support images are left out of a folder. Test images are not: a model
+            may use the images that it scores, without their labels. Defaults to ``None``: no pool.
+        contamination (float): Share of a pool of a given number that is drawn from the anomalous test images, which
+            are then not tested. Only for experiments on the effect of anomalous images in the pool. The tested images
+            then depend on the seed. Defaults to ``0.0``.
+        append_unlabeled (bool): Train on the support set and the pool, as if all images of the pool were normal. Only
+            for models that do not use the pool themselves, such as ``Patchcore``. Defaults to ``False``.
+
+    A manifest as ``support`` repeats only the support set. It also repeats the pool if ``unlabeled`` is the number of
+    images in its pool and ``contamination`` is the same.
 
     Raises:
         TypeError: If ``source`` is not a data module.
-        ArgumentError: If ``k_shot`` is below 1, ``seed`` is not an integer, or ``validation`` is unknown.
-        SupportError: During ``setup``, if there are fewer normal images than ``k_shot``, or if an image of ``support``
-            is not a normal training image or has changed.
+        ArgumentError: If ``k_shot`` is below 1, ``seed`` is not an integer, or ``validation``, ``unlabeled`` or
+            ``contamination`` is out of range.
+        SupportError: During ``setup``, if there are fewer normal images than ``k_shot`` or ``unlabeled`` requires, if
+            there are too few anomalous images for ``contamination``, or if an image of ``support`` is not a normal
+            training image or has changed.
+        MissingDataError: During ``setup``, if the folder ``unlabeled`` does not exist.
         DataValidationError: During ``setup``, if anomalib cannot read an image correctly.
 
     Example:
@@ -77,9 +103,13 @@ class FewShot(SupportDataModule):
         seed: int = 0,
         support: str | Path | Sequence[str] | None = None,
         validation: str = "support",
+        unlabeled: int | str | Path | None = None,
+        contamination: float = 0.0,
+        append_unlabeled: bool = False,
     ) -> None:
         source = as_datamodule(source)
         check_arguments(k_shot, seed, validation)
+        check_unlabeled(unlabeled, contamination)
         super().__init__(
             train_batch_size=source.train_batch_size,
             eval_batch_size=source.eval_batch_size,
@@ -91,6 +121,10 @@ class FewShot(SupportDataModule):
         self.k_shot = k_shot
         self.support = support
         self.validation = validation
+        self.unlabeled = unlabeled
+        self.contamination = contamination
+        self.append_unlabeled = append_unlabeled
+        self.support_data: AnomalibDataset  # after ``setup``; the training images unless a pool is appended
         self.manifest: SupportManifest | None = None
         self.data_issues: list[DataIssue] = []  # after ``setup``
         self.is_tested = True  # False: the test images are not checked
@@ -148,17 +182,23 @@ class FewShot(SupportDataModule):
             raise DataValidationError(msg) from error
         rows, folder = self._normal_images()
         support = self._choose(sorted(rows), folder)
+        pool = self._choose_pool(sorted(rows), support, folder)
+        num_fitted = len(support) + (len(pool.files) if self.append_unlabeled else 0)
         forget_validation_data(self)  # of an earlier stage
-        for name in ("val_data", "test_data") if self._validates(stage, len(support)) else ("test_data",):
+        for name in ("val_data", "test_data") if self._validates(stage, num_fitted) else ("test_data",):
             if hasattr(self.source, name):
-                setattr(self, name, getattr(self.source, name))
+                data = getattr(self.source, name)
+                setattr(self, name, without_files(data, pool.files.values()) if self.contamination else data)
         images = {path: sha256(folder / path) for path in support}
-        if self.manifest is None or images != self.manifest.images:
-            self._check_images([folder / path for path in support])
-            seed = self.seed if self.support is None else None
-            self.manifest = SupportManifest(self.name, self.category, len(support), seed, images)
+        seed = self.seed if self.support is None else None
+        contents = (images, pool.hashes(), self.contamination)
+        manifest = SupportManifest(self.name, self.category, len(support), seed, *contents)
+        if manifest != self.manifest:
+            self._check_images([folder / path for path in support], pool)
+            self.manifest = manifest
         self.normal_data = self.source.train_data.subsample(sorted(rows.values()))
-        self.train_data = self.source.train_data.subsample([rows[path] for path in support])
+        self.support_data = self.source.train_data.subsample([rows[path] for path in support])
+        self._use_pool(pool, stage)
 
     def _validates(self, stage: str | None, count: int) -> bool:
         """Return whether to keep the validation images: on request, or if the support set cannot give thresholds."""
@@ -195,12 +235,12 @@ class FewShot(SupportDataModule):
         """Not used: the source creates the datasets."""
 
     def train_dataloader(self) -> DataLoader:
-        """Return the loader of the support set, shuffled with the seed.
+        """Return the loader of the support set and of an appended pool, shuffled with the seed.
 
-        A long training repeats the same few images. They are read only once, unless the user sets augmentations or the
-        image size of the model is unknown.
+        A long training repeats the same few images. They are read only once, unless the user sets augmentations, the
+        image size of the model is unknown, or a pool is appended.
         """
-        data: Any = self.support_items()
+        data: Any = self.train_data if self.num_appended else self.support_items()
         return DataLoader(
             data,
             batch_size=self.train_batch_size,
@@ -212,7 +252,7 @@ class FewShot(SupportDataModule):
 
     def support_dataloader(self) -> DataLoader:
         """Return the loader of the support set, in a fixed order."""
-        return ordered_dataloader(self, self.train_data)
+        return ordered_dataloader(self, self.support_data)
 
     def normal_images(self, category: str) -> AnomalibDataset:
         """Return the normal training images of the category, after ``setup``."""
@@ -236,7 +276,7 @@ class FewShot(SupportDataModule):
     def support_items(self) -> list[ImageItem] | AnomalibDataset:
         """Return the support set, as a list in memory if it is small and has no random augmentations."""
         is_small = self.k_shot is not None or self.support is not None
-        data: Any = self.train_data
+        data: Any = self.support_data
         return [*data] if is_small and isinstance(data.augmentations, Resize) else data
 
     def write_manifests(self, folder: Path) -> None:
@@ -268,8 +308,40 @@ class FewShot(SupportDataModule):
         paths = [Path(path).relative_to(folder).as_posix() for path in samples.image_path]
         return dict(zip(paths, samples.index, strict=True)), folder
 
-    def _check_images(self, support: list[Path]) -> None:
+    def _choose_pool(self, normal: list[str], support: list[str], folder: Path) -> UnlabeledPool:
+        """Return the unlabeled pool. It is empty without one."""
+        if not self.unlabeled:
+            return UnlabeledPool()
+        if isinstance(self.unlabeled, str | Path):
+            return read_pool(Path(self.unlabeled), [folder / path for path in support])
+        test_data = getattr(self.source, "test_data", None)
+        candidates = find_candidates({path: str(folder / path) for path in normal}, test_data, folder)
+        size = int(self.unlabeled)
+        if isinstance(self.support, str | Path):
+            manifest = SupportManifest.read(Path(self.support))
+            if len(manifest.unlabeled) == size and manifest.contamination == self.contamination:
+                return candidates.repeat(manifest)
+        key = {"dataset": self.name, "category": self.category}
+        return candidates.draw(support, size, self.contamination, **key, seed=self.seed)
+
+    def _use_pool(self, pool: UnlabeledPool, stage: str | None) -> None:
+        """Create the dataset of the pool and the training images."""
+        self.train_data = self.support_data
+        self.unlabeled_data = None
+        if not pool.files:
+            return
+        files = pool.files.values()
+        self.unlabeled_data = UnlabeledDataset(as_normal(self.support_data, files), files)
+        if self.append_unlabeled:
+            self.train_data = as_normal(self.support_data, files, others=self.support_data.samples)
+        if self.trainer is not None and stage == TrainerFn.FITTING:
+            warn_pool_use(self.trainer.lightning_module, len(files), self.append_unlabeled, self.warned_for)
+
+    def _check_images(self, support: list[Path], pool: UnlabeledPool) -> None:
         """Decode the support set, read the headers of the other images, and report the issues."""
+        if pool.num_left_out:
+            text = "%d images of the support set are left out of the unlabeled images: %s"
+            logger.info(text, pool.num_left_out, self.unlabeled)
         names = ("val_data", "test_data") if self.is_tested else ()
         subsets = [getattr(self, name).samples for name in names if hasattr(self, name)]
         scored = list(dict.fromkeys(Path(path) for samples in subsets for path in samples.image_path))
@@ -279,7 +351,8 @@ class FewShot(SupportDataModule):
         upright = getattr(self.source, "reads_upright", False)  # anomalib ignores the EXIF orientation
         issues = [
             *known,
-            *check_images(support, scored, masks, decode=False, upright=upright),
+            *check_images(support, [*scored, *pool.files.values()], masks, decode=False, upright=upright),
+            *pool.issues,
             *find_skipped_files(dict.fromkeys(path.parent for path in [*support, *scored])),
         ]
         if "test_data" in names and hasattr(self, "test_data"):

@@ -5,13 +5,14 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from anomalib_fewshot.atomic import write_atomically
 from anomalib_fewshot.errors import MissingDataError, SupportError
 
 VERSION = 1
+CHUNK = 2**20  # bytes that are hashed at once
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,10 @@ class SupportManifest:
         k_shot (int): Number of images.
         seed (int | None): Seed of the random choice. ``None`` if the user named the images.
         images (dict[str, str]): SHA-256 of each file, keyed by its path relative to the folder of the normal images.
+        unlabeled (dict[str, str]): SHA-256 of each file of the unlabeled pool, in the order of the pool. The keys are
+            relative to the folder of the pool, or to the folder of the normal images if the pool was drawn from the
+            data module. Defaults to no pool.
+        contamination (float): Share of the pool that was drawn from the anomalous test images. Defaults to ``0.0``.
     """
 
     dataset: str
@@ -31,16 +36,21 @@ class SupportManifest:
     k_shot: int
     seed: int | None
     images: dict[str, str]
+    unlabeled: dict[str, str] = field(default_factory=dict)
+    contamination: float = 0.0
 
     @property
     def digest(self) -> str:
-        """Eight hexadecimal digits that identify the images."""
-        images = json.dumps(self.images, sort_keys=True)
-        return hashlib.sha256(images.encode()).hexdigest()[:8]
+        """Eight hexadecimal digits that identify the images, including the unlabeled ones if there are any."""
+        content = [self.images, self.unlabeled] if self.unlabeled else self.images
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
     def write(self, path: Path) -> None:
         """Write the manifest as JSON. An existing file is replaced atomically."""
-        write_atomically(path, json.dumps({"version": VERSION, **asdict(self)}, indent=2) + "\n")
+        content = {"version": VERSION, **asdict(self)}
+        if not self.unlabeled:
+            del content["unlabeled"], content["contamination"]
+        write_atomically(path, json.dumps(content, indent=2) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> "SupportManifest":
@@ -66,5 +76,9 @@ class SupportManifest:
 
 
 def sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    """Return the SHA-256 of a file as hexadecimal digits. The file is read in chunks."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

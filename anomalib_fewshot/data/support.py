@@ -24,6 +24,7 @@ from anomalib_fewshot._cli.signals import raise_on_signals
 from anomalib_fewshot._host import add_callbacks, is_memory_bank
 
 from .manifest import SupportManifest
+from .unlabeled import UnlabeledDataset
 
 MIN_IMAGES = 3  # for leave-one-out thresholds: some memory banks score NaN after a fit to a single image
 
@@ -37,9 +38,13 @@ class SupportDataModule(AnomalibDataModule):
 
     Attributes:
         manifest (SupportManifest | None): The support set after ``setup``. ``None`` with several support sets.
+        unlabeled_data (UnlabeledDataset | None): The unlabeled images after ``setup``, if there are any.
+        append_unlabeled (bool): Whether the training images contain the unlabeled images.
     """
 
     manifest: SupportManifest | None
+    unlabeled_data: UnlabeledDataset | None = None
+    append_unlabeled: bool = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         print_messages_once()
@@ -64,6 +69,18 @@ class SupportDataModule(AnomalibDataModule):
     @abstractmethod
     def support_dataloader(self) -> DataLoader:
         """Return the loader of the support set, in a fixed order."""
+
+    def unlabeled_dataloader(self) -> DataLoader | list:
+        """Return the loader of the unlabeled images, in a fixed order. An empty list if there are none.
+
+        The items have an image and its path, for error messages. They have no labels and no masks.
+        """
+        return [] if self.unlabeled_data is None else ordered_dataloader(self, self.unlabeled_data)
+
+    @property
+    def num_appended(self) -> int:
+        """Number of unlabeled images among the training images, after ``setup``."""
+        return len(self.unlabeled_data) if self.append_unlabeled and self.unlabeled_data is not None else 0
 
     def manifests(self) -> list[SupportManifest]:
         """Return the manifest of each tested category, after ``setup``."""

@@ -53,8 +53,8 @@ def embed_images(
         TypeError: If no features are registered for the model.
     """
     data = datamodule.test_data
-    train_data: Any = datamodule.train_data
-    support = list(train_data)
+    support_data: Any = datamodule.support_data
+    support = list(support_data)
     kinds = ["support"] * len(support)
     test = []
     for label, kind in ((0, "good"), (1, "defect")):

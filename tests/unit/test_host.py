@@ -370,7 +370,7 @@ def test_fit_memory_bank_is_as_in_lightning_s_loop(tmp_path: Path) -> None:
     batches = [ImageBatch(image=part) for part in images.split(2)]
     run = trainer(tmp_path, max_epochs=1, limit_train_batches=1.0)
     run.fit(looped, torch.utils.data.DataLoader(batches, batch_size=None))
-    _host.fit_memory_bank(direct, images, batch_size=2, epochs=1)
+    _host.fit_memory_bank(direct, images.split(2))
     scores = [model.model.eval()(images).pred_score for model in (looped, direct)]
     assert torch.equal(*scores)
     assert scores[0].isfinite().all()

@@ -85,6 +85,11 @@ def find_skipped_files(folders: Iterable[Path]) -> list[DataIssue]:
     return [issue for folder in folders for issue in _split_files(_files(folder.iterdir()))[1]]
 
 
+def list_images(folder: Path) -> tuple[list[Path], list[DataIssue]]:
+    """Return the images in a folder and its subfolders, sorted by path, and the issues of its other files."""
+    return _split_files(_files(folder.rglob("*")))
+
+
 # Files
 
 

@@ -58,6 +58,32 @@ def test_threshold_equals_a_leave_one_out_loop(own: bool, mvtec_root: Path, tmp_
     assert result["image_F1Score"] > 0.8
 
 
+def test_threshold_with_appended_images_equals_a_leave_one_out_loop(mvtec_root: Path, tmp_path: Path) -> None:
+    """Each fit contains all unlabeled images, and only the support images are scored."""
+    model = patchcore()
+    data = bolt(mvtec_root, k_shot=2, unlabeled=4, append_unlabeled=True)
+    fit(model, tmp_path, data)
+    assert not hasattr(data, "val_data")
+    names = sorted(data.manifest.images)
+    support = model.pre_processor.transform(next(iter(data.support_dataloader())).image)
+    scores = []
+    for index in range(2):
+        other = patchcore()
+        others = [names[1 - index], *data.manifest.unlabeled]
+        fit(other, tmp_path, bolt(mvtec_root, support=others, validation="source"))
+        with torch.no_grad():
+            scores.append(other.eval().model(support[index, None]).pred_score)
+    torch.testing.assert_close(model.post_processor.image_threshold, torch.cat(scores).max(), rtol=1e-4, atol=1e-4)
+    assert len(model.model.memory_bank) == 6 * 256
+
+
+def test_one_support_image_is_scored_by_a_fit_to_the_appended_images(mvtec_root: Path, tmp_path: Path) -> None:
+    model = patchcore()
+    fit(model, tmp_path, bolt(mvtec_root, k_shot=1, unlabeled=2, append_unlabeled=True))
+    assert model.post_processor.image_threshold.isfinite()
+    assert len(model.model.memory_bank) == 3 * 256
+
+
 @pytest.mark.parametrize(
     ("cls", "arguments"),
     [(Padim, {"n_features": 8}), pytest.param(MHPatchcore, {}, marks=pytest.mark.slow)],

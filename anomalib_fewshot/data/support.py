@@ -76,7 +76,7 @@ class SupportDataModule(AnomalibDataModule):
         The items have an image and its path, for error messages. They have no labels and no masks.
 
         Args:
-            max_images (int | None): Number of images. Of more, evenly spaced ones are chosen. Defaults to ``None``: all.
+            max_images (int | None): Number of images. Of more, evenly spaced ones are chosen. Defaults to ``None``.
         """
         if self.unlabeled_data is None:
             return []

@@ -32,6 +32,7 @@ from .unlabeled import (
     check_unlabeled,
     find_candidates,
     read_pool,
+    read_pool_files,
     warn_pool_use,
     without_files,
 )
@@ -62,11 +63,12 @@ class FewShot(SupportDataModule):
         validation (str): Images that determine the thresholds: ``"support"``, the support set, see
             ``SupportThreshold``; or ``"source"``, the validation images of the data module, which in many data
             modules are the test images. Defaults to ``"support"``.
-        unlabeled (int | str | Path | None): Unlabeled images for models that use them, the pool: a folder, which is
-            searched recursively, or a number of normal training images outside the support set. The choice depends only
-            on the dataset name, the category and the seed, and it is nested. It is the same for every ``k_shot`` up to
-            8, as long as there are enough images. Support images are left out of a folder. Test images are not: a model
-            may use the images that it scores, without their labels. Defaults to ``None``: no pool.
+        unlabeled (int | str | Path | Sequence[str | Path] | None): Unlabeled images for models that use them, the pool:
+            a folder, which is searched recursively, a list of files, or a number of normal training images outside the
+            support set. The choice depends only on the dataset name, the category and the seed, and it is nested. It is
+            the same for every ``k_shot`` up to 8, as long as there are enough images. Support images are left out of a
+            folder or list. Test images are not: a model may use the images that it scores, without their labels.
+            Defaults to ``None``: no pool.
         contamination (float): Share of a pool of a given number that is drawn from the anomalous test images, which
             are then not tested. Only for experiments on the effect of anomalous images in the pool. The tested images
             then depend on the seed. Defaults to ``0.0``.
@@ -83,7 +85,7 @@ class FewShot(SupportDataModule):
         SupportError: During ``setup``, if there are fewer normal images than ``k_shot`` or ``unlabeled`` requires, if
             there are too few anomalous images for ``contamination``, or if an image of ``support`` is not a normal
             training image or has changed.
-        MissingDataError: During ``setup``, if the folder ``unlabeled`` does not exist.
+        MissingDataError: During ``setup``, if the folder or a file of ``unlabeled`` does not exist.
         DataValidationError: During ``setup``, if anomalib cannot read an image correctly.
 
     Example:
@@ -103,7 +105,7 @@ class FewShot(SupportDataModule):
         seed: int = 0,
         support: str | Path | Sequence[str] | None = None,
         validation: str = "support",
-        unlabeled: int | str | Path | None = None,
+        unlabeled: int | str | Path | Sequence[str | Path] | None = None,
         contamination: float = 0.0,
         append_unlabeled: bool = False,
     ) -> None:
@@ -314,6 +316,8 @@ class FewShot(SupportDataModule):
             return UnlabeledPool()
         if isinstance(self.unlabeled, str | Path):
             return read_pool(Path(self.unlabeled), [folder / path for path in support])
+        if isinstance(self.unlabeled, Sequence):
+            return read_pool_files(self.unlabeled, [folder / path for path in support])
         test_data = getattr(self.source, "test_data", None)
         candidates = find_candidates({path: str(folder / path) for path in normal}, test_data, folder)
         size = int(self.unlabeled)
@@ -340,8 +344,9 @@ class FewShot(SupportDataModule):
     def _check_images(self, support: list[Path], pool: UnlabeledPool) -> None:
         """Decode the support set, read the headers of the other images, and report the issues."""
         if pool.num_left_out:
-            text = "%d images of the support set are left out of the unlabeled images: %s"
-            logger.info(text, pool.num_left_out, self.unlabeled)
+            source = f": {self.unlabeled}" if isinstance(self.unlabeled, str | Path) else "."
+            text = "%d images of the support set are left out of the unlabeled images%s"
+            logger.info(text, pool.num_left_out, source)
         names = ("val_data", "test_data") if self.is_tested else ()
         subsets = [getattr(self, name).samples for name in names if hasattr(self, name)]
         scored = list(dict.fromkeys(Path(path) for samples in subsets for path in samples.image_path))

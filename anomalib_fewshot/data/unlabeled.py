@@ -79,15 +79,15 @@ class UnlabeledDataset(Dataset):
     collate_fn = staticmethod(ImageBatch.collate)
 
 
-def check_unlabeled(unlabeled: str | Path | int | None, contamination: float) -> None:
+def check_unlabeled(unlabeled: int | str | Path | Sequence[str | Path] | None, contamination: float) -> None:
     """Raise an error if an argument of :class:`FewShot` about the pool is out of range.
 
     Raises:
         ArgumentError: If ``unlabeled`` is negative or has another type, if ``contamination`` is not in ``[0, 1)``, or
             if it is above 0 without a number of unlabeled images.
     """
-    if isinstance(unlabeled, bool) or not isinstance(unlabeled, str | Path | Integral | None):
-        msg = f"`unlabeled` must be a folder or a number of images, got {unlabeled!r}."
+    if isinstance(unlabeled, bool) or not isinstance(unlabeled, str | Path | Integral | Sequence | None):
+        msg = f"`unlabeled` must be a folder, a list of files or a number of images, got {unlabeled!r}."
         raise ArgumentError(msg)
     if isinstance(unlabeled, Integral) and int(unlabeled) < 0:
         msg = f"`unlabeled` must be at least 0, got {unlabeled}."
@@ -118,13 +118,46 @@ def read_pool(folder: Path, support: Sequence[Path]) -> UnlabeledPool:
         msg = f"`unlabeled` must be a folder of images or a number of images, got no folder: {folder}"
         raise MissingDataError(msg)
     paths, issues = list_images(folder)
-    labeled = {path.resolve() for path in support}
-    files = {path.relative_to(folder).as_posix(): path for path in paths if path.resolve() not in labeled}
+    files = _without_support(paths, support, folder)
     if not files:
         reason = f", all of its {len(paths)} images are in the support set" if paths else ""
         msg = f"`unlabeled` must be a folder with images, got one without{reason}. Add images: {folder}"
         raise DataValidationError(msg)
     return UnlabeledPool(files, len(paths) - len(files), issues)
+
+
+def read_pool_files(files: Iterable[str | Path], support: Sequence[Path]) -> UnlabeledPool:
+    """Return a list of files as a pool, without the support set.
+
+    Args:
+        files (Iterable[str | Path]): Files of the pool. A file that is listed twice is used once.
+        support (Sequence[Path]): Files of the support set. The same files are left out of the pool.
+
+    Raises:
+        MissingDataError: If a file does not exist.
+        DataValidationError: If all files are in the support set.
+    """
+    paths = list(dict.fromkeys(map(Path, files)))
+    for path in paths:
+        if not path.is_file():
+            msg = f"`unlabeled` must list files that exist, got no file: {path}"
+            raise MissingDataError(msg)
+    folder = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    kept = _without_support(paths, support, folder)
+    if not kept:
+        msg = f"`unlabeled` must list images outside the support set, got {len(paths)} images of it. Add others."
+        raise DataValidationError(msg)
+    return UnlabeledPool(kept, len(paths) - len(kept))
+
+
+def _without_support(paths: Iterable[Path], support: Sequence[Path], folder: Path) -> dict[str, Path]:
+    """Return the files outside the support set, keyed by their paths relative to the folder."""
+    labeled = {path.resolve() for path in support}
+    files = {}
+    for path in paths:
+        if path.resolve() not in labeled:
+            files[path.absolute().relative_to(folder.absolute()).as_posix()] = path
+    return files
 
 
 @dataclass(frozen=True)

@@ -133,11 +133,12 @@ def test_loader_with_worker_processes(mvtec_root: Path) -> None:
     ("arguments", "message"),
     [
         ({"unlabeled": -1}, "`unlabeled` must be at least 0, got -1"),
-        ({"unlabeled": True}, "`unlabeled` must be a folder or a number of images, got True"),
-        ({"unlabeled": 2.5}, "`unlabeled` must be a folder or a number of images, got 2.5"),
+        ({"unlabeled": True}, "`unlabeled` must be a folder, a list of files or a number of images, got True"),
+        ({"unlabeled": 2.5}, "`unlabeled` must be a folder, a list of files or a number of images, got 2.5"),
         ({"unlabeled": 4, "contamination": 1.0}, "`contamination` must be at least 0 and below 1, got 1.0"),
         ({"contamination": 0.1}, "must be used with a number of unlabeled images, got `unlabeled=None`"),
         ({"unlabeled": "folder", "contamination": 0.1}, "got `unlabeled='folder'`"),
+        ({"unlabeled": ["a.png"], "contamination": 0.1}, r"got `unlabeled=\['a.png'\]`"),
     ],
 )
 def test_invalid_arguments(mvtec_root: Path, arguments: dict, message: str) -> None:
@@ -145,8 +146,8 @@ def test_invalid_arguments(mvtec_root: Path, arguments: dict, message: str) -> N
         FewShot(MVTecAD(mvtec_root, "bolt"), **arguments)
 
 
-@pytest.mark.parametrize("unlabeled", [3, "new"])
-def test_command_line_arguments(mvtec_root: Path, unlabeled: int | str) -> None:
+@pytest.mark.parametrize("unlabeled", [3, "new", ["a.png", "b.png"]])
+def test_command_line_arguments(mvtec_root: Path, unlabeled: int | str | list[str]) -> None:
     source = {"class_path": "anomalib.data.MVTecAD", "init_args": {"root": str(mvtec_root), "category": "bolt"}}
     data = get_datamodule({"class_path": "FewShot", "init_args": {"source": source, "unlabeled": unlabeled}})
     assert data.unlabeled == unlabeled
@@ -242,6 +243,32 @@ def test_image_checks_cover_the_pool(root: Path, caplog: pytest.LogCaptureFixtur
     bolt(root, root / "pool")
     assert "wide.png: has another aspect ratio than the support set" in caplog.text
     assert "has files that anomalib skips: photo.HEIC" in caplog.text
+
+
+# --- A list of files
+
+
+def test_list_of_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the given order, from several folders, with relative and absolute paths and a file of the support set."""
+    monkeypatch.chdir(root)
+    data = bolt(root, 2)
+    (support, *_), (inside, _) = data.manifest.images, pool_of(data)
+    first, second = Path("bolt/test/hole/001.png"), root / "bolt/test/good/000.png"
+    data = bolt(root, [first, str(second), first, root / "bolt/train/good" / support, inside])
+    assert pool_of(data) == [str(first), str(second), inside]
+    assert list(data.manifest.unlabeled)[:2] == ["test/hole/001.png", "test/good/000.png"]
+    assert bolt(root, []).unlabeled_dataloader() == []
+
+
+def test_errors_of_a_list_of_files(root: Path) -> None:
+    with pytest.raises(MissingDataError, match=r"got no file: .*gone\.png"):
+        bolt(root, [root / "bolt/test/good/000.png", root / "gone.png"])
+    support = next(iter(bolt(root, None).manifest.images))
+    with pytest.raises(DataValidationError, match="outside the support set, got 1 images of it"):
+        bolt(root, [root / "bolt/train/good" / support])
+    (root / "broken.png").write_bytes(b"no image")
+    with pytest.raises(DataValidationError, match=r"broken\.png: "):
+        bolt(root, [root / "broken.png", root / "bolt/test/good/000.png"])
 
 
 # --- Manifest

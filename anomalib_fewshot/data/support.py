@@ -86,9 +86,14 @@ class SupportDataModule(AnomalibDataModule):
         return ordered_dataloader(self, data)
 
     @property
+    def num_unlabeled(self) -> int:
+        """Number of unlabeled images, after ``setup``."""
+        return 0 if self.unlabeled_data is None else len(self.unlabeled_data)
+
+    @property
     def num_appended(self) -> int:
         """Number of unlabeled images among the training images, after ``setup``."""
-        return len(self.unlabeled_data) if self.append_unlabeled and self.unlabeled_data is not None else 0
+        return self.num_unlabeled if self.append_unlabeled else 0
 
     def manifests(self) -> list[SupportManifest]:
         """Return the manifest of each tested category, after ``setup``."""

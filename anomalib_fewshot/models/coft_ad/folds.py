@@ -28,7 +28,7 @@ Synthesize = Callable[[torch.Tensor, torch.Generator], tuple[torch.Tensor, torch
 
 FITTED_VIEWS, OUT_OF_FOLD_VIEWS, ANOMALIES = 1, 2, 3  # random streams, each with a generator for each image
 MIN_POOL_SIZE = 8  # unlabeled images: fewer are not used
-MAX_POOL_SIZE = 128  # unlabeled images that a model is fitted to. Of more, the first
+MAX_POOL_SIZE = 128  # unlabeled images that a model is fitted to. Of more, evenly spaced ones
 NUM_WHITENING_FOLDS = 8  # each leaves out one part; of more folds, every eighth is left out at once
 
 
@@ -164,12 +164,13 @@ def extract_fold_features(extract: Extract, batches: Batches, settings: FoldSett
     return folds
 
 
-def extract_pool_features(extract: Extract, batches: Batches) -> list[FoldFeatures]:
+def extract_pool_features(extract: Extract, batches: Batches, on_image: Callable[[], object]) -> list[FoldFeatures]:
     """Compute the features of unlabeled images as they are, a fold each.
 
     Args:
         extract (Extract): Returns the features of normalized images, shape ``(B, 3, H, W)``.
         batches (Batches): Normalized images in batches of shape ``(B, 3, H, W)``.
+        on_image (Callable[[], object]): Called after each image.
     """
     pool = []
     for batch in batches:
@@ -177,6 +178,7 @@ def extract_pool_features(extract: Extract, batches: Batches) -> list[FoldFeatur
             features = extract(image[None])
             no_anomalies = [part[:0].flatten(0, 2) for part in features.patches]
             pool.append(FoldFeatures(_moments(features), features, 1, no_anomalies))
+            on_image()
     return pool
 
 

@@ -8,7 +8,9 @@ description, and settings that it does not give are ours.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from math import nan
 from typing import Any
 
 import torch
@@ -188,32 +190,45 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
             CalibrationScores: Out-of-fold scores of the support set. Of a single image, scores of its views.
         """
         settings = self.fold_settings()
-        pool = self._pool()
-        if pool:
+        pool_size = self._pool_size()
+        if pool_size:
             settings = settings.with_pool()
-            logger.info("%d unlabeled images are used.", len(pool))
         folds = extract_fold_features(self._extract, self.support(), settings)
-        num_fits = 1 + len(folds) if len(folds) > 2 else len(folds) - 1  # a fit to a single fold is not fine-tuned
-        total = self.num_steps * num_fits if settings.synthesize else 0
-        with step_progress(total, "Adapting", self.trainer.progress_bar_callback) as on_step:
+        with self._progress(len(folds), pool_size, settings) as on_step:
+            pool = []
+            if pool_size:
+                pool = extract_pool_features(self._extract, self.unlabeled(MAX_POOL_SIZE), lambda: on_step(nan))
+                logger.info("%d unlabeled images are used.", pool_size)
             self.model.fit(folds, self.adaptation, on_step, pool, always_rotated=self.rotations == "any")
         if self.model.memory_bank.is_rotated[0]:
             logger.info("Arbitrary rotations detected: rotated patches are added to the memory bank.")
         return self._calibrate(folds)
 
-    def _pool(self) -> list[FoldFeatures]:
-        """Return the features of the unlabeled images, or none if there are too few."""
-        if self.published:
-            return []
-        pool = extract_pool_features(self._extract, self.unlabeled(MAX_POOL_SIZE))
-        if 0 < len(pool) < MIN_POOL_SIZE:
+    def _pool_size(self) -> int:
+        """Return the number of unlabeled images to use, 0 if there are too few."""
+        found = getattr(self.trainer.datamodule, "num_unlabeled", 0)  # type: ignore[attr-defined]  # see `FewShot`
+        size = 0 if self.published else min(found, MAX_POOL_SIZE)
+        if 0 < size < MIN_POOL_SIZE:
             logger.warning(
                 "The %d unlabeled images are not used, because at least %d are needed.",
-                len(pool),
+                size,
                 MIN_POOL_SIZE,
             )
-            return []
-        return pool
+            return 0
+        return size
+
+    def _progress(
+        self,
+        num_folds: int,
+        pool_size: int,
+        settings: FoldSettings,
+    ) -> AbstractContextManager[Callable[[float], None]]:
+        """Return a progress bar. With a pool, it counts the images of the pool, the fits and the memory bank."""
+        bar = self.trainer.progress_bar_callback
+        if pool_size:
+            return step_progress(pool_size + 1 + num_folds + 1, "Fitting", bar, has_loss=False)
+        num_fits = 1 + num_folds if num_folds > 2 else num_folds - 1  # a fit to a single fold is not fine-tuned
+        return step_progress(self.num_steps * num_fits if settings.synthesize else 0, "Adapting", bar)
 
     def _calibrate(self, folds: list[FoldFeatures]) -> CalibrationScores:
         """Return the out-of-fold scores, and rank new scores among them if that gives a guarantee."""

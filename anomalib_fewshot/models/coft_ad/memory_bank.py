@@ -94,7 +94,13 @@ class MemoryBank(DynamicBufferMixin):
     @property
     def has_pool(self) -> bool:
         """Whether the bank was fitted with a pool of unlabeled images."""
-        return len(self.bank) > max(1, len(self.mean) - 1)
+        return self.pool_size > 0
+
+    @property
+    def pool_size(self) -> int:
+        """Number of unlabeled images in the bank."""
+        num_folds = max(1, len(self.mean) - 1)
+        return len(self.bank) - num_folds
 
     def find_own(self, patches: torch.Tensor) -> torch.Tensor:
         """Return which images of the bank each image is equal to: ``(B, h, w, D)`` -> ``(B, N)``.

@@ -16,7 +16,8 @@ class Inspect(Command):
 
     name = "inspect"
     extra = "inspect"
-    skip = {"good", "new", "out", "model", "resume", "ignore", "strict", "watch", "inline", "progress"}  # noqa: RUF012
+    skip = {"good", "new", "out", "model", "resume", "ignore", "unlabeled", "pool"}  # noqa: RUF012
+    skip |= {"strict", "watch", "inline", "progress"}
 
     @staticmethod
     def import_function() -> Callable[..., Any]:
@@ -40,6 +41,18 @@ class Inspect(Command):
         parser.add_argument("--model", type=str, help="Folder of an earlier run, or a checkpoint, to score with.")
         parser.add_argument("--resume", type=str, help="Folder of an interrupted run to resume.")
         parser.add_argument("--ignore", type=str, help="Mask image. White regions are ignored.")
+        parser.add_argument(
+            "--unlabeled",
+            nargs="+",
+            type=str,
+            help="Older pictures to learn from, besides the new ones: folders or files. They are not scored.",
+        )
+        parser.add_argument(
+            "--no-pool",
+            dest="pool",
+            action="store_false",
+            help="Learn from the good pictures only, not from the new ones.",
+        )
         parser.add_argument("--strict", action="store_true", help="Stop with an error if a picture cannot be used.")
         parser.add_argument("--watch", action="store_true", help="Score pictures that arrive in --new until Ctrl-C.")
         parser.add_argument("--inline", action="store_true", help="Embed the pictures in the page, as a single file.")

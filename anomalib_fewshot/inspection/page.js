@@ -55,7 +55,8 @@ function command() {
   const added = Object.keys(marks).filter(path => marks[path] === "good" && byPath.has(path)).sort();
   const files = added.map(path => (isFolder ? `${folder}/${path}` : data.new));
   const ignore = data.ignore ? ["--ignore", data.ignore] : [];
-  return ["anomalib", "inspect", "--good", ...(data.good.length ? data.good : ["GOOD_FOLDER"]), ...files, "--new", data.new, ...ignore].map(quote).join(" ");
+  const unlabeled = data.unlabeled.length ? ["--unlabeled", ...data.unlabeled] : data.pool ? [] : ["--no-pool"];
+  return ["anomalib", "inspect", "--good", ...(data.good.length ? data.good : ["GOOD_FOLDER"]), ...files, "--new", data.new, ...unlabeled, ...ignore].map(quote).join(" ");
 }
 
 function showMarks() {

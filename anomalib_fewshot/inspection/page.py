@@ -22,6 +22,7 @@ def write_page(
     post_processor: SupportPostProcessor,
     issues: Sequence[tuple[str, str, str]],
     drift: str,
+    pool: str = "",
     *,
     inline: bool = False,
 ) -> str:
@@ -32,6 +33,7 @@ def write_page(
         post_processor (SupportPostProcessor): Thresholds and their guarantee.
         issues (Sequence[tuple[str, str, str]]): Path, severity and message of each data issue.
         drift (str): Drift report.
+        pool (str): Sentence about the unlabeled pictures that the model has learned from. Defaults to ``""``.
         inline (bool): Embed the pictures. Defaults to ``False``.
 
     Returns:
@@ -44,6 +46,8 @@ def write_page(
         "id": settings["started"],
         "good": settings["good"],
         "new": settings["new"],
+        "unlabeled": settings.get("unlabeled", []),
+        "pool": settings.get("pool", False),
         "ignore": str(run.path / "ignore.png") if (run.path / "ignore.png").is_file() else None,
         "pictures": [
             [entry.path, entry.score, entry.p_value, entry.width, entry.height] for entry in run.entries.values()
@@ -54,6 +58,7 @@ def write_page(
     content = {
         "title": f"{len(run.entries)} pictures of {settings['new']}",
         "description": post_processor.describe(),
+        "pool": pool,
         "drift": drift,
         "issues": issues,
         "data": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),  # no name can close <script>

@@ -34,6 +34,8 @@ class Entry:
         height (int): Height in pixels.
         num_bytes (int): File size in bytes.
         modified (int): Modification time of the file, in nanoseconds.
+        num_unlabeled (int): Number of unlabeled pictures that the model had learned from. With `watch` it grows, and
+            scores of another number are outdated. Defaults to ``0``, for runs of earlier versions.
     """
 
     path: str
@@ -44,6 +46,7 @@ class Entry:
     height: int
     num_bytes: int
     modified: int
+    num_unlabeled: int = 0
 
 
 class RunFolder:

@@ -102,18 +102,22 @@ def train(
     folder: Path,
     ignored: IgnoreMask | None,
     report_progress: Callable[[int, int], object],
+    pool: Sequence[Path] = (),
 ) -> CoftAD:
     """Train a model on good pictures and write its checkpoint and support manifest to a folder.
+
+    Files of an earlier training are replaced at the end, so that an interrupted training changes nothing.
 
     Args:
         paths (Sequence[Path]): The good pictures. All of them are used.
         folder (Path): Folder of the run.
         ignored (IgnoreMask | None): Region to ignore.
         report_progress (Callable[[int, int], object]): Called with the number of completed steps and the total.
+        pool (Sequence[Path]): Unlabeled pictures to learn from. They are read as the good ones. Defaults to none.
     """
     with tempfile.TemporaryDirectory() as root, quiet(), interruptible():
         model = new_model()
-        data = FewShot(GoodImages(paths, ignored), k_shot=len(paths))
+        data = FewShot(GoodImages(paths, ignored), k_shot=len(paths), unlabeled=list(pool))
         engine = Engine(
             default_root_dir=root,
             logger=False,

@@ -23,8 +23,6 @@ _GROUPS = {
     "anomalib.cli.pipelines": "anomalib.pipelines",
 }
 _CLI = "anomalib.cli.cli"  # the command line, whose import sets a hook for uncaught errors
-_COMMANDS = ("inspect", "fewshot", "fewshot_cost", "fewshot_parity", "fewshot_features")
-_CLASSES = ("CoftAD", "ImageStatistic", "RegAD", "UniAD", "DAGM", "ELPV", "FewShot", "MVTecFolder", "MultiCategory")
 
 
 class _PluginFinder:
@@ -76,10 +74,11 @@ def _act(name):
     """Register the plug-ins of a module, or set the hooks of the command line."""
     if name == _CLI:
         from anomalib_fewshot._cli.errors import install_hook
+        from anomalib_fewshot._cli.own_command import names_in_command
         from anomalib_fewshot._cli.signals import raise_on_signals
 
         install_hook()
-        if _names_package(sys.argv[1:]):
+        if names_in_command():
             raise_on_signals()
     else:
         from anomalib_fewshot.plugin import register
@@ -100,23 +99,12 @@ def install() -> None:
 def _prepare_command_line():
     """Set signal handlers if this is an anomalib command that uses this package."""
     program = os.path.basename(sys.argv[0])  # noqa: PTH119  pathlib is slow
-    if program.removesuffix(".exe") == "anomalib" and _names_package(sys.argv[1:]):
-        from anomalib_fewshot._cli.signals import exit_on_signals
+    if program.removesuffix(".exe") != "anomalib":
+        return
+    from anomalib_fewshot._cli.own_command import names_in_command
+    from anomalib_fewshot._cli.signals import exit_on_signals
 
+    if names_in_command():
         exit_on_signals()
         if sys.argv[1] == "inspect":  # threads of torch that wait in a loop make a fit on busy cores many times longer
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def _names_package(arguments):
-    """Return whether the arguments of a command, or its configuration files, contain a name of this package."""
-    if arguments[:1] and arguments[0] in _COMMANDS:
-        return True
-    words = [word for argument in arguments for word in argument.split("=", 1)]
-    for path in [word for word in words if word.endswith((".yaml", ".yml", ".json"))]:
-        try:
-            with open(path, encoding="utf-8") as file:  # noqa: PTH123  pathlib is slow
-                words += [word.strip("\"',{}[]") for word in file.read().split()]
-        except (OSError, ValueError):  # anomalib reports the error later
-            pass
-    return any(word in _CLASSES or word.startswith("anomalib_fewshot.") for word in words)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from image_files import save_image
 from PIL import Image, ImageDraw
 
 torch.set_num_threads(1)  # figures are compared bit for bit: sums of several threads follow the load of the machine
@@ -51,9 +52,9 @@ def mvtec_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for folder, count in (("train/good", 10), ("test/good", 4), ("test/hole", 4)):
             for index in range(count):
                 image, mask = draw(generator, category, defect=folder == "test/hole")
-                save(image, root / category / folder / f"{index:03}.png")
+                save_image(image, root / category / folder / f"{index:03}.png")
                 if folder == "test/hole":
-                    save(mask, root / category / "ground_truth" / "hole" / f"{index:03}_mask.png")
+                    save_image(mask, root / category / "ground_truth" / "hole" / f"{index:03}_mask.png")
     return root
 
 
@@ -71,14 +72,9 @@ def dagm_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     mask = Image.new("L", (SIZE, SIZE))
                     ImageDraw.Draw(mask).ellipse((10, 20, 30, 40), fill=255)
                     image[np.array(mask) > 0] = 10
-                    save(np.array(mask), folder / "Label" / f"{number:04}_label.PNG")
-                save(image, folder / f"{number:04}.PNG")
+                    save_image(np.array(mask), folder / "Label" / f"{number:04}_label.PNG")
+                save_image(image, folder / f"{number:04}.PNG")
                 mask_name = f"{number:04}_label.PNG" if number in defects else "0"
                 lines.append(f"{number}\t{int(number in defects)}\t{number:04}.PNG\t0\t{mask_name}")
             (folder / "Label" / "Labels.txt").write_text("\n".join(lines), encoding="utf-8")
     return root
-
-
-def save(image: np.ndarray, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path)

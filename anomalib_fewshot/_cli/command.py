@@ -50,7 +50,7 @@ class Command(Pipeline):
             return cls.import_function()
 
     @classmethod
-    def get_parser(cls, parser: ArgumentParser | None = None) -> ArgumentParser:  # type: ignore[override]
+    def get_parser(cls, parser: ArgumentParser | None = None) -> ArgumentParser:
         """Return a parser for the arguments of the function, with an option for a configuration file."""
         try:
             function = cls.function()

@@ -16,14 +16,12 @@ from pathlib import Path
 
 from anomalib_fewshot._host.program import is_anomalib_command
 
-GROUPS = ("anomalib.models", "anomalib.data", "anomalib.pipelines")
 PACKAGE = "anomalib_fewshot."
 COMMENT = re.compile(r"(?:^|\s)#.*")
 # A value in a YAML or JSON file, for example `class_path: CoftAD`, `"FewShot",` and `data: anomalib_fewshot.FewShot`.
 VALUE = re.compile(r"[:\s\[{,]['\"]?([A-Za-z_][\w.]*)['\"]?\s*(?=[,}\]#\n]|$)", re.MULTILINE)
 
 
-@cache
 def names_in_command() -> frozenset[str]:
     """Return the models, data modules and subcommands of this package that the current anomalib command uses.
 
@@ -31,13 +29,23 @@ def names_in_command() -> frozenset[str]:
     """
     if not is_anomalib_command():
         return frozenset()
-    own = {point.name for group in GROUPS for point in entry_points(group=group) if point.value.startswith(PACKAGE)}
     words = {word for argument in sys.argv[1:] for word in argument.split("=")}
     for path in map(Path, words):
-        if path.suffix in {".yaml", ".yml", ".json"} and path.is_file():
-            text = COMMENT.sub("", path.read_text(encoding="utf-8", errors="replace"))
-            words = words | set(VALUE.findall(text))
-    return frozenset(word for word in words if word in own or word.startswith(PACKAGE))
+        if path.suffix in {".yaml", ".yml", ".json"}:
+            try:
+                text = path.read_text(encoding="utf-8", errors="replace")
+            except OSError:  # anomalib reports the error later
+                continue
+            words = words | set(VALUE.findall(COMMENT.sub("", text)))
+    classes = _own_names("anomalib.models") | _own_names("anomalib.data")
+    commands = _own_names("anomalib.pipelines") & set(sys.argv[1:2])
+    return commands | {word for word in words if word in classes or word.startswith(PACKAGE)}
+
+
+@cache
+def _own_names(group: str) -> frozenset[str]:
+    """Return the names of the entry points of this package."""
+    return frozenset(point.name for point in entry_points(group=group) if point.value.startswith(PACKAGE))
 
 
 def suppress_import_messages(names: frozenset[str]) -> None:

@@ -44,16 +44,25 @@ def save_checkpoint(trainer: "Trainer") -> None:
 
 
 def explain_checkpoint_error(error: BaseException) -> str | None:
-    """Return a clearer message for Lightning's errors about checkpoint callbacks. ``None`` for other errors.
+    """Return a clearer message for Lightning's errors about checkpoints. ``None`` for other errors.
 
-    anomalib's engine adds its ``ModelCheckpoint`` unless the user gives one of this class. Lightning then rejects
-    ``enable_checkpointing=False``, and a ``ModelCheckpoint`` of Lightning with the same settings. Undocumented: the
-    names of the functions that raise the errors.
+    A missing checkpoint: a failed run has none, but ``latest`` points to it. The message names the newest checkpoint of
+    the other runs.
+
+    Checkpoint callbacks: anomalib's engine adds its ``ModelCheckpoint`` unless the user gives one of this class.
+    Lightning then rejects ``enable_checkpointing=False``, and its own ``ModelCheckpoint`` with the same settings.
+
+    Undocumented: the names of the functions that raise the errors, and an argument of ``resume_start``.
 
     Args:
         error (BaseException): Error of a fit, a validation, a test or a prediction.
     """
-    functions = {frame.f_code.co_name for frame, _ in walk_tb(error.__traceback__)}
+    functions = {frame.f_code.co_name: frame for frame, _ in walk_tb(error.__traceback__)}
+    if "resume_start" in functions and isinstance(error, FileNotFoundError):
+        path = Path(functions["resume_start"].f_locals["checkpoint_path"])
+        newest = _newest_checkpoint(path)
+        advice = "Train a model first." if newest is None else f"The newest checkpoint is {newest}"
+        return f"`ckpt_path` must exist, got {path}. The run may have failed. {advice}"
     if "_configure_checkpoint_callbacks" in functions:
         return (
             "`enable_checkpointing` must be true, got false: anomalib always adds a checkpoint callback. To disable "
@@ -66,6 +75,14 @@ def explain_checkpoint_error(error: BaseException) -> str | None:
             "`anomalib.callbacks.ModelCheckpoint`, which replaces it."
         )
     return None
+
+
+def _newest_checkpoint(missing: Path) -> Path | None:
+    """Return the newest checkpoint of the runs ``v0``, ``v1`` and so on beside the run of a missing checkpoint."""
+    if len(missing.parents) < 4:
+        return None
+    checkpoints = missing.parents[3].glob(f"v*/{'/'.join(missing.parts[-3:])}")
+    return max(checkpoints, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def add_callbacks(trainer: "Trainer", callbacks: "Sequence[Callback]") -> None:

@@ -86,16 +86,6 @@ class PredictCheck(Callback):
             command = f"anomalib inspect --model {model} --new {new}"
             logger.info("For a table of scores, a results page and full-size heat maps, run: %s", command)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Add the newest existing checkpoint to the error about a missing one: a failed run also moves `latest`."""
-        del pl_module
-        path = Path(trainer.ckpt_path or "")
-        if isinstance(exception, FileNotFoundError) and path.suffix == ".ckpt" and not path.exists():
-            runs = path.parents[3].glob(f"v*/{'/'.join(path.parts[-3:])}") if len(path.parents) > 3 else ()
-            newest = max(runs, key=lambda run: run.stat().st_mtime, default=None)
-            advice = "Train a model first." if newest is None else f"The newest checkpoint is {newest}"
-            exception.args = (f"`ckpt_path` must exist, got {path}. The run may have failed. {advice}",)
-
     def _count_verdicts(self) -> None:
         last, self._last = self._last, None
         if getattr(last, "explanation", None) is not None:

@@ -70,13 +70,21 @@ class SupportDataModule(AnomalibDataModule):
     def support_dataloader(self) -> DataLoader:
         """Return the loader of the support set, in a fixed order."""
 
-    def unlabeled_dataloader(self) -> DataLoader | list:
+    def unlabeled_dataloader(self, max_images: int | None = None) -> DataLoader | list:
         """Return the loader of the unlabeled images, in a fixed order. An empty list if there are none.
 
         The items have an image and its path, for error messages. They have no labels and no masks.
         A model that uses them has the class attribute ``uses_unlabeled = True``.
+
+        Args:
+            max_images (int | None): Number of images. Of more, evenly spaced ones are chosen. Defaults to ``None``.
         """
-        return [] if self.unlabeled_data is None else ordered_dataloader(self, self.unlabeled_data)
+        if self.unlabeled_data is None:
+            return []
+        data: Any = self.unlabeled_data
+        if max_images is not None and len(data) > max_images:
+            data = data.subset([position * len(data) // max_images for position in range(max_images)])
+        return ordered_dataloader(self, data)
 
     @property
     def num_appended(self) -> int:

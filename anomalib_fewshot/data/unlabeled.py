@@ -6,7 +6,7 @@
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass, field
 from functools import lru_cache
 from numbers import Integral
@@ -69,6 +69,12 @@ class UnlabeledDataset(Dataset):
         """Return an image and its path."""
         item: Any = self.dataset[self.rows[index]]
         return ImageItem(image=item.image, image_path=item.image_path)
+
+    def subset(self, indices: Sequence[int]) -> "UnlabeledDataset":
+        """Return the dataset of some of the images."""
+        chosen = copy(self)
+        chosen.rows = [self.rows[index] for index in indices]
+        return chosen
 
     collate_fn = staticmethod(ImageBatch.collate)
 

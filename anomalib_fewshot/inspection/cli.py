@@ -26,7 +26,7 @@ class Inspect(Command):
         return inspect
 
     @classmethod
-    def get_parser(cls, parser: ArgumentParser | None = None) -> ArgumentParser:  # type: ignore[override]
+    def get_parser(cls, parser: ArgumentParser | None = None) -> ArgumentParser:
         """Return a parser for the arguments of :func:`inspect`."""
         parser = super().get_parser(parser)
         parser.add_argument("--good", nargs="+", type=str, help="Good pictures: folders or files.")

@@ -37,8 +37,9 @@ from anomalib_fewshot.post_processing import VERDICTS
 from .drift import describe_drift
 from .ignore_mask import IgnoreMask
 from .page import PAGE, write_page
+from .picture_files import file_state, list_pictures
 from .rendering import write_images
-from .run_folder import SETTINGS, Entry, RunFolder
+from .run_folder import Entry, RunFolder
 from .scoring import ScoredImage, Scorer
 from .training import CHECKPOINT, SUPPORT, checkpoint_of, load, to_device, train
 
@@ -200,7 +201,7 @@ class _Inspection:
             raise ArgumentError(msg)
         if self.new.is_dir():
             self.add_issues(find_skipped_files([self.new, *(path for path in self.new.rglob("*") if path.is_dir())]))
-        listed = _list_images(self.new)
+        listed = list_pictures(self.new)
         pending = self.usable(listed)
         num_good = sum(os.path.realpath(path) in self.good_realpaths for path in listed)
         if num_good:
@@ -244,7 +245,7 @@ class _Inspection:
         if "model" in self.settings:  # the pictures of the earlier run may have been moved
             parts = [part for part in parts if Path(part).exists()]
         unusable = self.add_issues(check_images(parts, upright=True))
-        files = list(dict.fromkeys(path for part in parts for path in _list_images(Path(part))))
+        files = list(dict.fromkeys(path for part in parts for path in list_pictures(Path(part))))
         self.good_realpaths = {os.path.realpath(path) for path in files}
         return [path for path in files if path not in unusable]
 
@@ -280,9 +281,9 @@ class _Inspection:
         with self.progress(MofNCompleteColumn()) as bar:
             task = bar.add_task("Scoring", total=None)
             while True:
-                paths = list(self.pending(_list_images(self.new)))
+                paths = list(self.pending(list_pictures(self.new)))
                 if watch:  # wait until a file no longer changes: another program may still be writing it
-                    current = {path: _file_state(path) for path in paths}
+                    current = {path: file_state(path) for path in paths}
                     paths = [path for path in paths if previous.get(path) == current[path]]
                     previous = current
                 paths = self.usable(paths)
@@ -304,13 +305,13 @@ class _Inspection:
         too_long = f"has a name of more than {MAX_NAME_BYTES} bytes, which is too long for its heat map. Rename it."
         issues = [DataIssue(path, ERROR, too_long) for path in paths if len(os.fsencode(path.name)) > MAX_NAME_BYTES]
         unusable = self.add_issues([*issues, *check_images(self.support, paths, decode=False, upright=True)])
-        self.skipped |= {path: _file_state(path)[1] for path in paths if path in unusable}
+        self.skipped |= {path: file_state(path)[1] for path in paths if path in unusable}
         return [path for path in paths if path not in unusable]
 
     def pending(self, paths: Sequence[Path]) -> Iterator[Path]:
         """Yield the pictures that are not good ones and have changed since they were scored or skipped, if ever."""
         for path in paths:
-            state = _file_state(path)
+            state = file_state(path)
             if self.skipped.get(path) != state[1] and os.path.realpath(path) not in self.good_realpaths:
                 entry = None if self._run is None else self.run.entries.get(self.name(path))
                 if entry is None or (entry.num_bytes, entry.modified) != state:
@@ -323,14 +324,14 @@ class _Inspection:
         """Write the image files of a picture, then its line in the journal. The line marks it as done."""
         if scored.photo is None:
             self.add_issues([DataIssue(scored.path, ERROR, scored.error)])
-            self.skipped[scored.path] = _file_state(scored.path)[1]
+            self.skipped[scored.path] = file_state(scored.path)[1]
             return
         if self.skipped.pop(scored.path, None) is not None:  # a broken file has been replaced
             self.issues = {each: None for each in self.issues if (each.path, each.severity) != (scored.path, ERROR)}
         name = self.name(scored.path)
         write_images(scored, self.run.path, name)
         p_value = None if isnan(scored.p_value) else scored.p_value
-        state = _file_state(scored.path)
+        state = file_state(scored.path)
         self.run.add([Entry(name, scored.verdict, scored.score, p_value, *scored.photo.size, *state)])
         self.num_scored += 1
         if time.monotonic() - self.page_written > PAGE_INTERVAL:
@@ -403,28 +404,6 @@ class _Inspection:
     def progress(self, *columns: ProgressColumn) -> Progress:
         columns = (TextColumn("{task.description}"), BarColumn(30), *columns, TimeElapsedColumn())
         return Progress(*columns, console=self.console, disable=self.console.quiet)
-
-
-def _list_images(path: Path) -> list[Path]:
-    """Return the pictures in a folder, or the file itself. Outputs of earlier runs are not included."""
-    files, runs = [path], set()
-    if path.is_dir():
-        files = list(path.rglob("*"))
-        runs = {file.parent for file in path.rglob(SETTINGS)}
-    images = []
-    for file in files:
-        is_image = file.suffix.lower() in IMG_EXTENSIONS and not file.name.startswith("._")
-        if is_image and (file.is_file() or file.is_symlink()) and runs.isdisjoint(file.parents):
-            images.append(file)
-    return sorted(images)
-
-
-def _file_state(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
 
 
 def _count_pictures(count: int, kind: str) -> str:

@@ -30,7 +30,7 @@ class FewShotBenchmark(Command):
         return benchmark
 
     @classmethod
-    def get_parser(cls, parser: ArgumentParser | None = None) -> ArgumentParser:  # type: ignore[override]
+    def get_parser(cls, parser: ArgumentParser | None = None) -> ArgumentParser:
         """Return a parser for the arguments of :func:`benchmark`. A YAML file can set them too."""
         parser = super().get_parser(parser)
         parser.add_argument(

@@ -245,7 +245,7 @@ class SupportPostProcessor(OpenPostProcessor):
         review = self._shown(self._review_threshold)
         defect = self.normalized_image_threshold if self.enable_normalization else self.image_threshold
         above = torch.stack([scores > float(threshold) for threshold in (review, defect)]).sum(0)
-        highest = 1 if self.scheme is CalibrationScheme.SELF_VIEWS else 2
+        highest = 1 if len(self.calibration_scores) == 1 else 2
         verdicts = [VERDICTS[min(count, highest)] for count in above.tolist()]
         return [UNKNOWN if np.isnan(score) else v for v, score in zip(verdicts, scores.tolist(), strict=True)]
 
@@ -345,7 +345,7 @@ class SupportPostProcessor(OpenPostProcessor):
         count, rank = len(self.calibration_scores), self.rank
         rate = self.guaranteed_fpr
         sources = {
-            CalibrationScheme.JACKKNIFE_PLUS: f"{count} good images (jackknife+)",
+            CalibrationScheme.JACKKNIFE_PLUS: f"{count} good image{'' if count == 1 else 's'} (jackknife+)",
             CalibrationScheme.CV_PLUS: f"{count} good images (CV+ with {self.num_folds} folds)",
             CalibrationScheme.SPLIT: f"{count} good validation images (split calibration)",
             CalibrationScheme.LEAVE_ONE_OUT: f"{count} good images (leave-one-out)",
@@ -353,10 +353,11 @@ class SupportPostProcessor(OpenPostProcessor):
             CalibrationScheme.TRAINING: f"{count} good images that were used in training",
         }
         text = f"Threshold calibrated on {sources[self.scheme]}. "
-        if self.scheme is CalibrationScheme.SELF_VIEWS:
+        if count == 1:
+            guarantee = "is not guaranteed" if rate is None else f"of the threshold is at most {100 * rate:.2g} %"
             return text + (
-                "The false-alarm rate is not guaranteed, and no image is called a defect: images above the threshold "
-                "are marked for review. Provide at least two good images."
+                f"The false-alarm rate {guarantee}, and no image is called a defect: images above the threshold are "
+                "marked for review. Provide at least two good images."
             )
         if self.scheme is CalibrationScheme.TRAINING:
             return text + (

@@ -21,7 +21,7 @@ from anomalib.deploy import OpenVINOInferencer, TorchInferencer
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, get_model
 from anomalib.models.components.base.export_mixin import ExportMixin
-from conftest import save
+from image_files import save_image
 from small_models import MODELS, SMALL
 
 from anomalib_fewshot import FewShot, ImageStatistic, MVTecFolder
@@ -91,11 +91,11 @@ def part(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder: 4 pictures of a camera to train by, and of each size 2 good ones and 1 with a defect."""
     root, rng = tmp_path_factory.mktemp("part"), np.random.default_rng(0)
     for index in range(4):
-        save(photo(rng, (1500, 1000), defect=False), root / "weave/train/good" / f"{index}.png")
+        save_image(photo(rng, (1500, 1000), defect=False), root / "weave/train/good" / f"{index}.png")
     for size in SIZES:
         for index in range(3):
             path = root / "weave/test" / ("hole" if index == 2 else "good") / f"{size[0]}_{index}.png"
-            save(photo(rng, size, defect=index == 2), path)
+            save_image(photo(rng, size, defect=index == 2), path)
     return root
 
 
@@ -176,7 +176,7 @@ def test_openvino_export_says_how_to_load_it(
 def test_24_megapixels(exported: Exported, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     for index in range(3):
-        save(photo(rng, (6000, 4000), defect=index == 2), tmp_path / f"{index}.png")
+        save_image(photo(rng, (6000, 4000), defect=index == 2), tmp_path / f"{index}.png")
     compare(predicted(exported.model, tmp_path, exported.folder), exported.onnx(), 1e-3)
 
 

@@ -112,6 +112,13 @@ def test_checkpoint_callbacks_that_anomalib_rejects(
     assert "\n" not in message
 
 
+def test_missing_checkpoint(mvtec_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    missing = tmp_path / "v0/weights/lightning/model.ckpt"
+    message = message_of(["test", *command(mvtec_root)[1:], "--ckpt_path", str(missing)])
+    assert message == f"`ckpt_path` must exist, got {missing}. The run may have failed. Train a model first."
+
+
 def test_training_without_a_checkpoint(mvtec_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The arguments that the message advises."""
     monkeypatch.chdir(tmp_path)

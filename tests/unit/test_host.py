@@ -325,6 +325,26 @@ def test_explain_checkpoint_error(arguments: dict, word: str, mvtec_root: Path, 
     assert _host.explain_checkpoint_error(RuntimeError("ModelCheckpoint")) is None
 
 
+def test_explain_missing_checkpoint(mvtec_root: Path, tmp_path: Path) -> None:
+    """A run that failed has moved `latest`."""
+
+    def message(path: Path) -> str | None:
+        engine = Engine(default_root_dir=tmp_path, **QUIET)
+        with pytest.raises(FileNotFoundError) as error:
+            engine.test(padim(), datamodule=MVTecAD(mvtec_root, "bolt", num_workers=0), ckpt_path=path)
+        return _host.explain_checkpoint_error(error.value)
+
+    file = "weights/lightning/model.ckpt"
+    missing, earlier = tmp_path / "part/v1" / file, tmp_path / "part/v0" / file
+    start = f"`ckpt_path` must exist, got {missing}. The run may have failed. "
+    assert message(missing) == f"{start}Train a model first."
+    earlier.parent.mkdir(parents=True)
+    earlier.touch()
+    missing.parent.mkdir(parents=True)
+    (tmp_path / "part/latest").symlink_to(tmp_path / "part/v1")
+    assert message(tmp_path / "part/latest" / file) == f"{start}The newest checkpoint is {earlier}"
+
+
 def test_checkpoint_callback_of_anomalib_s_class_replaces_the_engine_s(mvtec_root: Path, tmp_path: Path) -> None:
     settings = QUIET | {"enable_progress_bar": False, "default_root_dir": tmp_path}
     engine = Engine(callbacks=[AnomalibCheckpoint(save_top_k=0)], **settings)

@@ -18,47 +18,52 @@ LOGGERS = ("anomalib.cli", "anomalib.cli.pipelines")
 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
-    names_in_command.cache_clear()
     levels = [logging.getLogger(name).level for name in LOGGERS]
     yield
-    names_in_command.cache_clear()
     for name, level in zip(LOGGERS, levels, strict=True):
         logging.getLogger(name).setLevel(level)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "names"),
+    ("command", "names"),
     [
-        (["anomalib", "train", "--model", "CoftAD", "--data=FewShot"], {"CoftAD", "FewShot"}),
-        (["anomalib", "fit", "--model", "anomalib_fewshot.CoftAD"], {"anomalib_fewshot.CoftAD"}),
-        (["anomalib", "inspect", "--good", "folder"], {"inspect"}),
-        (["anomalib", "train", "--model", "Patchcore", "--data", "MVTecAD", "--data.root", "data/CoftAD"], set()),
-        (["other.py", "inspect", "--model", "CoftAD"], set()),
+        ("anomalib train --model CoftAD --data=FewShot", {"CoftAD", "FewShot"}),
+        ("anomalib fit --model anomalib_fewshot.CoftAD", {"anomalib_fewshot.CoftAD"}),
+        ("/bin/anomalib inspect --good folder", {"inspect"}),
+        ("anomalib train --model Patchcore --data MVTecAD --data.root data/CoftAD", set()),
+        ("anomalib train --model Patchcore --data.root inspect", set()),
+        ("anomalib", set()),
+        ("other.py inspect --model CoftAD", set()),
     ],
 )
-def test_names_in_arguments(arguments: list[str], names: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", arguments)
+def test_names_in_arguments(command: str, names: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", command.split())
     assert names_in_command() == names
 
 
+@pytest.mark.parametrize("argument", ["--config run.yaml", "--config=run.yaml"])
 @pytest.mark.parametrize(
     ("text", "names"),
     [
-        ("model:\n  class_path: CoftAD  # a comment\ndata:\n  class_path: 'FewShot'\n", {"CoftAD", "FewShot"}),
-        ('{"model": {"class_path": "CoftAD"}}', {"CoftAD"}),
-        ("model: {class_path: CoftAD, init_args: {}}", {"CoftAD"}),
-        ("model: Patchcore\ndata:\n  class_path: MVTecAD\n  init_args: {root: data/CoftAD}\n# FewShot", set()),
+        (b"model:\n  class_path: CoftAD  # a comment\ndata:\n  class_path: 'FewShot'\n", {"CoftAD", "FewShot"}),
+        (b'{"model": {"class_path": "CoftAD"}}', {"CoftAD"}),
+        (b"model: {class_path: CoftAD, init_args: {}}", {"CoftAD"}),
+        (b"model: Patchcore\ndata:\n  class_path: MVTecAD\n  init_args: {root: data/CoftAD}\n# FewShot", set()),
+        (b"\xff\xfe", set()),
+        (None, set()),
     ],
 )
 def test_names_in_configuration_file(
-    text: str,
+    argument: str,
+    text: bytes | None,
     names: set[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    file = tmp_path / "run.yaml"
-    file.write_text(text, encoding="utf-8")
-    monkeypatch.setattr(sys, "argv", ["anomalib", "train", "--config", str(file)])
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        Path("run.yaml").write_bytes(text)
+    monkeypatch.setattr(sys, "argv", ["anomalib", "train", *argument.split()])
     assert names_in_command() == names
 
 

@@ -6,58 +6,11 @@
 import os
 import signal
 import sys
-from pathlib import Path
 
 import pytest
 
 from anomalib_fewshot import _autoload
 from anomalib_fewshot._cli import signals
-
-ENTRY_POINTS = Path(__file__).parents[2] / "pyproject.toml"
-
-
-def entry_points(group: str) -> set[str]:
-    section = ENTRY_POINTS.read_text(encoding="utf-8").split(f'[project.entry-points."{group}"]\n')[1].split("\n\n")[0]
-    return {line.split(" = ")[0] for line in section.splitlines()}
-
-
-def test_hook_has_the_names_of_the_package() -> None:
-    assert set(_autoload._COMMANDS) == entry_points("anomalib.pipelines")  # noqa: SLF001
-    assert set(_autoload._CLASSES) == entry_points("anomalib.models") | entry_points("anomalib.data")  # noqa: SLF001
-
-
-@pytest.mark.parametrize(
-    ("arguments", "names"),
-    [
-        ("inspect --good good", True),
-        ("fit --model CoftAD --data MVTecAD", True),
-        ("fit --model=Padim --data=FewShot", True),
-        ("fit --model anomalib_fewshot.models.CoftAD", True),
-        ("fit --config ours.yaml", True),
-        ("fit --config=ours.yaml", True),
-        ("predict --model flow.json", True),
-        ("fit --model Padim --data MVTecAD", False),
-        ("fit --config others.yaml", False),
-        ("fit --config missing.yaml", False),
-        ("fit --config binary.yaml", False),
-        ("benchmark --config others.yaml", False),
-        ("fit --model Padim --data.root inspect/CoftAD-parts", False),
-        ("", False),
-    ],
-)
-def test_commands_that_use_the_package(
-    arguments: str,
-    *,
-    names: bool,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("ours.yaml").write_text("model:\n  class_path: CoftAD\n", encoding="utf-8")
-    Path("flow.json").write_text('{"class_path": "RegAD"}', encoding="utf-8")
-    Path("others.yaml").write_text("model:\n  class_path: Padim\n", encoding="utf-8")
-    Path("binary.yaml").write_bytes(b"\xff\xfe")
-    assert _autoload._names_package(arguments.split()) is names  # noqa: SLF001
 
 
 @pytest.mark.parametrize(

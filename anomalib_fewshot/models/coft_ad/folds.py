@@ -7,7 +7,7 @@ In this folder, "out of fold" always means: seen by a fit without the fold of th
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from typing import TypeVar
@@ -27,6 +27,8 @@ Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 Synthesize = Callable[[torch.Tensor, torch.Generator], tuple[torch.Tensor, torch.Tensor]]
 
 FITTED_VIEWS, OUT_OF_FOLD_VIEWS, ANOMALIES = 1, 2, 3  # random streams, each with a generator for each image
+MIN_POOL_SIZE = 8  # unlabeled images: fewer are not used
+MAX_POOL_SIZE = 128  # unlabeled images that a model is fitted to. Of more, the first
 NUM_WHITENING_FOLDS = 8  # each leaves out one part; of more folds, every eighth is left out at once
 
 
@@ -44,7 +46,8 @@ class FoldSettings:
         num_angles (int): Number of angles at which the memory bank may hold each image. 0: none.
         max_folds (int): Number of folds. Up to so many images are a fold each.
         max_images (int): Images of which out-of-fold features are computed. Of more, the first.
-        single_image_views (int): Views of a single image that replace out-of-fold images.
+        out_of_fold_views (int): Random views of each image that are scored out of fold besides the image itself.
+        single_image_views (int): The same for a support set of a single image, to which it is compared.
     """
 
     augment: Augment
@@ -55,7 +58,15 @@ class FoldSettings:
     num_angles: int = 0
     max_folds: int = 32
     max_images: int = 64
+    out_of_fold_views: int = 1
     single_image_views: int = 8
+
+    def with_pool(self) -> "FoldSettings":
+        """Return the settings for images that are fitted with a pool of unlabeled images: each as it is.
+
+        The false-alarm guarantee needs the same views of labeled and unlabeled images.
+        """
+        return replace(self, synthesize=None, num_views=1, out_of_fold_views=0, single_image_views=0)
 
 
 @dataclass(frozen=True)
@@ -129,14 +140,16 @@ def extract_fold_features(extract: Extract, batches: Batches, settings: FoldSett
     if count == 0:
         msg = "The support set must have an image, got none. Check the data module."
         raise SupportError(msg)
-    num_views = settings.single_image_views if count == 1 else 1
+    num_views = settings.single_image_views if count == 1 else settings.out_of_fold_views
     folds = []
     for fold, moments in enumerate(totals):
         views, anomalous = [], []
         for number in range(fold, len(images), settings.max_folds):
             image = images[number]
             rng = seeded_generator(settings.seed, OUT_OF_FOLD_VIEWS, number)
-            augmented = settings.augment(image.expand(num_views, -1, -1, -1), rng)
+            augmented = image[None][:0]
+            if num_views > 0:
+                augmented = settings.augment(image.expand(num_views, -1, -1, -1), rng)
             views.append(extract(torch.cat([image[None], augmented])))
             anomalous.append([part[:0].flatten(0, 2) for part in views[0].patches])
             if settings.synthesize is not None:
@@ -149,6 +162,22 @@ def extract_fold_features(extract: Extract, batches: Batches, settings: FoldSett
             rotated = torch.cat([subsample_grid(extract(view).bank) for view in angles])
         folds.append(FoldFeatures(moments, Features.cat(views), 1 + num_views, groups, rotated))
     return folds
+
+
+def extract_pool_features(extract: Extract, batches: Batches) -> list[FoldFeatures]:
+    """Compute the features of unlabeled images as they are, a fold each.
+
+    Args:
+        extract (Extract): Returns the features of normalized images, shape ``(B, 3, H, W)``.
+        batches (Batches): Normalized images in batches of shape ``(B, 3, H, W)``.
+    """
+    pool = []
+    for batch in batches:
+        for image in batch:
+            features = extract(image[None])
+            no_anomalies = [part[:0].flatten(0, 2) for part in features.patches]
+            pool.append(FoldFeatures(_moments(features), features, 1, no_anomalies))
+    return pool
 
 
 def _fitted_views(image: torch.Tensor, number: int, settings: FoldSettings) -> torch.Tensor:
@@ -186,16 +215,19 @@ def anomalous_cells(masks: torch.Tensor, grid: tuple[int, int] | torch.Size, num
     return fraction > min(num_pixels * grid[0] / masks.shape[-2], 0.5)
 
 
-def leave_one_out(folds: Sequence[T]) -> list[list[T]]:
-    """Return the folds without each of them. A single fold is not left out.
+def leave_one_out(folds: Sequence[T], has_pool: bool = False) -> list[list[T]]:
+    """Return all folds, and those without each fold. A single fold is not left out, unless there is a pool.
 
     Example:
         >>> leave_one_out([0, 1, 2]), leave_one_out([0])
-        ([[1, 2], [0, 2], [0, 1]], [])
+        ([[0, 1, 2], [1, 2], [0, 2], [0, 1]], [[0]])
+        >>> leave_one_out([0], has_pool=True)
+        [[0], []]
     """
-    if len(folds) == 1:
-        return []
-    return [[*folds[:number], *folds[number + 1 :]] for number in range(len(folds))]
+    subsets = [list(folds)]
+    if len(folds) > 1 or has_pool:
+        subsets += [[*folds[:number], *folds[number + 1 :]] for number in range(len(folds))]
+    return subsets
 
 
 def total_moments(folds: Folds, number: int) -> Moments:

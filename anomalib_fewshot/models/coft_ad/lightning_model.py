@@ -40,7 +40,14 @@ from anomalib_fewshot.post_processing import CalibrationScheme, CalibrationScore
 
 from .adaptation import AdaptationSettings
 from .features import Features
-from .folds import FoldFeatures, FoldSettings, extract_fold_features
+from .folds import (
+    MAX_POOL_SIZE,
+    MIN_POOL_SIZE,
+    FoldFeatures,
+    FoldSettings,
+    extract_fold_features,
+    extract_pool_features,
+)
 from .published import LEARNING_RATE, NUM_VIEWS, WEIGHT_DECAY, ContrastiveLoss
 from .torch_model import CoftADModel
 
@@ -95,6 +102,7 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         >>> Engine().train(CoftAD(), datamodule=FewShot(ELPV(), k_shot=4))  # doctest: +SKIP
     """
 
+    uses_unlabeled = True  # read by the data module
     default_image_size = (320, 320)
     score_arguments = ("backbone", "layers", "image_size", "published")
 
@@ -180,20 +188,38 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
             CalibrationScores: Out-of-fold scores of the support set. Of a single image, scores of its views.
         """
         settings = self.fold_settings()
+        pool = self._pool()
+        if pool:
+            settings = settings.with_pool()
+            logger.info("%d unlabeled images are used.", len(pool))
         folds = extract_fold_features(self._extract, self.support(), settings)
         num_fits = 1 + len(folds) if len(folds) > 2 else len(folds) - 1  # a fit to a single fold is not fine-tuned
         total = self.num_steps * num_fits if settings.synthesize else 0
         with step_progress(total, "Adapting", self.trainer.progress_bar_callback) as on_step:
-            self.model.fit(folds, self.adaptation, on_step, always_rotated=self.rotations == "any")
+            self.model.fit(folds, self.adaptation, on_step, pool, always_rotated=self.rotations == "any")
         if self.model.memory_bank.is_rotated[0]:
             logger.info("Arbitrary rotations detected: rotated patches are added to the memory bank.")
         return self._calibrate(folds)
+
+    def _pool(self) -> list[FoldFeatures]:
+        """Return the features of the unlabeled images, or none if there are too few."""
+        if self.published:
+            return []
+        pool = extract_pool_features(self._extract, self.unlabeled(MAX_POOL_SIZE))
+        if 0 < len(pool) < MIN_POOL_SIZE:
+            logger.warning(
+                "The %d unlabeled images are not used, because at least %d are needed.",
+                len(pool),
+                MIN_POOL_SIZE,
+            )
+            return []
+        return pool
 
     def _calibrate(self, folds: list[FoldFeatures]) -> CalibrationScores:
         """Return the out-of-fold scores, and rank new scores among them if that gives a guarantee."""
         result = self.model.score_out_of_fold(folds)
         scores, count = result.scores, len(result.scores)
-        if len(folds) == 1:
+        if self.model.num_fits == 1:
             scheme = CalibrationScheme.SELF_VIEWS
         elif self.trains_backbone:  # the backbone has seen all images
             scheme = CalibrationScheme.LEAVE_ONE_OUT
@@ -202,7 +228,8 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
             own = self.post_processor
             post_processor = own if isinstance(own, SupportPostProcessor) else SupportPostProcessor()
             num_ranks = post_processor.num_distinct_ranks(scheme, count, len(folds))
-            self.model.ranked_score.fit(scores, result.fold, num_ranks)
+            in_bag_scores = self.model.score_support(folds) if self.model.memory_bank.has_pool else None
+            self.model.ranked_score.fit(scores, result.fold, num_ranks, in_bag_scores)
             scores = self.model.ranked_score.calibration_scores
         maps = self.model.upsample(result.maps)[:, None]
         return CalibrationScores(scheme, [InferenceBatch(scores, anomaly_map=maps)], num_folds=len(folds))

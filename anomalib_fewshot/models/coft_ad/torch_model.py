@@ -17,7 +17,7 @@ from anomalib_fewshot.models.components import Backbone, RankedScore, SmoothUpsa
 from .adaptation import AdaptationSettings, OnStep, adapt_metrics
 from .density import DensityEnsemble, FittedGaussian, apply_metric
 from .features import FEATURE_GROUPS, FeatureGroup, Features, features_of_maps, mean_of_highest, on_one_grid
-from .folds import Folds, leave_one_out, total_moments, whiten_out_of_fold
+from .folds import FoldFeatures, Folds, leave_one_out, total_moments, whiten_out_of_fold
 from .memory_bank import MemoryBank
 from .published import ContrastiveHeads, image_gaussian
 
@@ -92,16 +92,26 @@ class CoftADModel(nn.Module):
         """Return the features of normalized images, shape ``(B, 3, H, W)``."""
         return features_of_maps(self.backbone(images), self.backbone.layers, self.groups)
 
-    def fit(self, folds: Folds, settings: AdaptationSettings, on_step: OnStep, always_rotated: bool = False) -> None:
+    def fit(
+        self,
+        folds: Folds,
+        settings: AdaptationSettings,
+        on_step: OnStep,
+        pool: Folds = (),
+        always_rotated: bool = False,
+    ) -> None:
         """Fit the Gaussians and the memory bank to the support set, and once more without each fold.
 
         Args:
             folds (Folds): Features of the folds.
             settings (AdaptationSettings): Fine-tuning of the metrics. A fit to a single fold is not fine-tuned.
             on_step (OnStep): Called with the loss of each step of the fine-tuning.
+            pool (Folds): Features of unlabeled images, a fold each, that every fit contains. Defaults to none.
             always_rotated (bool): Keep patches of rotated images, if the folds have them, without a test.
         """
-        subsets = [list(folds), *leave_one_out(folds)]
+        subsets = leave_one_out(folds, has_pool=len(pool) > 0)
+        if pool:  # the fit must not depend on which images are labeled, and the order decides what is left out at once
+            subsets = [sorted([*subset, *pool], key=_content) for subset in subsets]
         fits = [self._fit_gaussians(subset, settings, on_step) for subset in subsets]
         for number, density in enumerate(cast("Iterable[DensityEnsemble]", self.densities)):
             density.fit([gaussians[number] for gaussians in fits])
@@ -109,7 +119,7 @@ class CoftADModel(nn.Module):
             for gaussians, subset in zip(fits, subsets, strict=True):
                 gaussians.append(FittedGaussian(*image_gaussian(total_moments(subset, -1)), torch.zeros(1)))
             self.image_density.fit([gaussians[-1] for gaussians in fits])
-        self.memory_bank.fit(folds, always_rotated=always_rotated)
+        self.memory_bank.fit(folds, pool, always_rotated=always_rotated)
         self.ranked_score = RankedScore().to(folds[0].views.bank.device)
 
     def _fit_gaussians(self, folds: Folds, settings: AdaptationSettings, on_step: OnStep) -> list[FittedGaussian]:
@@ -134,18 +144,26 @@ class CoftADModel(nn.Module):
         """
         features = self.features(images)
         with torch.autocast(images.device.type, enabled=False):
-            scores, maps = self.score(features)
+            own = self.memory_bank.find_own(features.bank) if self.memory_bank.has_pool else None
+            scores, maps = self.score(features, own=own)
             return InferenceBatch(
-                pred_score=self.ranked_score(scores[0], scores[1:]),
+                pred_score=self.ranked_score(scores[0], scores[1:], None if own is None else own.any(-1)),
                 anomaly_map=self.upsample(maps[:, 0])[:, None],
             )
 
-    def score(self, features: Features, members: slice = EVERY) -> tuple[torch.Tensor, torch.Tensor]:
+    def score(
+        self,
+        features: Features,
+        members: slice = EVERY,
+        own: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Score images by the fit to the whole support set and by those without a fold.
 
         Args:
             features (Features): Features of B images.
             members (slice): Which of these N fits. Defaults to all: the whole support set, then without each fold.
+            own (torch.Tensor | None): Images of the memory bank that each image is not compared with, see
+                :meth:`MemoryBank.find_own`. Defaults to none.
 
         Returns:
             tuple[torch.Tensor, torch.Tensor]: Scores, shape ``(N, B)``, and maps, shape ``(B, N, h, w)``. The published
@@ -154,23 +172,46 @@ class CoftADModel(nn.Module):
         if self.published:
             first = slice(0, 1) if members == EVERY else members
             return self.image_density.distances(features.embeddings, members).T, self.anomaly_maps(features, first)
-        maps = self.anomaly_maps(features, members)
+        maps = self.anomaly_maps(features, members, own)
         return mean_of_highest(maps).T, maps
 
-    def anomaly_maps(self, features: Features, members: slice = EVERY) -> torch.Tensor:
+    def anomaly_maps(
+        self,
+        features: Features,
+        members: slice = EVERY,
+        own: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Return the maps of B images by N of the fits, on the grid of the features: ``(B, N, h, w)``."""
         maps = []
         for group, density, patches in zip(self.groups, self.densities, features.patches, strict=True):
             maps.append(group.weight * density(patches, members))
-        return torch.stack(on_one_grid(maps)).sum(0) + self.memory_bank(features.bank, members)
+        return torch.stack(on_one_grid(maps)).sum(0) + self.memory_bank(features.bank, members, own)
+
+    def score_support(self, folds: Folds) -> torch.Tensor:
+        """Score the images of each fold as images of the pool are scored: by the fit to all, without themselves."""
+        scores = []
+        for fold in folds:
+            own = self.memory_bank.find_own(fold.images.bank)
+            scores.append(self.score(fold.images, slice(0, 1), own)[0][0])
+        return torch.cat(scores)
+
+    @property
+    def num_fits(self) -> int:
+        """Number of fits: one to the whole support set, and one without each fold unless there is a single image."""
+        return len(self.memory_bank.mean)
 
     def score_out_of_fold(self, folds: Folds) -> OutOfFoldScores:
-        """Score the images of each fold by the fit without it. Of a single image, score its views."""
+        """Score the images of each fold by the fit without it. Of a single image without a pool, score its views."""
         scores, maps, numbers = [], [], []
         for number, fold in enumerate(folds):
-            member, features = (number + 1, fold.images) if len(folds) > 1 else (0, fold.views[1:])
+            member, features = (number + 1, fold.images) if self.num_fits > 1 else (0, fold.views[1:])
             own_scores, own_maps = self.score(features, slice(member, member + 1))
             scores.append(own_scores[0])
             maps.append(own_maps[:, 0])
             numbers.append(torch.full((len(own_scores[0]),), number))
         return OutOfFoldScores(torch.cat(scores), torch.cat(maps), torch.cat(numbers))
+
+
+def _content(fold: FoldFeatures) -> float:
+    """Return a number that depends on the images of a fold only."""
+    return float(fold.moments[-1].sum[0])

@@ -19,7 +19,7 @@ from torch import nn
 from anomalib_fewshot._cli.console import print_messages_once
 from anomalib_fewshot._cli.signals import raise_on_signals
 from anomalib_fewshot._host import is_last_epoch, save_checkpoint
-from anomalib_fewshot.data.support import support_dataloader, support_digest
+from anomalib_fewshot.data.support import SupportDataModule, support_dataloader, support_digest
 from anomalib_fewshot.errors import ArgumentError, CheckpointMismatchError, NotFittedError
 from anomalib_fewshot.metrics import CategoryEvaluator
 from anomalib_fewshot.post_processing import CalibrationScores, SupportPostProcessor
@@ -160,6 +160,17 @@ class FittedMixin(ScoringMixin, MetadataExportMixin):
         """Yield batches of pre-processed support images, shape ``(B, 3, H, W)``, in a fixed order."""
         for batch in support_dataloader(self.trainer.datamodule):  # type: ignore[attr-defined]
             yield self.preprocess(batch.image, batch.image_path)
+
+    def unlabeled(self, max_images: int) -> Iterator[torch.Tensor]:
+        """Yield batches of pre-processed unlabeled images, shape ``(B, 3, H, W)``, in a fixed order.
+
+        Args:
+            max_images (int): Number of images. Of more, evenly spaced ones are chosen.
+        """
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(datamodule, SupportDataModule):
+            for batch in datamodule.unlabeled_dataloader(max_images):
+                yield self.preprocess(batch.image, batch.image_path)
 
     def preprocess(self, images: torch.Tensor, paths: Sequence[str] | None = None) -> torch.Tensor:
         """Return pre-processed images on the device of the model.

@@ -5,6 +5,8 @@
 
 import torch
 
+CHUNK = 8  # images of a bank in a product: more exceed the CPU caches
+
 
 def coreset(rows: torch.Tensor, count: int) -> torch.Tensor:
     """Return a k-center greedy coreset of at most ``count`` rows: ``(N, D)`` -> ``(min(N, count), D)``.
@@ -19,19 +21,19 @@ def coreset(rows: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def nearest_distances(patches: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
-    """Return the distance to the nearest row of each memory bank.
+    """Return the distance to the nearest row of each image in a memory bank.
 
     Args:
         patches (torch.Tensor): Patch features, shape ``(..., D)``.
-        bank (torch.Tensor): F memory banks of R rows, shape ``(F, R, D)``.
+        bank (torch.Tensor): R rows of each of N images, shape ``(N, R, D)``.
 
     Returns:
-        torch.Tensor: Euclidean distances, shape ``(..., F)``.
+        torch.Tensor: Euclidean distances, shape ``(..., N)``.
     """
     queries = patches.flatten(0, -2)
-    query_norms = queries.square().sum(-1)
+    query_norms = queries.square().sum(-1, keepdim=True)
     squared_distances = []
-    for rows in bank:
-        relative = rows.square().sum(-1) - 2 * queries @ rows.T
-        squared_distances.append(query_norms + relative.amin(-1))
-    return torch.stack(squared_distances, dim=-1).clamp_min(0).sqrt().unflatten(0, patches.shape[:-1])
+    for images in bank.split(CHUNK):
+        products = torch.addmm(images.square().sum(-1).flatten(), queries, images.flatten(0, 1).T, alpha=-2)
+        squared_distances.append(query_norms + products.unflatten(-1, images.shape[:2]).amin(-1))
+    return torch.cat(squared_distances, dim=-1).clamp_min(0).sqrt().unflatten(0, patches.shape[:-1])

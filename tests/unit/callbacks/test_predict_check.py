@@ -4,7 +4,6 @@
 """The pictures of a prediction are checked before the first is scored, by any model of anomalib."""
 
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -140,18 +139,3 @@ def test_overwritten_heat_maps_are_reported(tmp_path: Path, caplog: pytest.LogCa
     assert shared.startswith("2 images have the same file and folder names")
     assert shared.endswith(f": {files[0]}, {files[1]}")
     assert replaced.endswith(f": {tmp_path / 'images'}")
-
-
-def test_checkpoint_of_a_failed_run(new: Path, tmp_path: Path) -> None:
-    """A run that failed has moved `latest`."""
-    model = ImageStatistic("mean", image_size=64, visualizer=False, evaluator=False, post_processor=False)
-    checkpoint = tmp_path / "part/v1/weights/lightning/model.ckpt"
-    with pytest.raises(FileNotFoundError, match=r"`ckpt_path` must exist, got .*/v1/.*Train a model first"):
-        predict(model, tmp_path, data_path=new, ckpt_path=checkpoint)
-    earlier = tmp_path / "part/v0/weights/lightning/model.ckpt"
-    earlier.parent.mkdir(parents=True)
-    earlier.touch()
-    checkpoint.parent.mkdir(parents=True)
-    (tmp_path / "part/latest").symlink_to(tmp_path / "part/v1")
-    with pytest.raises(FileNotFoundError, match=rf"newest checkpoint is {re.escape(str(earlier))}$"):
-        predict(model, tmp_path, data_path=new, ckpt_path=tmp_path / "part/latest/weights/lightning/model.ckpt")

@@ -16,7 +16,7 @@ from anomalib.models import Padim
 from PIL import Image
 
 from anomalib_fewshot import CategoryEvaluator, FewShot, ImageStatistic, MultiCategory, MVTecFolder
-from anomalib_fewshot.data.multi_category import CategoryBatchSampler
+from anomalib_fewshot.data.category_batches import CategoryBatchSampler
 from anomalib_fewshot.data.support import ordered_dataloader
 from anomalib_fewshot.errors import DataValidationError
 

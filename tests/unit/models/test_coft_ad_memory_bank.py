@@ -38,7 +38,7 @@ def fitted(
 ) -> MemoryBank:
     memory_bank = MemoryBank(DIM)
     folds = [fold(own, None if rotated is None else rotated[number]) for number, own in enumerate(views)]
-    memory_bank.fit(folds, always_rotated)
+    memory_bank.fit(folds, always_rotated=always_rotated)
     return memory_bank
 
 

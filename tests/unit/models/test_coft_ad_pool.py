@@ -1,0 +1,263 @@
+# Copyright (C) 2026 anomalib-fewshot contributors
+# SPDX-License-Identifier: Apache-2.0
+
+"""CoftAD with a pool of unlabeled images: distances against loops, symmetry, and the false-alarm guarantee."""
+
+import logging
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import torch
+from anomalib.data import MVTecAD
+from anomalib.data.utils import read_image
+from anomalib.engine import Engine
+
+from anomalib_fewshot import CoftAD, FewShot
+from anomalib_fewshot.models.coft_ad.adaptation import AdaptationSettings
+from anomalib_fewshot.models.coft_ad.features import Features
+from anomalib_fewshot.models.coft_ad.folds import MAX_POOL_SIZE, FoldFeatures
+from anomalib_fewshot.models.coft_ad.memory_bank import MAX_ROWS, MemoryBank, lowest_without_each
+from anomalib_fewshot.models.coft_ad.torch_model import CoftADModel
+from anomalib_fewshot.models.components import Moments, RankedScore, seeded
+from anomalib_fewshot.post_processing import CalibrationScheme
+
+GRID, DIM = 6, 4
+
+
+def draw_features(rng: torch.Generator, *, anomalous: bool = False, num_groups: int = 3) -> Features:
+    """Return the features of an image whose patches are near its own mean. An anomaly changes three patches."""
+    patches = 0.8 * torch.randn(DIM, generator=rng) + 0.6 * torch.randn(1, GRID, GRID, DIM, generator=rng)
+    if anomalous:
+        patches[:, 0, :3] += 3
+    return Features(patches.mean((1, 2)), [patches] * num_groups, patches)
+
+
+def as_fold(features: Features) -> FoldFeatures:
+    """Return a fold of one image as it is."""
+    moments = [Moments.of(part) for part in (*features.patches, features.embeddings)]
+    return FoldFeatures(moments, features, 1, [part[:0].flatten(0, 2) for part in features.patches])
+
+
+def draw_folds(count: int, seed: int = 0) -> list[FoldFeatures]:
+    rng = torch.Generator().manual_seed(seed)
+    return [as_fold(draw_features(rng)) for _ in range(count)]
+
+
+class Network(CoftADModel):
+    """CoftAD's model without a backbone, for features of ``DIM`` channels."""
+
+    def __init__(self) -> None:
+        with seeded(0):
+            super().__init__("test_efficientnet", None, pre_trained=False, weights=None, image_size=(64, 64))
+        self.memory_bank = MemoryBank(DIM)
+        self.densities = torch.nn.ModuleList([type(density)(DIM) for density in self.densities])
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return Network().eval()
+
+
+def fit(network: CoftADModel, support: list[FoldFeatures], pool: list[FoldFeatures]) -> CoftADModel:
+    network.fit(support, AdaptationSettings(num_steps=0, learning_rate=0.0), print, pool)
+    return network
+
+
+def score_in_bag(network: CoftADModel, fold: FoldFeatures) -> float:
+    return float(network.score_support([fold]))
+
+
+@pytest.mark.parametrize(("count", "num_folds", "num_nearest"), [(9, 3, 2), (4, 1, 2), (5, 5, 1), (3, 0, 2)])
+def test_mean_of_the_lowest_distances_against_a_loop(count: int, num_folds: int, num_nearest: int) -> None:
+    distances = torch.rand(4, 7, count, generator=torch.Generator().manual_seed(count))
+    result = lowest_without_each(distances, num_folds, num_nearest)
+    assert result.shape == (4, 7, 1 + num_folds)
+    for member in range(1 + num_folds):
+        others = [number for number in range(count) if number != member - 1]
+        expected = distances[..., others].sort().values[..., :num_nearest].mean(-1)
+        torch.testing.assert_close(result[..., member], expected)
+
+
+def test_images_of_the_bank_are_found() -> None:
+    folds, others = draw_folds(12), draw_folds(3, seed=1)
+    bank = MemoryBank(DIM)
+    bank.fit(folds[:4], folds[4:])
+    assert bank.has_pool
+    found = bank.find_own(torch.cat([fold.images.bank for fold in folds]))
+    assert torch.equal(found, torch.eye(12, dtype=torch.bool))
+    assert not bank.find_own(torch.cat([fold.images.bank for fold in others])).any()
+    bank.fit(folds[:4])
+    assert not bank.has_pool
+
+
+def test_an_image_of_the_bank_is_compared_with_the_others() -> None:
+    """The distance is the mean of those from the two nearest other images."""
+    folds = draw_folds(10)
+    bank = MemoryBank(DIM)
+    bank.fit(folds[:2], folds[2:])
+    own = bank.find_own(folds[5].images.bank)
+    others = [fold.images.bank.flatten(0, 2) for number, fold in enumerate(folds) if number != 5]
+    rows = folds[5].images.bank.flatten(0, 2)
+    by_image = torch.stack([torch.cdist(rows, other).amin(-1) for other in others])
+    expected = by_image.sort(0).values[:2].mean(0).view(GRID, GRID)
+    mean, std = bank.mean[0], bank.std[0]
+    z = (expected - mean) / std
+    expected = torch.where(z > 0, z.clamp_min(0).log1p(), z)
+    torch.testing.assert_close(bank(folds[5].images.bank, slice(0, 1), own)[0, 0], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_number_of_rows_is_limited() -> None:
+    bank = MemoryBank(DIM)
+    rng = torch.Generator().manual_seed(0)
+    folds = []
+    for _ in range(4 + MAX_POOL_SIZE):
+        patches = torch.randn(1, 8, 8, DIM, generator=rng)
+        folds.append(FoldFeatures([], Features(patches[:, 0, 0], [], patches), 1, []))
+    bank.fit(folds[:4], folds[4:])
+    assert bank.bank.shape[0] * bank.bank.shape[1] <= MAX_ROWS
+
+
+def test_scores_do_not_depend_on_which_images_are_labeled(network: Network) -> None:
+    """The condition of full conformal prediction: swapping a support image and one of the pool changes no score."""
+    folds = draw_folds(14)
+    fit(network, folds[:4], folds[4:])
+    before = [score_in_bag(network, fold) for fold in folds]
+    swapped = [folds[9], *folds[1:9], folds[0], *folds[10:]]
+    fit(network, swapped[:4], swapped[4:])
+    after = [score_in_bag(network, fold) for fold in folds]
+    assert before == pytest.approx(after, rel=1e-4, abs=1e-4)
+
+
+def test_a_fit_without_a_support_image_has_not_seen_it(network: Network) -> None:
+    """Jackknife+ for later images: the fit without an image is that to the other images and the pool."""
+    folds, (new,) = draw_folds(13), draw_folds(1, seed=5)
+    fit(network, folds[:3], folds[3:])
+    by_fold = network.score(new.images)[0][:, 0]
+    for number in range(3):
+        others = [fold for position, fold in enumerate(folds[:3]) if position != number]
+        fit(network, others, folds[3:])
+        assert float(by_fold[1 + number]) == pytest.approx(float(network.score(new.images)[0][0, 0]), rel=1e-3)
+
+
+@pytest.mark.parametrize("num_anomalous", [0, 3])
+def test_false_alarm_rate_of_images_of_the_pool_and_of_later_ones(network: Network, num_anomalous: int) -> None:
+    """On average over support sets, at most 1 / (k + 1) of the good images rank above all k support images."""
+    count, pool_size, num_trials = 3, 12, 60
+    rng = torch.Generator().manual_seed(0)
+    alarms: dict[str, list[float]] = {"pool": [], "later": []}
+    found = []
+    for _ in range(num_trials):
+        support = [as_fold(draw_features(rng)) for _ in range(count)]
+        pool = [as_fold(draw_features(rng, anomalous=number < num_anomalous)) for number in range(pool_size)]
+        later = [as_fold(draw_features(rng)) for _ in range(8)]
+        fit(network, support, pool)
+        result = network.score_out_of_fold(support)
+        ranked = RankedScore()
+        ranked.fit(result.scores, result.fold, 1, network.score_support(support))
+        for kind, images in (("pool", pool), ("later", later)):
+            features = Features.cat([fold.images for fold in images])
+            own = network.memory_bank.find_own(features.bank)
+            assert own.any(-1).tolist() == [kind == "pool"] * len(images)
+            scores, _ = network.score(features, own=own)
+            is_defect = ranked(scores[0], scores[1:], own.any(-1)) > 1
+            first_good = num_anomalous if kind == "pool" else 0
+            alarms[kind].append(float(is_defect[first_good:].float().mean()))
+            if first_good:
+                found.append(float(is_defect[:first_good].float().mean()))
+    for kind, rates in alarms.items():
+        values = torch.tensor(rates)
+        error = float(values.std()) / num_trials**0.5
+        assert float(values.mean()) <= 1 / (count + 1) + 3 * error, kind
+        assert float(values.mean()) > 0.1, kind  # the rule is not merely strict
+    if found:
+        assert sum(found) / len(found) > 0.7
+
+
+def test_ranks_of_images_in_the_bag() -> None:
+    ranked = RankedScore()
+    ranked.fit(torch.tensor([1.0, 2.0, 3.0]), torch.arange(3), 3, torch.tensor([1.5, 2.5, 3.5]))
+    scores, by_fold = torch.tensor([2.0, 2.0]), torch.full((3, 2), 9.0)
+    result = ranked(scores, by_fold, torch.tensor([True, False]))
+    assert 1 < result[0] < 2  # exceeds 1.5 only
+    assert result[1] > 3
+
+
+def small(**arguments) -> CoftAD:
+    settings = {"backbone": "test_efficientnet", "pre_trained": False, "image_size": 64, "num_steps": 2}
+    return CoftAD(**settings | arguments, visualizer=False)
+
+
+def train(root: Path, results: Path, k_shot: int, unlabeled: int, **arguments) -> tuple[CoftAD, Engine, FewShot]:
+    model = small(**arguments)
+    engine = Engine(default_root_dir=results, enable_progress_bar=False)
+    datamodule = FewShot(MVTecAD(root, "bolt", num_workers=0), k_shot=k_shot, unlabeled=unlabeled)
+    engine.fit(model, datamodule=datamodule)
+    return model, engine, datamodule
+
+
+@torch.no_grad()
+def score_files(model: CoftAD, paths: list[str]) -> torch.Tensor:
+    images = torch.stack([read_image(path, as_tensor=True) for path in paths])
+    return model.eval().score_images(model.preprocess(images)).pred_score
+
+
+@pytest.mark.parametrize(("k_shot", "unlabeled"), [(1, 9), (2, 8)])
+def test_checkpoint_scores_images_of_the_pool_without_themselves(
+    k_shot: int,
+    unlabeled: int,
+    mvtec_root: Path,
+    tmp_path: Path,
+) -> None:
+    model, engine, datamodule = train(mvtec_root, tmp_path, k_shot, unlabeled)
+    assert model.post_processor.scheme is CalibrationScheme.JACKKNIFE_PLUS
+    assert model.post_processor.guaranteed_fpr == pytest.approx(1 / (k_shot + 1))
+    assert len(model.model.memory_bank.bank) == k_shot + unlabeled
+    paths = [path for batch in datamodule.unlabeled_dataloader() for path in batch.image_path]
+    test_paths = list(datamodule.test_data.samples.image_path)
+    scores = score_files(model, paths + test_paths)
+    assert scores.isfinite().all()
+    loaded = CoftAD.load_from_checkpoint(engine.trainer.checkpoint_callback.best_model_path)
+    torch.testing.assert_close(score_files(loaded, paths + test_paths), scores, rtol=0, atol=0)
+    maps = model.model.anomaly_maps(model.model.features(torch.zeros(1, 3, 64, 64)))
+    assert maps.shape[1] == model.model.num_fits == 1 + k_shot
+    engine.test(model, datamodule=datamodule)
+    if k_shot == 1:
+        assert set(model.post_processor.verdicts(torch.tensor([0.0, 1.0]))) == {"good", "review"}
+        assert "no image is called a defect" in model.post_processor.describe()
+
+
+def test_export_with_a_pool(mvtec_root: Path, tmp_path: Path) -> None:
+    """The exported graph knows the images of the pool as the model does."""
+    model, _, datamodule = train(mvtec_root, tmp_path, 2, 8)
+    paths = [path for batch in datamodule.unlabeled_dataloader() for path in batch.image_path][:2]
+    paths += list(datamodule.test_data.samples.image_path)[-2:]
+    images = torch.stack([read_image(path, as_tensor=True) for path in paths])
+    with torch.no_grad():
+        expected = model.eval()(images)
+    onnx = model.to_onnx(tmp_path)
+    session = onnxruntime.InferenceSession(onnx)
+    for number, image in enumerate(images):
+        outputs = session.run(["pred_score"], {"input": image[None].numpy()})
+        assert float(outputs[0].squeeze()) == pytest.approx(float(expected.pred_score[number]), abs=1e-4)
+
+
+def test_few_unlabeled_images_are_not_used(
+    mvtec_root: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        model, _, datamodule = train(mvtec_root, tmp_path / "few", 2, 7)
+    assert "7 unlabeled images are not used" in caplog.text
+    without, _, _ = train(mvtec_root, tmp_path / "none", 2, 0)
+    paths = list(datamodule.test_data.samples.image_path)
+    torch.testing.assert_close(score_files(model, paths), score_files(without, paths), rtol=0, atol=0)
+
+
+def test_of_many_unlabeled_images_evenly_spaced_ones_are_used(mvtec_root: Path) -> None:
+    datamodule = FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0), k_shot=2, unlabeled=8)
+    datamodule.setup("fit")
+    paths = [path for batch in datamodule.unlabeled_dataloader() for path in batch.image_path]
+    chosen = [path for batch in datamodule.unlabeled_dataloader(max_images=3) for path in batch.image_path]
+    assert chosen == [paths[0], paths[2], paths[5]]

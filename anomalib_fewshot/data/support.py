@@ -74,6 +74,7 @@ class SupportDataModule(AnomalibDataModule):
         """Return the loader of the unlabeled images, in a fixed order. An empty list if there are none.
 
         The items have an image and its path, for error messages. They have no labels and no masks.
+        A model that uses them has the class attribute ``uses_unlabeled = True``.
 
         Args:
             max_images (int | None): Number of images. Of more, evenly spaced ones are chosen. Defaults to ``None``.

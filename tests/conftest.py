@@ -8,11 +8,13 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before timm is imported: a missing weight fails at once
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fresh_python import FreshPython
 from PIL import Image, ImageDraw
 
 torch.set_num_threads(1)  # figures are compared bit for bit: sums of several threads follow the load of the machine
@@ -40,6 +42,14 @@ def draw(generator: np.random.Generator, category: str, *, defect: bool) -> tupl
         mask[top : top + 16, left : left + 16] = 255
         image[mask > 0] = 10
     return image.clip(0, 255).astype(np.uint8), mask
+
+
+@pytest.fixture(scope="session")
+def fresh_python() -> Iterator[FreshPython]:
+    """Return a function that runs code in a process which has not imported anomalib."""
+    python = FreshPython()
+    yield python
+    python.close()
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before timm is imported: a missing weight fails at once
 
 from collections.abc import Iterator
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,16 @@ def fresh_python() -> Iterator[FreshPython]:
     python = FreshPython()
     yield python
     python.close()
+
+
+@pytest.fixture
+def quick_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork worker processes from a server that has imported this package. By default, each imports it for seconds."""
+    from anomalib_fewshot.pipelines.run import subprocess
+
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["anomalib_fewshot.pipelines.cost"])
+    monkeypatch.setattr(subprocess, "get_context", lambda _: context)
 
 
 @pytest.fixture(scope="session")

@@ -4,14 +4,21 @@
 """Data that the tests make for themselves. No test uses a network."""
 
 import gc
+import inspect
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before timm is imported: a missing weight fails at once
+# Before torch is imported: waiting threads of OpenMP sleep. On a busy machine, they use most of the time otherwise.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 
 from collections.abc import Iterator
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
+import jsonargparse._core
 import numpy as np
 import pytest
 import torch
@@ -19,6 +26,9 @@ from fresh_python import FreshPython
 from PIL import Image, ImageDraw
 
 torch.set_num_threads(1)  # figures are compared bit for bit: sums of several threads follow the load of the machine
+
+# jsonargparse looks up its caller in each call of a parser. Without the lines of source of all frames, that is quick.
+jsonargparse._core.inspect = SimpleNamespace(**vars(inspect) | {"stack": partial(inspect.stack, 0)})  # noqa: SLF001
 
 
 def pytest_collection_finish() -> None:

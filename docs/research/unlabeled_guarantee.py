@@ -34,20 +34,25 @@ NO_TRAINING = AdaptationSettings(num_steps=0, learning_rate=0.0)
 
 
 def reduce_grid(patches: torch.Tensor, seed: int) -> torch.Tensor:
-    """Return patches, ``(1, h, w, D)``, as ``(1, GRID, GRID, DIM)``."""
+    """Return patches, ``(B, h, w, D)``, as ``(B, GRID, GRID, DIM)``."""
     projection = torch.randn(patches.shape[-1], DIM, generator=seeded_generator(seed))
     pooled = F.adaptive_avg_pool2d(patches.movedim(-1, 1), GRID).movedim(1, -1)
     return pooled @ projection / DIM**0.5
 
 
-def extract(model: CoftAD, path: Path) -> FoldFeatures:
-    """Return the reduced features of an image as a fold."""
+def extract(model: CoftAD, path: Path) -> Features:
+    """Return the reduced features of an image and of its mirror image."""
     image = model.pre_processor.transform(read_image(path, as_tensor=True)[None])
-    features = model.model.features(image)
+    features = model.model.features(torch.cat([image, image.flip(-1)]))
     patches = [reduce_grid(part, seed) for seed, part in enumerate(features.patches)]
-    reduced = Features(features.embeddings[:, :2], patches, reduce_grid(features.bank, len(patches)))
-    moments = [Moments.of(part) for part in (*reduced.patches, reduced.embeddings)]
-    return FoldFeatures(moments, reduced, 1, [part[:0].flatten(0, 2) for part in reduced.patches])
+    return Features(features.embeddings[:, :2], patches, reduce_grid(features.bank, len(patches)))
+
+
+def as_fold(features: Features, num_views: int = 1) -> FoldFeatures:
+    """Return a fold of one image: as it is, as with a pool, or with its mirror image, as without."""
+    own = features[:num_views]
+    moments = [Moments.of(part) for part in (*own.patches, own.embeddings)]
+    return FoldFeatures(moments, own, num_views, [part[:0].flatten(0, 2) for part in own.patches])
 
 
 def make_network() -> CoftADModel:
@@ -60,20 +65,21 @@ def make_network() -> CoftADModel:
 
 def trial(
     network: CoftADModel,
-    support: list[FoldFeatures],
-    pool: list[FoldFeatures],
-    later: list[FoldFeatures],
+    support: list[Features],
+    pool: list[Features],
+    later: list[Features],
 ) -> tuple[list[bool], list[bool]]:
     """Return whether each image of the pool and each later image ranks above all support images."""
-    network.fit(support, NO_TRAINING, print, pool)
-    result = network.score_out_of_fold(support)
+    folds = [as_fold(features, 1 if pool else 2) for features in support]
+    network.fit(folds, NO_TRAINING, print, [as_fold(features) for features in pool])
+    result = network.score_out_of_fold(folds)
     ranked = RankedScore()
-    ranked.fit(result.scores, result.fold, 1, network.score_support(support) if pool else None)
+    ranked.fit(result.scores, result.fold, 1, network.score_support(folds) if pool else None)
     alarms = []
     for images in (pool, later):
         above: list[bool] = []
         if images:
-            features = Features.cat([image.images for image in images])
+            features = Features.cat([image[:1] for image in images])
             own = network.memory_bank.find_own(features.bank) if pool else None
             scores, _ = network.score(features, own=own)
             above = (ranked(scores[0], scores[1:], None if own is None else own.any(-1)) > 1).tolist()

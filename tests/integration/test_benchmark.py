@@ -54,6 +54,7 @@ class Breaking(ImageStatistic):
         if self.how == "exits":
             os._exit(9)
         if self.how == "waits":
+            Path("waiting").touch()
             time.sleep(600)
         raise RuntimeError("it is broken")
 
@@ -492,6 +493,7 @@ def test_changed_configuration_is_not_mixed(config: dict[str, Any], capsys: pyte
     assert "2 runs of other configurations" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("quick_processes")
 def test_processes_give_the_same_figures_and_outlive_one_that_dies(
     config: dict[str, Any],
     breaking: Callable[[str], dict[str, Any]],
@@ -596,14 +598,13 @@ def test_ctrl_c_ends_with_a_line_and_the_report(
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    process = start(path, **pipes)
+    process = start(path, cwd=tmp_path, **pipes)
     end = time.monotonic() + 240
-    while not list(Path(config["results"]).glob("runs/*.json")):
+    while not (list(Path(config["results"]).glob("runs/*.json")) and (tmp_path / "waiting").exists()):
         if time.monotonic() > end:
             process.send_signal(signal.SIGABRT)  # its fault handler prints the stack of each thread
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.1)
-    time.sleep(3)  # the next run is in its fit
     os.killpg(process.pid, signal.SIGINT)
     try:
         out, err = process.communicate(timeout=60)

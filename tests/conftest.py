@@ -4,19 +4,32 @@
 """Data that the tests make for themselves. No test uses a network."""
 
 import gc
+import inspect
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before timm is imported: a missing weight fails at once
+# Before torch is imported: waiting threads of OpenMP sleep. On a busy machine, they use most of the time otherwise.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 
+from collections.abc import Iterator
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
+import jsonargparse._core
 import numpy as np
 import pytest
 import torch
+from fresh_python import FreshPython
 from image_files import save_image
 from PIL import Image, ImageDraw
 
 torch.set_num_threads(1)  # figures are compared bit for bit: sums of several threads follow the load of the machine
+
+# jsonargparse looks up its caller in each call of a parser. Without the lines of source of all frames, that is quick.
+jsonargparse._core.inspect = SimpleNamespace(**vars(inspect) | {"stack": partial(inspect.stack, 0)})  # noqa: SLF001
 
 
 def pytest_collection_finish() -> None:
@@ -41,6 +54,24 @@ def draw(generator: np.random.Generator, category: str, *, defect: bool) -> tupl
         mask[top : top + 16, left : left + 16] = 255
         image[mask > 0] = 10
     return image.clip(0, 255).astype(np.uint8), mask
+
+
+@pytest.fixture(scope="session")
+def fresh_python() -> Iterator[FreshPython]:
+    """Return a function that runs code in a process which has not imported anomalib."""
+    python = FreshPython()
+    yield python
+    python.close()
+
+
+@pytest.fixture
+def quick_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork worker processes from a server that has imported this package. By default, each imports it for seconds."""
+    from anomalib_fewshot.pipelines.run import subprocess
+
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["anomalib_fewshot.pipelines.cost"])
+    monkeypatch.setattr(subprocess, "get_context", lambda _: context)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,13 @@ Importing this package imports only the standard library.
 
 from .data import forget_validation_data, update_augmentations
 from .export import QuantizationHook, compress_openvino
-from .models import fit_memory_bank, is_memory_bank, patchcore_embedding, pre_processor_settings
+from .models import (
+    fit_memory_bank,
+    is_memory_bank,
+    is_memory_bank_class,
+    patchcore_embedding,
+    pre_processor_settings,
+)
 from .processes import is_starting_process, kill_processes
 from .program import is_anomalib_command
 from .trainer import (
@@ -45,6 +51,7 @@ __all__ = [
     "is_anomalib_command",
     "is_last_epoch",
     "is_memory_bank",
+    "is_memory_bank_class",
     "is_starting_process",
     "kill_processes",
     "patchcore_embedding",

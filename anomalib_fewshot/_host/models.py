@@ -24,6 +24,13 @@ def is_memory_bank(model: "LightningModule") -> bool:
     return isinstance(model, MemoryBankMixin)
 
 
+def is_memory_bank_class(cls: type) -> bool:
+    """Return whether the models of a class are memory banks, see :func:`is_memory_bank`."""
+    from anomalib.models.components import MemoryBankMixin
+
+    return issubclass(cls, MemoryBankMixin)
+
+
 def fit_memory_bank(model: "AnomalibModule", batches: "Iterable[torch.Tensor]") -> None:
     """Fit a memory bank to batches of pre-processed images, ``(B, 3, H, W)``, without Lightning's loop: one epoch.
 

@@ -74,15 +74,18 @@ class SupportDataModule(AnomalibDataModule):
         """Return the loader of the unlabeled images, in a fixed order. An empty list if there are none.
 
         The items have an image and its path, for error messages. They have no labels and no masks.
+        A model that uses them has the class attribute ``uses_unlabeled = True``.
 
         Args:
-            max_images (int | None): Number of images. Of more, evenly spaced ones are chosen. Defaults to ``None``.
+            max_images (int | None): Number of images. Of more, a random choice is returned that depends only on how many
+                there are. Defaults to ``None``: all.
         """
         if self.unlabeled_data is None:
             return []
         data: Any = self.unlabeled_data
         if max_images is not None and len(data) > max_images:
-            data = data.subset([position * len(data) // max_images for position in range(max_images)])
+            order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+            data = data.subset(sorted(order[:max_images].tolist()))
         return ordered_dataloader(self, data)
 
     @property

@@ -35,6 +35,8 @@ def benchmark(
     datasets: dict[str, dict[str, Any]],
     k_shot: int | str | list[int | str] = [1, 2, 4, 8],  # noqa: B006  never modified; the help shows a list
     seeds: int | list[int] = 5,
+    unlabeled: int | list[int] = 0,
+    contamination: float | list[float] = 0.0,
     baseline: str | None = None,
     controls: str | None = None,
     overrides: dict[str, dict[str, Any]] | None = None,
@@ -64,6 +66,11 @@ def benchmark(
         k_shot (int | str | list[int | str]): Sizes of the support set. ``"all"`` uses all normal training images of a
             category; the seed then only changes their order. Defaults to ``[1, 2, 4, 8]``.
         seeds (int | list[int]): List of seeds, or the number of seeds, starting at 0. Defaults to ``5``.
+        unlabeled (int | list[int]): Numbers of unlabeled images, drawn from the other normal training images. Models
+            that use them get them in addition to the support set. Memory banks of anomalib, such as ``Patchcore``, are
+            fitted to both. Other methods, and ``k_shot: all``, run only with 0. Defaults to ``0``.
+        contamination (float | list[float]): Shares of the unlabeled images that are drawn from the anomalous test
+            images, which are then not tested. Used only with unlabeled images. Defaults to ``0.0``.
         baseline (str | None): Method to compare the other methods with. Defaults to ``None``: the first method.
         controls (str | None): Method for which to add controls: without fine-tuning (if it has ``num_steps``), with
             random weights (if it has ``pre_trained``), and three image statistics. Defaults to ``None``: no controls.
@@ -103,7 +110,17 @@ def benchmark(
     """
     check_main_guard()
     specs = {name: read_spec(spec) for name, spec in methods.items()}
-    jobs = make_jobs(specs, datasets, k_shot, seeds, controls=controls, overrides=overrides, root=root)
+    jobs = make_jobs(
+        specs,
+        datasets,
+        k_shot,
+        seeds,
+        controls=controls,
+        overrides=overrides,
+        root=root,
+        unlabeled=unlabeled,
+        contamination=contamination,
+    )
     baseline = _resolve_baseline(baseline, jobs)
     check_at_least(1, workers=workers, threads=threads)
     check_at_least(0, latency_runs=latency_runs)
@@ -117,6 +134,8 @@ def benchmark(
         "datasets": datasets,
         "k_shot": k_shot,
         "seeds": seeds,
+        "unlabeled": unlabeled,
+        "contamination": contamination,
         "baseline": baseline,
         "controls": controls,
         "overrides": overrides,
@@ -217,10 +236,14 @@ def _print_resumed(num_jobs: int, num_pending: int, num_other_runs: int) -> None
 
 
 def _example_keys(jobs: Sequence[Job]) -> set[str]:
-    """Return the keys of the runs that save examples: the largest k and first seed of each method and category."""
-    keys: dict[tuple[str, str, str], str] = {}
+    """Return the keys of the runs that save examples: the largest k and first seed of each method and category.
+
+    Runs with different numbers or contaminations of unlabeled images have their own examples.
+    """
+    keys: dict[tuple[str, str, str, int, float], str] = {}
     for job in sorted(jobs, key=lambda job: (as_number(job.k_shot), -job.seed)):
-        keys[job.dataset, job.category, job.method] = job.key  # the last one wins
+        cell = (job.dataset, job.category, job.method, job.unlabeled, job.contamination)
+        keys[cell] = job.key  # the last one wins
     return set(keys.values())
 
 

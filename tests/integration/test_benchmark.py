@@ -21,7 +21,7 @@ import yaml
 from anomalib.cli import AnomalibCLI
 from small_models import SMALL
 
-from anomalib_fewshot import benchmark
+from anomalib_fewshot import CoftAD, benchmark
 from anomalib_fewshot.data.manifest import SupportManifest
 from anomalib_fewshot.pipelines.plan.grid import make_jobs
 from anomalib_fewshot.pipelines.plan.job import Job
@@ -54,6 +54,7 @@ class Breaking(ImageStatistic):
         if self.how == "exits":
             os._exit(9)
         if self.how == "waits":
+            Path("waiting").touch()
             time.sleep(600)
         raise RuntimeError("it is broken")
 
@@ -129,6 +130,33 @@ def figures(table: pd.DataFrame) -> pd.DataFrame:
     """Return what does not depend on the clock, in one order."""
     columns = [name for name in table if name not in COST]
     return table[columns].convert_dtypes().sort_values("key", ignore_index=True).astype(str)
+
+
+def test_unlabeled_images(config: dict[str, Any]) -> None:
+    """A memory bank is fitted to them as well. A method without a use for them runs without them."""
+    config["datasets"]["parts"]["categories"] = ["bolt"]
+    padim = {"class_path": "Padim", "init_args": PADIM}
+    config |= {"methods": {"Padim": padim, "plain": PLAIN}, "k_shot": [2], "seeds": 1}
+    config |= {"unlabeled": [0, 6], "contamination": [0, 0.34]}
+    table = benchmark(**config)
+    assert (table.status == "ok").all(), table.error.tolist()
+    rows = table.set_index(["method", "unlabeled", "contamination"])
+    assert list(rows.index) == [
+        ("Padim", 0, 0.0), ("plain", 0, 0.0), ("Padim", 6, 0.0), ("Padim", 6, 0.34),
+    ]  # fmt: skip
+    assert rows.test_anomalous.tolist() == [4, 4, 4, 2]
+    assert rows.support.nunique() == 3
+    assert rows.threshold["Padim", 6, 0.0] == "normal images"
+    folder = Path(config["results"])
+    names = {path.name for path in (folder / "supports").iterdir()}
+    name = "parts-bolt-k2-seed0"
+    suffixes = ("", "-unlabeled6", "-unlabeled6-contamination0.34")
+    assert names == {f"{name}{suffix}.json" for suffix in suffixes}
+    pool = SupportManifest.read(folder / "supports" / f"{name}-unlabeled6-contamination0.34.json").unlabeled
+    assert sum(path.startswith("../../test/hole") for path in pool) == 2
+    assert "## parts: effect of unlabeled images" in (folder / "report.md").read_text(encoding="utf-8")
+    without = benchmark(**config | {"unlabeled": 0, "contamination": 0.0})
+    assert without.key.tolist() == table.key.tolist()[:2]  # the same runs, which are not run again
 
 
 def test_command_line(config: dict[str, Any], tmp_path: Path) -> None:
@@ -290,7 +318,7 @@ def test_files(name: str, mvtec_root: Path, capsys: pytest.CaptureFixture, tmp_p
     """The files parse and plan; the first run of the smallest is carried out with the real data and weights."""
     path = CONFIGS / "benchmark" / f"{name}.yaml"
     flags = ["fewshot", "--config", str(path), "--results", str(tmp_path / "sweep")]
-    flags += ["--root", str(mvtec_root)] if name.startswith(("controlled", "dino", "realmini")) else []
+    flags += ["--root", str(mvtec_root)] if name.startswith(("controlled", "dino", "realmini", "unlabeled")) else []
     AnomalibCLI([*flags, "--dry_run"])
     runs = {
         "smoke": 8,
@@ -304,6 +332,8 @@ def test_files(name: str, mvtec_root: Path, capsys: pytest.CaptureFixture, tmp_p
         "realmini_uni_ad": (4 + 2 * 2) * 4 * 5,
         "realmini_uni_ad_pairs": 5 * 3,
     }
+    pools = 5  # no unlabeled images, and 60 with four contaminations
+    runs["unlabeled"] = (pools + (pools if getattr(CoftAD, "uses_unlabeled", False) else 1)) * 2 * 4 * 5
     runs |= {"controlled_digits": 4 * 2 * 3, "paper_coft_ad": 4 * 15 * 4 * 5}
     runs |= {"mvtec": 8 * 15 * 4 * 5, "visa": 8 * 12 * 4 * 5}
     runs |= {"paper_reg_ad_mvtec": 5 * 15 * 3 * 10, "paper_reg_ad_mpdd": 5 * 6 * 3 * 10}
@@ -463,6 +493,7 @@ def test_changed_configuration_is_not_mixed(config: dict[str, Any], capsys: pyte
     assert "2 runs of other configurations" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("quick_processes")
 def test_processes_give_the_same_figures_and_outlive_one_that_dies(
     config: dict[str, Any],
     breaking: Callable[[str], dict[str, Any]],
@@ -567,14 +598,13 @@ def test_ctrl_c_ends_with_a_line_and_the_report(
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    process = start(path, **pipes)
+    process = start(path, cwd=tmp_path, **pipes)
     end = time.monotonic() + 240
-    while not list(Path(config["results"]).glob("runs/*.json")):
+    while not (list(Path(config["results"]).glob("runs/*.json")) and (tmp_path / "waiting").exists()):
         if time.monotonic() > end:
             process.send_signal(signal.SIGABRT)  # its fault handler prints the stack of each thread
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.1)
-    time.sleep(3)  # the next run is in its fit
     os.killpg(process.pid, signal.SIGINT)
     try:
         out, err = process.communicate(timeout=60)

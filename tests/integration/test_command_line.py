@@ -5,22 +5,21 @@
 
 import difflib
 import json
-import os
 import re
-import subprocess
-import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from fresh_python import FreshPython
 
 PROGRAM = """
-import json, sys
-commands = json.loads(sys.stdin.read())
+import json, os, sys
+commands = json.loads(sys.argv.pop())
 sys.argv[1:] = sum(commands, [])
-if "--without" not in sys.orig_argv:
+if os.environ["ANOMALIB_FEWSHOT_AUTOLOAD"] != "0":
     from anomalib_fewshot._autoload import install
     install()
 from anomalib.cli.cli import main
@@ -38,24 +37,33 @@ BAR = re.compile(r"%\||━")  # its lines depend on the speed of the machine
 CPU = ["--trainer.accelerator", "cpu"]
 
 
-def run(folder: Path, commands: list[list[str]], *, with_package: bool = True, columns: int = 80) -> list[list[str]]:
-    """Return the lines that commands print, to both streams, in one process. The first item is the start-up."""
-    program = folder / "anomalib"  # as the console script is named
-    program.write_text(PROGRAM, encoding="utf-8")
-    script = [sys.executable, str(program)] if with_package else [sys.executable, str(program), "--without"]
-    environment = os.environ | {"COLUMNS": str(columns), "ANOMALIB_FEWSHOT_AUTOLOAD": str(int(with_package))}
-    finished = subprocess.run(
-        script,
-        input=json.dumps(commands),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        cwd=folder,
-        env=environment,
-    )
-    assert finished.returncode == 0, finished.stdout
-    return [part.splitlines() for part in finished.stdout.split("COMMAND\n")]
+@pytest.fixture(scope="module")
+def run(fresh_python: FreshPython) -> Callable[..., list[list[str]]]:
+    """Return a function that runs commands in one process, and returns the lines that they print to both streams.
+
+    The first item of these is of the start-up.
+    """
+
+    def run_commands(
+        folder: Path,
+        commands: list[list[str]],
+        *,
+        with_package: bool = True,
+        columns: int = 80,
+    ) -> list[list[str]]:
+        environment = {"COLUMNS": str(columns), "ANOMALIB_FEWSHOT_AUTOLOAD": str(int(with_package))}
+        finished = fresh_python(
+            PROGRAM,
+            json.dumps(commands),
+            program=str(folder / "anomalib"),  # as the console script is named
+            cwd=folder,
+            environment=environment,
+            one_stream=True,
+        )
+        assert finished.returncode == 0, finished.stdout
+        return [part.splitlines() for part in finished.stdout.split("COMMAND\n")]
+
+    return run_commands
 
 
 def messages(lines: list[str]) -> list[str]:
@@ -71,7 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def printed(folder: Path, mvtec_root: Path) -> dict[str, list[str]]:
+def printed(run: Callable[..., list[list[str]]], folder: Path, mvtec_root: Path) -> dict[str, list[str]]:
     """Return the lines that each command prints."""
     pytest.importorskip("onnxscript")
     source = ["--data.source", "MVTecFolder", "--data.source.root", str(mvtec_root), "--data.source.category", "bolt"]
@@ -130,7 +138,11 @@ def test_training_prints_its_figures_in_few_lines(printed: dict[str, list[str]])
     assert len(printed["train"]) <= 25
 
 
-def test_plain_run_is_as_without_this_package(mvtec_root: Path, tmp_path: Path) -> None:
+def test_plain_run_is_as_without_this_package(
+    run: Callable[..., list[list[str]]],
+    mvtec_root: Path,
+    tmp_path: Path,
+) -> None:
     """Patchcore on MVTec AD: metrics, files, parameters and lines are equal."""
     data = ["--data", "MVTecAD", "--data.root", str(mvtec_root), "--data.category", "bolt", "--data.num_workers", "0"]
     model = ["--model", "Patchcore", "--model.backbone", "resnet18", "--model.layers", "[layer1]"]

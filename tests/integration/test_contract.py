@@ -256,13 +256,13 @@ def test_data_file(name: str, mvtec_root: Path, tmp_path: Path) -> None:
         source = {"root": mvtec_root / "bolt", **folders}
     source["num_workers"] = 0
     overrides = [part for key, value in source.items() for part in (f"--data.source.{key}", str(value))]
-    flags = [*model_flags("CoftAD"), "--data", str(CONFIGS / "data" / f"{name}.yaml"), *overrides]
+    flags = [*model_flags("UniAD"), "--data", str(CONFIGS / "data" / f"{name}.yaml"), *overrides]
     assert metrics(anomalib("train", *flags, results=tmp_path))["image_AUROC"] > FOUND
 
 
 @pytest.mark.parametrize("target", [None, "cloth"])
 def test_several_categories(target: str | None, mvtec_root: Path, tmp_path: Path) -> None:
-    flags = [*model_flags("CoftAD"), "--data", str(CONFIGS / "data" / "multi_category.yaml")]
+    flags = [*model_flags("UniAD"), "--data", str(CONFIGS / "data" / "multi_category.yaml")]
     flags += ["--data.source.root", str(mvtec_root), "--data.source.num_workers", "0"]
     cli = anomalib("train", *flags, *(["--data.target", target] if target else []), results=tmp_path)
     values, folder = metrics(cli), Path(cli.engine.trainer.default_root_dir)

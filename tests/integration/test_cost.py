@@ -27,6 +27,7 @@ def data(mvtec_root: Path) -> dict[str, Any]:
     return {"class_path": "MVTecFolder", "init_args": {"root": str(mvtec_root), "category": "bolt"}}
 
 
+@pytest.mark.usefixtures("quick_processes")
 def test_a_row_for_each_method_and_the_backbone(data: dict[str, Any]) -> None:
     methods = {"CoftAD": {"class_path": "CoftAD", "init_args": SMALL["CoftAD"]}, "plain": PLAIN}
     table = measure_cost(methods, data, k_shot=2, backbone="resnet10t", repeats=1, rounds=5, threads=1)
@@ -38,7 +39,7 @@ def test_a_row_for_each_method_and_the_backbone(data: dict[str, Any]) -> None:
 
 
 def test_several_k_in_torch_and_onnx(data: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within this process: the start of each other one takes seconds, and the test above has them."""
+    """Within this process: the test above has others."""
     monkeypatch.setattr(cost, "_in_subprocess", lambda function, *arguments: function(*arguments))
     table = measure_cost(
         {"plain": PLAIN},

@@ -3,7 +3,6 @@
 
 """Documentation: examples run, figures and lists are current, and the example plug-in works."""
 
-import os
 import re
 import runpy
 import subprocess
@@ -16,6 +15,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
 import yaml
+from fresh_python import FreshPython
 
 import anomalib_fewshot
 
@@ -82,7 +82,7 @@ def test_reference_lists_the_public_names() -> None:
     assert all((DOCS / "api" / f"{module.rpartition('.')[2]}.md").exists() for module in listed)
 
 
-def test_example_package_trains_from_the_command_line(tmp_path: Path) -> None:
+def test_example_package_trains_from_the_command_line(fresh_python: FreshPython, tmp_path: Path) -> None:
     site = tmp_path / "site"
     package = tmp_path / "package"
     source = DOCS / "examples" / "plugin_package"
@@ -93,15 +93,10 @@ def test_example_package_trains_from_the_command_line(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(package)]
     subprocess.run(pip, check=True, cwd=tmp_path)
     command = "train --model MeanImage --data FewShot --data.source Stripes --data.k_shot 4 --model.visualizer false"
-    code = "import sys; from anomalib.cli.cli import main; sys.argv[0] = 'anomalib'; main()"
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, *command.split()],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    code = f"import sys; sys.path.insert(0, {str(site)!r})\n"
+    code += "from anomalib_fewshot._autoload import install; install()\n"
+    code += "from anomalib.cli.cli import main; main()"
+    result = fresh_python(code, *command.split(), program="anomalib", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert re.findall(r"image_AUROC\W+([\d.]+)", result.stdout) == ["1.0"]
     run = tmp_path / "results" / "MeanImage" / "stripes" / "v0"

@@ -5,7 +5,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from anomalib.models.components.base.export_mixin import ExportMixin
 from image_files import save_image
 from small_models import MODELS, SMALL
 
-from anomalib_fewshot import FewShot, ImageStatistic, MVTecFolder
+from anomalib_fewshot import CoftAD, FewShot, ImageStatistic, MVTecFolder
 from anomalib_fewshot.errors import MissingDependencyError
 from anomalib_fewshot.models.components import export
 
@@ -341,19 +340,19 @@ def test_export_that_fails_leaves_the_earlier_one(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
 def test_full_disk(tmp_path: Path) -> None:
-    """Of a process whose files may have 20 kB each."""
-    code = """
-import resource, sys
-from anomalib_fewshot import CoftAD
-model = CoftAD("resnet18", pre_trained=False, image_size=64, num_steps=1, evaluator=False, visualizer=False)
-model.is_fitted.fill_(value=True)
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-model.to_torch(sys.argv[1])
-"""
+    """For a moment, the files of this process may have 20 kB each."""
+    import resource
+
+    model = CoftAD("resnet18", pre_trained=False, image_size=64, num_steps=1, evaluator=False, visualizer=False)
+    model.is_fitted.fill_(value=True)
     folder = fitted_plain_statistic().to_torch(tmp_path).parent
     before = contents(folder)
-    result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, capture_output=True, text=True)
-    assert result.returncode == 1
-    assert "write" in result.stderr or "File too large" in result.stderr
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises((OSError, RuntimeError), match="unexpected pos|writing file|File too large"):
+            model.to_torch(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert contents(folder) == before
     assert sorted(path.name for path in folder.iterdir()) == ["metadata.json", "model.pt"]

@@ -3,12 +3,12 @@
 
 """Errors of this package end anomalib's command line with one line."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from anomalib.cli.cli import AnomalibCLI
+from fresh_python import FreshPython
 
 from anomalib_fewshot._cli.errors import explain, install_hook
 from anomalib_fewshot.errors import ArgumentError, FewShotError, MissingDependencyError, NotFittedError
@@ -156,18 +156,10 @@ def test_hook_only_acts_in_the_command_line(
     assert capsys.readouterr().err == ("Error: `seed` must be an integer.\n" if is_cli else "")
 
 
-def test_command_ends_with_one_line_and_status_1(mvtec_root: Path, tmp_path: Path) -> None:
-    script = tmp_path / "anomalib"  # as the entry point of a console script is
+def test_command_ends_with_one_line_and_status_1(fresh_python: FreshPython, mvtec_root: Path, tmp_path: Path) -> None:
     lines = ["from anomalib_fewshot._autoload import install", "install()", "from anomalib.cli.cli import main"]
-    script.write_text("\n".join([*lines, "main()"]), encoding="utf-8")
-    arguments = [*command(mvtec_root), "--data.seed", "null"]
-    result = subprocess.run(
-        [sys.executable, script, *arguments],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    code = "\n".join([*lines, "main()"])  # as the entry point of a console script is
+    result = fresh_python(code, *command(mvtec_root), "--data.seed", "null", program="anomalib", cwd=tmp_path)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith("Error: `seed` must be an integer")
     assert "Traceback" not in result.stderr + result.stdout

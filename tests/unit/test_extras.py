@@ -3,20 +3,23 @@
 
 """Packages of extras: the core does without them, and commands name the extra that is missing."""
 
-import subprocess
-import sys
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
+from fresh_python import FreshPython
 
 from anomalib_fewshot._extras import EXTRAS, extra_required
 from anomalib_fewshot.errors import MissingDependencyError
 
 # anomalib and torch import some of these packages, so only the imports of this package fail.
 WITHOUT_EXTRAS = """
-import builtins, sys
+import builtins, sys, warnings
 
+from anomalib_fewshot._autoload import install
+
+install()
+warnings.simplefilter("ignore")
 blocked = set(sys.argv.pop(1).split(","))
 real_import = builtins.__import__
 
@@ -48,13 +51,12 @@ print("trained")
 """
 
 
-def test_core_works_without_extras(mvtec_root: Path, tmp_path: Path) -> None:
+def test_core_works_without_extras(fresh_python: FreshPython, mvtec_root: Path, tmp_path: Path) -> None:
     blocked = ",".join(sorted({"ray", *EXTRAS["benchmark"], *EXTRAS["inspect"]}))
     source = ["MVTecFolder", "--data.source.root", str(mvtec_root), "--data.source.category", "bolt"]
     model = ["--model", "ImageStatistic", "--model.image_size", "32", "--trainer.accelerator", "cpu"]
     data = ["--data", "FewShot", "--data.k_shot", "2", "--data.source", *source, "--data.source.num_workers", "0"]
-    command = [sys.executable, "-W", "ignore", "-c", WITHOUT_EXTRAS, blocked, *model, *data]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    finished = fresh_python(WITHOUT_EXTRAS, blocked, *model, *data, cwd=tmp_path)
     assert finished.stdout.endswith("trained\n"), finished.stderr
     messages = [line for line in finished.stdout.splitlines() if line.startswith("explained:")]
     subjects = ["`anomalib inspect`", "`anomalib fewshot`", "`anomalib fewshot_features`"]

@@ -382,6 +382,8 @@ def test_is_memory_bank() -> None:
     assert _host.is_memory_bank(padim())
     assert _host.is_memory_bank(Patchcore("resnet18", layers=["layer1"], pre_trained=False, **PARTS))
     assert not _host.is_memory_bank(BoringModel())
+    assert _host.is_memory_bank_class(Patchcore)
+    assert not _host.is_memory_bank_class(BoringModel)
 
 
 def test_fit_memory_bank_is_as_in_lightning_s_loop(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ Synthesize = Callable[[torch.Tensor, torch.Generator], tuple[torch.Tensor, torch
 
 FITTED_VIEWS, OUT_OF_FOLD_VIEWS, ANOMALIES = 1, 2, 3  # random streams, each with a generator for each image
 MIN_POOL_SIZE = 8  # unlabeled images: fewer are not used
-MAX_POOL_SIZE = 128  # unlabeled images that a model is fitted to. Of more, evenly spaced ones
+MAX_POOL_SIZE = 128  # unlabeled images that a model is fitted to. Of more, a random choice
 NUM_WHITENING_FOLDS = 8  # each leaves out one part; of more folds, every eighth is left out at once
 
 

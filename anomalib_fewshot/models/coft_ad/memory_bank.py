@@ -17,7 +17,7 @@ from .folds import Folds, leave_one_out
 CORESET_SIZE = 200  # patches of each image
 POOL_CORESET_SIZE = 50  # patches of each image with a pool of unlabeled images
 MAX_ROWS = 3200  # patches of all images with a pool
-NUM_MARKERS = 8  # patches that tell whether an image is in the bank
+NUM_MARKERS = 4  # patches that tell whether an image is in the bank
 MARKER_TOLERANCE = 1e-3  # highest squared distance from a marker, relative to its squared norm
 ROTATED_CORESET_SIZE = 400  # patches of each image at all angles
 TOP_DISTANCE_FRACTION = 0.1  # part of an image's patches that decides whether its orientation is arbitrary

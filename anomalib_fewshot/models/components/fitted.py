@@ -165,7 +165,7 @@ class FittedMixin(ScoringMixin, MetadataExportMixin):
         """Yield batches of pre-processed unlabeled images, shape ``(B, 3, H, W)``, in a fixed order.
 
         Args:
-            max_images (int): Number of images. Of more, evenly spaced ones are chosen.
+            max_images (int): Number of images. Of more, a random choice is used.
         """
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(datamodule, SupportDataModule):

@@ -5,7 +5,7 @@
 
 import torch
 
-CHUNK = 8  # images of a bank in a product: more exceed the CPU caches
+CHUNK = 4  # images of a bank in a product: more exceed the CPU caches
 
 
 def coreset(rows: torch.Tensor, count: int) -> torch.Tensor:
@@ -31,9 +31,10 @@ def nearest_distances(patches: torch.Tensor, bank: torch.Tensor) -> torch.Tensor
         torch.Tensor: Euclidean distances, shape ``(..., N)``.
     """
     queries = patches.flatten(0, -2)
-    query_norms = queries.square().sum(-1, keepdim=True)
-    squared_distances = []
-    for images in bank.split(CHUNK):
-        products = torch.addmm(images.square().sum(-1).flatten(), queries, images.flatten(0, 1).T, alpha=-2)
-        squared_distances.append(query_norms + products.unflatten(-1, images.shape[:2]).amin(-1))
-    return torch.cat(squared_distances, dim=-1).clamp_min(0).sqrt().unflatten(0, patches.shape[:-1])
+    squares = bank.square().sum(-1, keepdim=True)  # (N, R, 1)
+    lowest = []
+    for rows, own in zip(bank.split(CHUNK), squares.split(CHUNK), strict=True):
+        products = torch.addmm(own.flatten(0, 1), rows.flatten(0, 1), queries.T, alpha=-2)
+        lowest.append(products.unflatten(0, rows.shape[:2]).amin(1))
+    squared_distances = torch.cat(lowest).T + queries.square().sum(-1, keepdim=True)
+    return squared_distances.clamp_min(0).sqrt().unflatten(0, patches.shape[:-1])

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .job import Job, as_number
+from .job import Job, as_number, format_pool
 
 # Shortest and longest typical run in seconds, on two CPU cores at 224 pixels. The shortest is an image statistic. The
 # longest is CoftAD at k = 4 or, for all categories, UniAD.
@@ -39,7 +39,9 @@ def _describe_supports(jobs: Sequence[Job]) -> Iterator[str]:
         matching = [job for job in jobs if job.label == label]
         k_shot = sorted({job.k_shot for job in matching}, key=as_number)
         seeds = sorted({job.seed for job in matching})
-        yield f"{label}: k = {', '.join(map(str, k_shot))}; seeds {', '.join(map(str, seeds))}"
+        text = f"{label}: k = {', '.join(map(str, k_shot))}; seeds {', '.join(map(str, seeds))}"
+        pools = sorted({(job.unlabeled, job.contamination) for job in matching if job.unlabeled})
+        yield "; ".join([text, *(format_pool(*pool) for pool in pools)])
 
 
 def _estimate_duration(jobs: Sequence[Job], seconds: Mapping[str, float]) -> str:

@@ -13,6 +13,7 @@ from anomalib.data import AnomalibDataModule
 from anomalib.models import AnomalibModule
 from lightning.pytorch import Callback
 
+from anomalib_fewshot._host import is_memory_bank_class
 from anomalib_fewshot.data.few_shot import category_folders, check_category
 
 from .job import ALL, Job, as_number
@@ -42,6 +43,18 @@ class Method:
         """Training data, one of ``TRAIN_ON``."""
         return self.override.get("train_on", "support")
 
+    @property
+    def uses_unlabeled(self) -> bool:
+        """Whether the model uses unlabeled images itself."""
+        return bool(getattr(find_class(self.model, AnomalibModule), "uses_unlabeled", False))
+
+    @property
+    def takes_unlabeled(self) -> bool:
+        """Whether there are runs with unlabeled images: the model uses them, or it is a memory bank of anomalib."""
+        if self.train_on == "all_categories":
+            return False
+        return self.uses_unlabeled or is_memory_bank_class(find_class(self.model, AnomalibModule))
+
     def seeded_model(self, seed: int) -> Spec:
         """Return the model with the seed of a run, if the model has a ``seed`` that the user did not set."""
         takes_seed = "seed" in parameters(self.model, AnomalibModule)
@@ -57,6 +70,8 @@ def make_jobs(
     controls: str | None = None,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     root: str | Path | None = None,
+    unlabeled: int | Sequence[int] = 0,
+    contamination: float | Sequence[float] = 0.0,
 ) -> list[Job]:
     """Return the runs of a benchmark. Runs on the same images are adjacent, so that the image cache is effective.
 
@@ -68,6 +83,7 @@ def make_jobs(
             if a method does not support its ``train_on``.
     """
     overrides = overrides or {}
+    pools = _pools(unlabeled, contamination)
     expanded = _expand_methods(methods, controls, overrides)
     _check_overrides(overrides, [*methods, *(method.name for method in expanded)])
     jobs: list[Job] = []
@@ -75,9 +91,15 @@ def make_jobs(
         categories = dict(_categories(dataset, entry, root))
         for method in expanded:
             _check_train_on(method, dataset, list(categories))
-            jobs += _jobs_of_method(method, dataset, categories, k_shot, seeds)
+            jobs += _jobs_of_method(method, dataset, categories, k_shot, seeds, pools)
     cells = {cell: i for i, cell in enumerate(dict.fromkeys((job.dataset, job.category) for job in jobs))}
-    return sorted(jobs, key=lambda job: (cells[job.dataset, job.category], job.seed, as_number(job.k_shot)))
+    _check_pools(jobs, expanded)
+
+    def order(job: Job) -> tuple:
+        cell = cells[job.dataset, job.category]
+        return cell, job.seed, as_number(job.k_shot), job.unlabeled, job.contamination
+
+    return sorted(jobs, key=order)
 
 
 def _jobs_of_method(
@@ -86,12 +108,17 @@ def _jobs_of_method(
     categories: Mapping[str, Spec],
     k_shot: int | str | Sequence[int | str],
     seeds: int | Sequence[int],
+    pools: Sequence[tuple[int, float]],
 ) -> Iterator[Job]:
-    """Yield the runs of a method on a dataset."""
+    """Yield the runs of a method on a dataset. Each pool is a number of unlabeled images and their contamination."""
     override = method.override
     tests = {"": next(iter(categories.values()))} if method.train_on == "all_categories" else categories
     all_k = _numbers("k_shot", override.get("k_shot", k_shot), 1, ALL)
-    for (category, data), seed, k in product(tests.items(), _seeds(override.get("seeds", seeds)), all_k):
+    all_seeds = _seeds(override.get("seeds", seeds))
+    for (category, data), seed, k, pool in product(tests.items(), all_seeds, all_k, pools):
+        size, share = pool
+        if size and (k == ALL or not method.takes_unlabeled):
+            continue  # no images are left for a pool, or the method cannot use one
         model = method.seeded_model(seed)
         yield Job(
             method=method.name,
@@ -106,6 +133,9 @@ def _jobs_of_method(
             categories=() if method.train_on == "support" else tuple(categories),
             defaults=_defaults(model),
             has_own_data=bool(override.get("data")),
+            unlabeled=size,
+            contamination=share,
+            append_unlabeled=bool(size) and not method.uses_unlabeled,
         )
 
 
@@ -242,6 +272,35 @@ def _defaults(spec: Spec) -> dict[str, Any]:
         for name, parameter in parameters(spec, AnomalibModule).items()
         if name not in spec["init_args"] and isinstance(parameter.default, PLAIN_TYPES)
     }
+
+
+def _pools(unlabeled: int | Sequence[int], contamination: float | Sequence[float]) -> list[tuple[int, float]]:
+    """Return each number of unlabeled images with each contamination. Without images there is no contamination."""
+    sizes = _numbers("unlabeled", unlabeled, 0)
+    shares = [contamination] if isinstance(contamination, int | float) else list(contamination)
+    if not shares or not all(isinstance(share, int | float) and 0 <= share < 1 for share in shares):
+        msg = f"`contamination` must be numbers of at least 0 and below 1, got {contamination!r}."
+        raise ValueError(msg)
+    if any(shares) and not any(sizes):
+        msg = f"`contamination` must be used with `unlabeled` above 0, got {contamination!r}. Set `unlabeled`."
+        raise ValueError(msg)
+    pools: list[tuple[int, float]] = []
+    for size in sizes:
+        pools += [(size, float(share)) for share in sorted(set(shares))] if size else [(0, 0.0)]
+    return pools
+
+
+def _check_pools(jobs: Sequence[Job], methods: Sequence[Method]) -> None:
+    """Raise an error if a method has no runs because it cannot use unlabeled images."""
+    names = {job.method for job in jobs}
+    without = [method.name for method in methods if method.name not in names]
+    if without:
+        msg = (
+            f"`unlabeled` must contain 0, because {without[0]!r} cannot be run with unlabeled images. Only models that "
+            "use them and memory banks of anomalib can, with a number as `k_shot` and without "
+            "`train_on: all_categories`."
+        )
+        raise ValueError(msg)
 
 
 def _seeds(seeds: int | Sequence[int]) -> list[Any]:

@@ -13,14 +13,16 @@ from typing import Any
 from .spec import Spec, with_arguments
 
 ALL = "all"  # value of `k_shot` that uses all normal training images of a category
-UNUSED_IN_TRAINING = {"method", "k_shot", "seed"}  # do not affect a training on other categories
+POOL = ("unlabeled", "contamination", "append_unlabeled")  # settings of the unlabeled images
+UNUSED_IN_TRAINING = {"method", "k_shot", "seed", *POOL}  # do not affect a training on other categories
 
 
 @dataclass(frozen=True)
 class Job:
     """One run: fit and test of a method on one support set.
 
-    All methods with the same (dataset, category, k_shot, seed) use the same support set.
+    All methods with the same (dataset, category, k_shot, seed) use the same support set. With the same unlabeled and
+    contamination, they also have the same unlabeled images.
 
     Args:
         method (str): Name of the method in the tables.
@@ -39,6 +41,10 @@ class Job:
             version may have other defaults.
         has_own_data (bool): Whether an override changes ``data``. The support set may then differ from the other
             methods. Defaults to ``False``.
+        unlabeled (int): Number of unlabeled images. Defaults to ``0``.
+        contamination (float): Share of the unlabeled images that is anomalous. Defaults to ``0.0``.
+        append_unlabeled (bool): Train on the support set and the unlabeled images. Defaults to ``False``: the model
+            uses the unlabeled images itself, or there are none.
     """
 
     method: str
@@ -53,6 +59,9 @@ class Job:
     categories: tuple[str, ...] = ()
     defaults: dict[str, Any] = field(default_factory=dict)
     has_own_data: bool = False
+    unlabeled: int = 0
+    contamination: float = 0.0
+    append_unlabeled: bool = False
 
     @property
     def key(self) -> str:
@@ -84,11 +93,17 @@ class Job:
         return with_arguments(self.data, {"category": category}) if self.categories else self.data
 
     def _settings(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if name != "has_own_data"}  # implied by `data`
+        unused = {"has_own_data"}  # implied by `data`
+        if not self.unlabeled:
+            unused.update(POOL)  # keeps the hashes of runs that were stored before these settings existed
+        return {name: value for name, value in asdict(self).items() if name not in unused}
 
     def __str__(self) -> str:
         """Return a one-line description."""
-        return f"{self.method} on {self.label}, k = {self.k_shot}, seed {self.seed}"
+        parts = [f"{self.method} on {self.label}", f"k = {self.k_shot}", f"seed {self.seed}"]
+        if self.unlabeled:
+            parts.append(format_pool(self.unlabeled, self.contamination))
+        return ", ".join(parts)
 
 
 def as_number(k_shot: float | str) -> float:
@@ -99,6 +114,19 @@ def as_number(k_shot: float | str) -> float:
         [1, 8, 'all']
     """
     return inf if k_shot == ALL else float(k_shot)
+
+
+def format_pool(unlabeled: float, contamination: float) -> str:
+    """Return a description of the unlabeled images. Empty if there are none.
+
+    Example:
+        >>> format_pool(60, 0.0), format_pool(60, 0.05)
+        ('60 unlabeled images', '60 unlabeled images, 5 % of them anomalous')
+    """
+    if not unlabeled:
+        return ""
+    text = f"{unlabeled:.0f} unlabeled images"
+    return f"{text}, {100 * contamination:g} % of them anomalous" if contamination else text
 
 
 def _hash(content: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ Matplotlib draws with placeholder colors. They are then replaced with ``currentC
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -60,6 +60,22 @@ class Style:
     marker: str
 
 
+@dataclass(frozen=True)
+class XAxis:
+    """An x axis: its name in a description, its label, and the text of its values."""
+
+    name: str
+    label: str
+    format: Callable[[float], str]
+
+
+X_AXES = {
+    "k_shot": XAxis("k", "k, number of normal images", format_k),
+    "unlabeled": XAxis("unlabeled images", "number of unlabeled images", "{:.0f}".format),
+    "contamination": XAxis("contamination", "anomalous share of the unlabeled images", "{:.3g}".format),
+}
+
+
 def make_styles(methods: Sequence[str]) -> dict[str, Style]:
     """Return a style for each method. Styles depend only on the sorted names, so they are equal in all sections."""
     return {
@@ -86,32 +102,35 @@ def curves(
     label: str,
     name: str,
     reference: Mapping[float, float] | None = None,
+    x: str = "k_shot",
 ) -> str:
-    """Plot the macro mean of a metric against k with its intervals. Methods are shifted sideways to avoid overlap.
+    """Plot the macro mean of a metric with its intervals, by default against k. Methods are shifted to avoid overlap.
 
     Args:
         summary (pd.DataFrame): Output of :func:`~anomalib_fewshot.pipelines.report.statistics.summarize` for one
-            dataset.
+            dataset, with one row per method and value on the x axis.
         styles (Mapping[str, Style]): Style of each method.
         label (str): Name of the metric.
         name (str): Name of the figure, unique on the page.
         reference (Mapping[float, float] | None): Values by k for a dashed line. Defaults to ``None``.
+        x (str): Column of the x axis: ``"k_shot"``, ``"unlabeled"`` or ``"contamination"``. Defaults to ``"k_shot"``.
     """
-    shots = sorted(summary["k_shot"].unique())
-    ticks = [format_k(k) for k in shots]  # evenly spaced, because "all" is not a number
+    axis = X_AXES[x]
+    values = sorted(summary[x].unique())
+    ticks = [axis.format(value) for value in values]  # evenly spaced, because "all" is not a number
     methods = [method for method in styles if summary.loc[summary["method"] == method, "mean"].notna().any()]
     with mpl.rc_context(RC):
         figure, axes = _panel()
         for number, method in enumerate(methods):
-            points = summary[summary["method"] == method].set_index("k_shot").reindex(shots)
+            points = summary[summary["method"] == method].set_index(x).reindex(values)
             offset = 0.45 * (number - (len(methods) - 1) / 2) / max(len(methods), 4)
-            x = np.arange(len(ticks)) + offset
+            positions = np.arange(len(ticks)) + offset
             color = styles[method].color
-            axes.vlines(x, points["low"], points["high"], color=color, linewidth=1.2, alpha=0.65)
-            axes.plot(x, points["mean"], color=color, marker=styles[method].marker)
+            axes.vlines(positions, points["low"], points["high"], color=color, linewidth=1.2, alpha=0.65)
+            axes.plot(positions, points["mean"], color=color, marker=styles[method].marker)
         if reference is not None:
             axes.plot(
-                [reference.get(k, np.nan) for k in shots],
+                [reference.get(value, np.nan) for value in values],
                 color=TEXT_COLOR,
                 linestyle="--",
                 linewidth=1,
@@ -119,12 +138,12 @@ def curves(
             )
         axes.set_xticks(range(len(ticks)), labels=ticks)
         axes.set_xlim(-0.5, len(ticks) - 0.5)
-        axes.set_xlabel("k, number of normal images")
+        axes.set_xlabel(axis.label)
         axes.grid(axis="y")
         _format_metric_axis(axes, label)
         means = summary.loc[summary["mean"].notna(), "mean"]
         value_range = f"{means.min():.3f} to {means.max():.3f}"
-        text = f"{label} over k = {', '.join(ticks)} for {', '.join(methods)}: {value_range}."
+        text = f"{label} over {axis.name} = {', '.join(ticks)} for {', '.join(methods)}: {value_range}."
         return _svg(figure, name, text)
 
 

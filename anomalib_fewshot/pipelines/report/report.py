@@ -16,8 +16,8 @@ import yaml
 from markupsafe import Markup
 
 from anomalib_fewshot._templates import template_environment
-from anomalib_fewshot.pipelines.plan.job import ALL, Job, as_number
-from anomalib_fewshot.pipelines.results.row import columns
+from anomalib_fewshot.pipelines.plan.job import ALL, Job, as_number, format_pool
+from anomalib_fewshot.pipelines.results.row import add_pool_columns, columns
 from anomalib_fewshot.pipelines.results.store import Store
 
 from . import figures, tables
@@ -46,8 +46,18 @@ class Example:
 
 
 @dataclass(frozen=True)
+class PoolSection:
+    """The part of a report that compares different unlabeled images on one dataset. Each curve has a title."""
+
+    name: str
+    legend: list[tuple[str, str]]
+    curves: list[tuple[str, str]]
+    table: Table
+
+
+@dataclass(frozen=True)
 class Section:
-    """The part of a report about one dataset."""
+    """The part of a report about one dataset, with the same unlabeled images in all runs."""
 
     name: str
     about: str
@@ -97,10 +107,11 @@ def write_report(
     if rows.empty:
         msg = "`rows` must have at least one run, got none."
         raise ValueError(msg)
+    rows = add_pool_columns(rows)
     for metric in tables.METRICS:
         check_rows(rows, metric, *columns())
     rows = rows.assign(k_shot=rows["k_shot"].map(as_number))
-    rows = rows.sort_values(["dataset", "category", "k_shot", "seed", "method"])
+    rows = rows.sort_values(["dataset", "category", "k_shot", "unlabeled", "contamination", "seed", "method"])
     content = _content(store, rows, baseline, None if jobs is None else _planned(jobs))
     content["glossary"] = GLOSSARY
     content["config"] = yaml.safe_dump(_to_json(config), sort_keys=False, allow_unicode=True)
@@ -115,7 +126,7 @@ def _planned(jobs: Sequence[Job]) -> pd.DataFrame:
     """Return the planned runs as a table, one row per run and category."""
     return pd.DataFrame([
         {"method": job.method, "dataset": job.dataset, "category": category, "k_shot": as_number(job.k_shot),
-         "seed": job.seed}
+         "seed": job.seed, "unlabeled": job.unlabeled, "contamination": job.contamination}
         for job in jobs
         for category in job.test_categories
     ])  # fmt: skip
@@ -124,16 +135,23 @@ def _planned(jobs: Sequence[Job]) -> pd.DataFrame:
 def _content(store: Store, rows: pd.DataFrame, baseline: str, planned: pd.DataFrame | None) -> dict[str, Any]:
     """Return the variables of the templates, except the settings."""
     summaries = {metric: summarize(rows, metric, planned=planned) for metric in tables.METRICS}
-    sections = []
-    for number, dataset in enumerate(sorted(rows["dataset"].unique())):
-        own_rows = rows[rows["dataset"] == dataset]
-        own_summaries = {metric: summary[summary["dataset"] == dataset] for metric, summary in summaries.items()}
-        sections.append(_section(store, own_rows, own_summaries, baseline, f"d{number}"))
+    pool_sections: list[PoolSection] = []
+    sections: list[Section] = []
+    for dataset, in_dataset in rows.groupby("dataset"):
+        styles = figures.make_styles(list(in_dataset["method"].unique()))
+        by_pool = in_dataset.groupby(["unlabeled", "contamination"])
+        if len(by_pool) > 1:
+            main = summaries[MAIN_METRIC]
+            pool_sections.append(_pool_section(main[main["dataset"] == dataset], styles, f"p{len(pool_sections)}"))
+        for pool, own_rows in by_pool:
+            own_summaries = {metric: _select(summary, dataset, *pool) for metric, summary in summaries.items()}
+            sections.append(_section(store, own_rows, own_summaries, baseline, f"d{len(sections)}", styles))
     failed = rows[rows["status"] != "ok"]
     return {
         "baseline": baseline,
         "overview": _overview(rows),
         "warnings": make_warnings(rows, summaries[MAIN_METRIC], baseline),
+        "pool_sections": pool_sections,
         "sections": sections,
         "failed": Table(
             "",
@@ -142,7 +160,7 @@ def _content(store: Store, rows: pd.DataFrame, baseline: str, planned: pd.DataFr
                 [
                     Cell(row.dataset),
                     Cell(row.category),
-                    Cell(format_k(row.k_shot)),
+                    Cell(format_k(row.k_shot), format_pool(row.unlabeled, row.contamination)),
                     Cell(str(row.seed)),
                     Cell(row.method),
                     Cell(tables.join([row.error])),
@@ -172,8 +190,43 @@ def _overview(rows: pd.DataFrame) -> str:
         f"k = {', '.join(map(format_k, sorted(rows['k_shot'].unique())))}",
         count("seed", "seed"),
     ]
+    if rows["unlabeled"].any():
+        parts.append(f"unlabeled images: {', '.join(map(str, sorted(rows['unlabeled'].unique())))}")
     finished = rows["finished"].dropna().astype(str)
     return " · ".join(parts) + (f" · finished {finished.max()[:10]}" if len(finished) else "")
+
+
+def _select(summary: pd.DataFrame, dataset: str, unlabeled: int, contamination: float) -> pd.DataFrame:
+    """Return the part of a summary about a dataset and its unlabeled images."""
+    is_pool = (summary["unlabeled"] == unlabeled) & (summary["contamination"] == contamination)
+    return summary[is_pool & (summary["dataset"] == dataset)]
+
+
+def _pool_section(summary: pd.DataFrame, styles: Mapping[str, figures.Style], name: str) -> PoolSection:
+    """Return the comparison of unlabeled images from the summary of the main metric on one dataset."""
+    label = tables.METRICS[MAIN_METRIC].label
+    pools = summary[summary["unlabeled"] > 0]
+    takes_pools = set(pools["method"])
+    methods = [method for method in styles if method in takes_pools]
+    summary = summary[summary["method"].isin(methods)]
+    lowest, largest = pools["contamination"].min(), pools["unlabeled"].max()
+    curves = []
+    for k, block in summary.dropna(subset="mean").groupby("k_shot"):
+        by_size = block[(block["unlabeled"] == 0) | (block["contamination"] == lowest)]
+        if len(set(by_size["unlabeled"])) > 1:
+            title = f"k = {format_k(k)}" + (f", contamination {lowest:.3g}" if lowest else "")
+            svg = figures.curves(by_size, styles, label, f"{name}-size{format_k(k)}", x="unlabeled")
+            curves.append((title, svg))
+        by_share = block[block["unlabeled"] == largest]
+        if len(set(by_share["contamination"])) > 1:
+            svg = figures.curves(by_share, styles, label, f"{name}-share{format_k(k)}", x="contamination")
+            curves.append((f"k = {format_k(k)}, {largest:.0f} unlabeled images", svg))
+    return PoolSection(
+        name=f"{summary['dataset'].iloc[0]}: effect of unlabeled images",
+        legend=[(method, figures.swatch(styles[method], f"{name}-{i}")) for i, method in enumerate(methods)],
+        curves=curves,
+        table=tables.pool_table(summary, methods, label),
+    )
 
 
 def _section(
@@ -182,12 +235,12 @@ def _section(
     summaries: Mapping[str, pd.DataFrame],
     baseline: str,
     name: str,
+    styles: Mapping[str, figures.Style],
 ) -> Section:
     main = summaries[MAIN_METRIC]
     done = rows[rows["status"] == "ok"]
     order = main.groupby("method")["mean"].mean().reset_index().sort_values(["mean", "method"], ascending=[False, True])
     methods = list(order["method"])
-    styles = figures.make_styles(methods)
     shown = [metric for metric in (MAIN_METRIC, "pixel_AUROC") if summaries[metric]["mean"].notna().any()]
     differences = paired_differences(rows, baseline, MAIN_METRIC)
     differences["order"] = differences["method"].map(methods.index)
@@ -203,8 +256,9 @@ def _section(
     best = next((method for method in methods if method in with_examples), baseline)
     example_k, examples = _examples(store, done, list(dict.fromkeys([best, baseline])), EXAMPLES)
     feature_k, features = _examples(store, done, methods, FEATURES)
+    pool = format_pool(rows["unlabeled"].iloc[0], rows["contamination"].iloc[0])
     return Section(
-        name=str(rows["dataset"].iloc[0]),
+        name=", ".join(filter(None, [str(rows["dataset"].iloc[0]), pool])),
         about=f"Categories: {', '.join(sorted(rows['category'].unique()))}.",
         statements=make_statements(rows, main, baseline) if len(done) else [],
         legends=[
@@ -309,7 +363,9 @@ def _supports(store: Store, rows: pd.DataFrame) -> Iterator[tuple[str, str]]:
     for k_shot, manifest in store.supports(rows.assign(k_shot=rows["k_shot"].map(format_k))):
         k = f"{ALL} ({manifest.k_shot})" if k_shot == ALL else k_shot
         support = (manifest.k_shot, k, list(manifest.images))
-        groups.setdefault((manifest.dataset, manifest.category, str(manifest.seed)), []).append(support)
+        group = groups.setdefault((manifest.dataset, manifest.category, str(manifest.seed)), [])
+        if support not in group:  # the same support set is used with different unlabeled images
+            group.append(support)
     for (dataset, category, seed), supports in sorted(groups.items()):
         supports.sort()
         largest = supports[-1][2]

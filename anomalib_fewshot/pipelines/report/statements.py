@@ -9,6 +9,8 @@ from math import inf
 
 import pandas as pd
 
+from anomalib_fewshot.pipelines.plan.job import format_pool
+
 from .statistics import paired_differences
 from .tables import format_interval, format_k, format_quantity, format_score, join
 
@@ -37,6 +39,15 @@ GLOSSARY = [
             "k is the number of normal images in the support set, and the seed selects them. All methods get the same "
             "images for the same category, k and seed. With k = all, the seed changes only the order of the images. "
             "The interval then shows the randomness of training. It is empty if the seed does not change the result."
+        ),
+    ),
+    (
+        "Unlabeled images",
+        (
+            "Images without labels that a method gets in addition to the support set, drawn from the other normal "
+            "training images. A contamination adds anomalous test images, which are then not tested. Results with "
+            "different contaminations are therefore means over slightly different test images. Memory banks of "
+            "anomalib are fitted to the support set and the unlabeled images."
         ),
     ),
     (
@@ -209,12 +220,13 @@ def _mixed_machines(done: pd.DataFrame) -> Iterator[str]:
 
 
 def _mixed_images(done: pd.DataFrame) -> Iterator[str]:
-    cells = done.groupby(["dataset", "category", "k_shot", "seed"])
+    pool = ["unlabeled", "contamination"]
+    cells = done.groupby(["dataset", "category", "k_shot", "seed", *pool])
     mixed = sum(len(set(supports.dropna())) > 1 for _, supports in cells["support"])
     if mixed:
         yield f"In {mixed} cells, the methods used different support images. Paired differences exclude these cells."
-    tests = done.groupby(["dataset", "category"])[["test_normal", "test_anomalous"]].nunique().max(axis=1)
-    for dataset, category in tests[tests > 1].index:
+    tests = done.groupby(["dataset", "category", *pool])[["test_normal", "test_anomalous"]].nunique().max(axis=1)
+    for dataset, category in dict.fromkeys((dataset, category) for dataset, category, *_ in tests[tests > 1].index):
         yield f"{dataset} {category}: the test images differ between runs, so the results are not comparable."
 
 
@@ -223,18 +235,26 @@ def _missing_runs(done: pd.DataFrame, summaries: pd.DataFrame) -> Iterator[str]:
     for dataset, block in incomplete.groupby("dataset"):
         parts = [
             f"{row.method} {row.missing} of {row.runs + row.missing} at k = {format_k(row.k_shot)}"
+            + _with_pool(row.unlabeled, row.contamination)
             for row in block.itertuples()
         ]
         yield f"{dataset}: runs without an image AUROC: {'; '.join(parts)}."
 
 
+def _with_pool(unlabeled: int, contamination: float) -> str:
+    return f" with {format_pool(unlabeled, contamination)}" if unlabeled else ""
+
+
 def _missing_categories(rows: pd.DataFrame, done: pd.DataFrame) -> Iterator[str]:
     for dataset, block in done.groupby("dataset"):
         planned = set(rows.loc[rows["dataset"] == dataset, "category"])
-        for k, categories in block.groupby("k_shot")["category"].unique().items():
+        for (k, *pool), categories in (
+            block.groupby(["k_shot", "unlabeled", "contamination"])["category"].unique().items()
+        ):
             if missing := sorted(planned.difference(categories)):
+                where = f"{dataset}, k = {format_k(k)}{_with_pool(*pool)}"
                 yield (
-                    f"{dataset}, k = {format_k(k)}: no result for {join(missing)}. The means use only the other "
+                    f"{where}: no result for {join(missing)}. The means use only the other "
                     f"{len(categories)} categories and are not comparable with other k."
                 )
         if len(set(block["seed"])) == 1:

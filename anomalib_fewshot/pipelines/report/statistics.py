@@ -17,9 +17,11 @@ import pandas as pd
 from scipy import stats
 
 from anomalib_fewshot.pipelines.plan.job import as_number
+from anomalib_fewshot.pipelines.results.row import add_pool_columns
 
-RUN = ["method", "dataset", "category", "k_shot", "seed"]  # columns that identify a run
-CELL = ["category", "seed"]  # columns to average over within a dataset and k
+GROUP = ["dataset", "k_shot", "unlabeled", "contamination"]  # columns that are equal in every comparison of methods
+CELL = ["category", "seed"]  # columns to average over within a group
+RUN = ["method", "dataset", "category", "k_shot", "seed", "unlabeled", "contamination"]  # columns that identify a run
 TOLERANCE = 1e-9  # narrower intervals are rounding errors
 
 
@@ -103,7 +105,7 @@ def summarize(
     n_resamples: int = 5000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Summarize a metric by dataset, k and method.
+    """Summarize a metric by dataset, k, unlabeled images and method.
 
     The macro mean uses all categories in which any method has a value. For example, a pixel metric uses the categories
     with masks. A method with a missing category has no mean, because means over different categories are not
@@ -112,7 +114,7 @@ def summarize(
 
     Args:
         rows (pd.DataFrame): One row per run, with the columns ``method``, ``dataset``, ``category``, ``k_shot``,
-            ``seed``, ``status`` and the metric.
+            ``seed``, ``status`` and the metric. Without ``unlabeled`` and ``contamination``, both are 0.
         metric (str): Column of the metric, with values in ``[0, 1]``.
         planned (pd.DataFrame | None): Planned runs, with the first five of these columns. Only planned runs can be
             missing. Defaults to ``None``: each run that any method has is expected of all methods.
@@ -121,7 +123,8 @@ def summarize(
         seed (int): Seed of the resampling.
 
     Returns:
-        pd.DataFrame: One row per ``dataset``, ``k_shot`` and ``method`` with these columns:
+        pd.DataFrame: One row per ``dataset``, ``k_shot``, ``unlabeled``, ``contamination`` and ``method`` with these
+        columns:
 
         - ``mean``, ``low``, ``high``: the macro mean and its interval, within ``[0, 1]``.
         - ``seed_std``: standard deviation of the macro mean over seeds.
@@ -135,16 +138,17 @@ def summarize(
         ValueError: If a column is missing, a run is duplicated or a value is out of range.
     """
     check_rows(rows, metric)
+    rows = add_pool_columns(rows)
     records = []
-    for (dataset, k_shot), block in rows.groupby(["dataset", "k_shot"]):
+    for group, block in rows.groupby(GROUP):
         expected, categories = _expected(block, metric)
         measured = _measured(block, metric)
-        for method in sorted(rows.loc[rows["dataset"] == dataset, "method"].unique()):
+        for method in sorted(_methods(rows, group)):
             values = measured[measured["method"] == method].set_index(CELL)[metric]
-            record = {"dataset": dataset, "k_shot": k_shot, "method": method}
+            record = dict(zip(GROUP, group, strict=True)) | {"method": method}
             record |= _macro(values, categories, confidence=confidence, n_resamples=n_resamples, seed=seed)
             record |= _bounds(record, minimum=0)
-            record["missing"] = len(_planned(expected, planned, dataset, k_shot, method).difference(values.index))
+            record["missing"] = len(_planned(expected, planned, group, method).difference(values.index))
             records.append(record)
     return pd.DataFrame(records).rename(columns={"std": "category_std"})
 
@@ -160,7 +164,7 @@ def paired_differences(
     n_resamples: int = 5000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Compare each method with a baseline on the same category, seed and support set.
+    """Compare each method with a baseline on the same category, seed, support set and unlabeled images.
 
     Pairs with different or unknown support sets are excluded and counted, so that a table merged from several
     benchmarks can still be reported. As in :func:`summarize`, a method with a missing category has no mean difference.
@@ -177,8 +181,9 @@ def paired_differences(
         seed (int): Seed of the resampling.
 
     Returns:
-        pd.DataFrame: One row per dataset, k and method other than the baseline. The columns of :func:`summarize`
-        describe the differences of method minus baseline, and ``runs`` is the number of pairs. Further columns:
+        pd.DataFrame: One row per dataset, k, unlabeled images and method other than the baseline. The columns of
+        :func:`summarize` describe the differences of method minus baseline, and ``runs`` is the number of pairs.
+        Further columns:
 
         - ``wins``, ``ties``, ``losses``: numbers of pairs, which add up to ``runs``.
         - ``missing``: number of (category, seed) without a pair.
@@ -188,30 +193,29 @@ def paired_differences(
         ValueError: If a column is missing, a run is duplicated or a value is out of range.
     """
     check_rows(rows, metric, "support")
+    rows = add_pool_columns(rows)
     records = []
-    for (dataset, k_shot), block in rows.groupby(["dataset", "k_shot"]):
+    for group, block in rows.groupby(GROUP):
         expected, categories = _expected(block, metric)
         measured = _measured(block, metric)[["method", *CELL, metric, "support"]]
         base = measured[measured["method"] == baseline]
-        for method in sorted(set(rows.loc[rows["dataset"] == dataset, "method"]) - {baseline}):
+        for method in sorted(_methods(rows, group) - {baseline}):
             pairs = measured[measured["method"] == method].merge(base, on=CELL, suffixes=("", "_base"))
             same = pairs["support"] == pairs["support_base"]
             values = pairs[same].set_index(CELL).eval(f"`{metric}` - `{metric}_base`")
             rounded = values.round(9)  # in floating point, 0.905 - 0.9 exceeds 0.005
-            record = {"dataset": dataset, "k_shot": k_shot, "method": method}
+            record = dict(zip(GROUP, group, strict=True)) | {"method": method}
             record |= _macro(values, categories, confidence=confidence, n_resamples=n_resamples, seed=seed)
             record |= _bounds(record, minimum=-1)
             record |= {
                 "wins": int((rounded > tie).sum()),
                 "ties": int((rounded.abs() <= tie).sum()),
                 "losses": int((rounded < -tie).sum()),
-                "missing": len(
-                    _planned(expected, planned, dataset, k_shot, method, baseline).difference(values.index),
-                ),
+                "missing": len(_planned(expected, planned, group, method, baseline).difference(values.index)),
                 "other_support": int((~same).sum()),
             }
             records.append(record)
-    columns = ["dataset", "k_shot", "method", *_macro(pd.Series(dtype=float), set())]
+    columns = [*GROUP, "method", *_macro(pd.Series(dtype=float), set())]
     columns += ["wins", "ties", "losses", "missing", "other_support"]
     return pd.DataFrame(records, columns=columns).rename(columns={"std": "category_std"})
 
@@ -224,24 +228,25 @@ def by_category(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
         metric (str): Column of the metric, with values in ``[0, 1]``.
 
     Returns:
-        pd.DataFrame: One row per dataset, k, method and category, with ``mean``, ``std`` (NaN for a single seed) and
-        ``runs``.
+        pd.DataFrame: One row per dataset, k, unlabeled images, method and category, with ``mean``, ``std`` (NaN for a
+        single seed) and ``runs``.
 
     Raises:
         ValueError: If a column is missing, a run is duplicated or a value is out of range.
     """
     check_rows(rows, metric)
-    groups = _measured(rows, metric).groupby(["dataset", "k_shot", "method", "category"])[metric]
+    groups = _measured(add_pool_columns(rows), metric).groupby([*GROUP, "method", "category"])[metric]
     return groups.agg(mean="mean", std="std", runs="size").reset_index()
 
 
 def check_rows(rows: pd.DataFrame, metric: str, *columns: str) -> None:
     """Raise a ValueError if a column is missing, a run is duplicated or a value of the metric is out of range."""
-    missing = [column for column in [*RUN, "status", metric, *columns] if column not in rows]
+    optional = {"unlabeled", "contamination"}  # tables of earlier versions do not have them
+    missing = [column for column in [*RUN, "status", metric, *columns] if column not in {*rows, *optional}]
     if missing:
         msg = f"`rows` must have all columns of `results.csv`, got a table without {', '.join(missing)}."
         raise ValueError(msg)
-    done = _measured(rows, metric)
+    done = _measured(add_pool_columns(rows), metric)
     duplicates = done[done.duplicated(RUN)]
     if len(duplicates):
         run = ", ".join(f"{name} {duplicates.iloc[0][name]}" for name in RUN)
@@ -273,17 +278,25 @@ def _expected(block: pd.DataFrame, metric: str) -> tuple[pd.Index, set[str]]:
     return pd.MultiIndex.from_frame(cells[CELL].drop_duplicates()), categories
 
 
+def _methods(rows: pd.DataFrame, group: Sequence) -> set[str]:
+    """Return the methods that have runs of the dataset with the unlabeled images of a group, at any k."""
+    dataset, _, unlabeled, contamination = group
+    is_same = (rows["unlabeled"] == unlabeled) & (rows["contamination"] == contamination)
+    return set(rows.loc[is_same & (rows["dataset"] == dataset), "method"])
+
+
 def _planned(
     cells: pd.Index,
     planned: pd.DataFrame | None,
-    dataset: str,
-    k_shot: float | str,
+    group: Sequence,
     *methods: str,
 ) -> pd.Index:
     """Return the (category, seed) pairs that are planned for all of the given methods."""
     if planned is None:
         return cells
-    block = planned[(planned["dataset"] == dataset) & (planned["k_shot"] == k_shot)]
+    block = add_pool_columns(planned)
+    for name, value in zip(GROUP, group, strict=True):
+        block = block[block[name] == value]
     for method in methods:
         cells = cells.intersection(pd.MultiIndex.from_frame(block.loc[block["method"] == method, CELL]))
     return cells

@@ -99,6 +99,28 @@ def mean_table(summary: pd.DataFrame, methods: Sequence[str], label: str) -> Tab
     return Table(caption, ["method", *(f"k = {format_k(k)}" for k in shots)], rows)
 
 
+def pool_table(summary: pd.DataFrame, methods: Sequence[str], label: str) -> Table:
+    """Return the macro means by unlabeled images, one row per method and pool and one column per k."""
+    shots = sorted(summary["k_shot"].unique())
+    best = summary.groupby(["k_shot", "unlabeled", "contamination"])["mean"].max()
+    rows = []
+    for method in methods:
+        own = summary[summary["method"] == method]
+        for (unlabeled, contamination), block in own.groupby(["unlabeled", "contamination"]):
+            means = block.set_index("k_shot")
+            row = [Cell(method), Cell(f"{unlabeled:.0f}"), Cell(f"{contamination:.3g}" if unlabeled else EMPTY)]
+            for k in shots:
+                if k not in means.index:
+                    row.append(Cell(EMPTY))
+                    continue
+                value = means.loc[k]
+                is_best = value["mean"] == best[k, unlabeled, contamination]
+                row.append(Cell(format_score(value["mean"]), format_interval(value), best=is_best))
+            rows.append(row)
+    header = ["method", "unlabeled images", "contamination", *(f"k = {format_k(k)}" for k in shots)]
+    return Table(f"{label}: macro mean over categories, [95 % interval]", header, rows)
+
+
 def difference_table(differences: pd.DataFrame, baseline: str) -> Table:
     """Return the paired differences from a baseline, one row per k and method."""
     rows = [

@@ -52,6 +52,8 @@ class Row:
     dataset: str = column("run", "Name of the dataset.", MISSING)
     category: str = column("run", "Tested category; empty if the dataset has none.", MISSING)
     k_shot: int | str = column("run", "Number of images in the support set, or `all`.", MISSING, label="k")
+    unlabeled: int = column("run", "Number of unlabeled images.", 0)
+    contamination: float = column("run", "Share of the unlabeled images that is anomalous.", 0.0)
     seed: int = column("run", "Seed of the support set, the generators, and the model if it has a seed.", MISSING)
     status: str = column("run", "`ok` or `failed`.", "ok")
     error: str = column("run", "Error of a failed run.", "")
@@ -137,7 +139,7 @@ class Row:
             category (str): Tested category.
             **values (Any): Other columns.
         """
-        names = ("method", "dataset", "k_shot", "seed", "key")
+        names = ("method", "dataset", "k_shot", "unlabeled", "contamination", "seed", "key")
         return cls(category=category, finished=now(), **{name: getattr(job, name) for name in names}, **values)
 
     def to_json(self) -> dict[str, Any]:
@@ -181,8 +183,17 @@ def labeled_columns(group: str) -> dict[str, Column]:
 
 def as_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """Return a table with all columns. Columns that are missing in older rows are empty."""
-    table = pd.DataFrame(list(rows), columns=list(columns()))
+    table = add_pool_columns(pd.DataFrame(list(rows), columns=list(columns())))
     return table.astype({name: float for name, column in columns().items() if column.type == "float"})
+
+
+def add_pool_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table in which runs without a value of ``unlabeled`` or ``contamination`` have 0.
+
+    Tables of earlier versions do not have these columns.
+    """
+    pools = table.reindex(columns=["unlabeled", "contamination"]).fillna(0)
+    return table.assign(unlabeled=pools["unlabeled"].astype(int), contamination=pools["contamination"].astype(float))
 
 
 def render_docs() -> str:

@@ -22,7 +22,7 @@ from anomalib_fewshot.data.manifest import SupportManifest
 from anomalib_fewshot.pipelines.plan.job import Job
 
 from .outcome import Outcome
-from .row import as_table
+from .row import add_pool_columns, as_table
 
 FORMAT = 1
 
@@ -147,20 +147,23 @@ class Store:
         return paths[0]
 
     def support_file(self, job: Job, category: str) -> Path:
-        """Return the path of a support manifest. A job with its own data has its own file."""
-        suffix = f"-data{job.data_key[:8]}" if job.has_own_data else ""
+        """Return the path of a support manifest. A job with unlabeled images or with its own data has its own file."""
+        suffix = _pool_suffix(job.unlabeled, job.contamination)
+        if job.has_own_data:
+            suffix += f"-data{job.data_key[:8]}"
         return self._support_file(job.dataset, category, job.k_shot, job.seed, suffix)
 
     def supports(self, table: pd.DataFrame) -> Iterator[tuple[str, SupportManifest]]:
         """Yield k and the manifest of each support set in a table."""
-        for cell, rows in table.groupby(["dataset", "category", "k_shot", "seed"]):
+        names = ["dataset", "category", "k_shot", "seed", "unlabeled", "contamination"]
+        for (dataset, category, k_shot, seed, *pool), rows in add_pool_columns(table).groupby(names):
             digests = set(rows["support"])
-            shared = self._support_file(*cell)
+            shared = self._support_file(dataset, category, k_shot, seed, _pool_suffix(*pool))
             with_own_data = sorted(shared.parent.glob(f"{glob_escape(shared.stem)}-data*.json"))
             for path in [shared, *with_own_data]:
                 manifest = _read_manifest(path)
                 if manifest is not None and manifest.digest in digests:
-                    yield str(cell[2]), manifest
+                    yield str(k_shot), manifest
 
     def has_examples(self, key: str) -> bool:
         """Return whether a run has example images."""
@@ -265,6 +268,12 @@ class Trainings:
                     partial.replace(folder)
         cost = json.loads((folder / "cost.json").read_text(encoding="utf-8"))
         return Training(folder / "model.ckpt", cost["seconds"], cost["steps"])
+
+
+def _pool_suffix(unlabeled: int, contamination: float) -> str:
+    """Return the part of the name of a support manifest that describes its unlabeled images."""
+    suffix = f"-unlabeled{unlabeled}" if unlabeled else ""
+    return f"{suffix}-contamination{contamination:g}" if contamination else suffix
 
 
 def _read_manifest(path: Path) -> SupportManifest | None:

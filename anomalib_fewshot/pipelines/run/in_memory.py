@@ -5,13 +5,14 @@
 
 from dataclasses import dataclass, field
 
+import pandas as pd
 import torch
 from anomalib.data import AnomalibDataset, DatasetItem
 
 
 @dataclass
 class ItemCache:
-    """Cache of dataset items by path and size, up to a memory limit.
+    """Cache of dataset items by path, size and label, up to a memory limit. A deep copy is the same cache.
 
     Args:
         limit (int): Maximum size of the cached images and masks, in bytes.
@@ -19,9 +20,13 @@ class ItemCache:
 
     limit: int
     num_bytes: int = 0
-    items: dict[tuple[str, str], DatasetItem] = field(default_factory=dict)
+    items: dict[tuple[str, str, int], DatasetItem] = field(default_factory=dict)
 
-    def add(self, key: tuple[str, str], item: DatasetItem) -> None:
+    def __deepcopy__(self, memo: dict) -> "ItemCache":
+        """Return this cache. Subsets of a dataset are made from deep copies and share it."""
+        return self
+
+    def add(self, key: tuple[str, str, int], item: DatasetItem) -> None:
         """Add an item if it fits."""
         num_bytes = 0
         for value in (item.image, item.gt_mask):
@@ -42,7 +47,6 @@ class InMemoryDataset(AnomalibDataset):
 
     def __init__(self, dataset: AnomalibDataset, cache: ItemCache) -> None:
         super().__init__(dataset.augmentations)
-        self.samples = dataset.samples
         self.dataset = dataset
         self.cache = cache
 
@@ -51,9 +55,20 @@ class InMemoryDataset(AnomalibDataset):
         """Name of the underlying dataset."""
         return self.dataset.name
 
+    @property
+    def samples(self) -> pd.DataFrame:
+        """Samples of the underlying dataset."""
+        return self.dataset.samples
+
+    @samples.setter
+    def samples(self, samples: pd.DataFrame) -> None:
+        self.dataset.samples = samples
+
     def __getitem__(self, index: int) -> DatasetItem:
         """Return an item from the cache, or read it."""
-        key = (self.samples.iloc[index].image_path, str(self.augmentations))
+        sample = self.samples.iloc[index]
+        # An anomalous test image can also be in an unlabeled pool, where it is read as if it were normal.
+        key = (sample.image_path, str(self.augmentations), int(sample.label_index))
         if key not in self.cache.items:
             self.dataset.augmentations = self.augmentations
             item = self.dataset[index]

@@ -1,7 +1,7 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Datamodules that are shared by runs on the same images, with cached test images."""
+"""Datamodules that are shared by runs on the same images, with cached test and unlabeled images."""
 
 import json
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class Sources:
     """Datamodules of the current images, reused while consecutive runs need the same images.
 
     Args:
-        limit (int): Maximum size of the cached test images, in bytes.
+        limit (int): Maximum size of the cached images, in bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -39,6 +39,8 @@ class Sources:
     def set_up(self, datamodule: AnomalibDataModule) -> None:
         """Set up the datamodule of a run, and cache the test images of its sources.
 
+        With unlabeled images, the training images are cached, too, unless they have random augmentations.
+
         The explicit stage prevents anomalib from setting up the sources again in a later fit or test.
 
         Args:
@@ -47,8 +49,12 @@ class Sources:
         seed_everything(0, workers=True, verbose=False)  # random splits must not depend on the order of the runs
         datamodule.prepare_data()
         datamodule.setup(TrainerFn.FITTING)
+        has_pool = getattr(datamodule, "unlabeled_data", None) is not None
         for source in self._sources.values():
-            for name in ("val_data", "test_data"):
+            names = ["val_data", "test_data"]
+            if has_pool and source.train_augmentations is None:
+                names.append("train_data")
+            for name in names:
                 data = getattr(source, name, None)
                 if data is not None and not isinstance(data, InMemoryDataset):
                     setattr(source, name, InMemoryDataset(data, self._cache))

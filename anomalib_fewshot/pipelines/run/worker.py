@@ -124,7 +124,14 @@ class Worker:
             multi_category = MultiCategory(sources, k_shot=k_shot, seed=job.seed)
             self._sources.set_up(multi_category)
             return multi_category, multi_category.parts
-        few_shot = FewShot(sources[0], k_shot=k_shot, seed=job.seed)
+        few_shot = FewShot(
+            sources[0],
+            k_shot=k_shot,
+            seed=job.seed,
+            unlabeled=job.unlabeled,
+            contamination=job.contamination,
+            append_unlabeled=job.append_unlabeled,
+        )
         self._sources.set_up(few_shot)
         return few_shot, {job.category: few_shot}
 

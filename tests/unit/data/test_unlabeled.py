@@ -16,10 +16,16 @@ from anomalib.models import Padim
 from lightning.pytorch import seed_everything
 from PIL import Image
 
-from anomalib_fewshot import FewShot, MultiCategory
+from anomalib_fewshot import CoftAD, FewShot, MultiCategory
 from anomalib_fewshot.data.manifest import SupportManifest
 from anomalib_fewshot.data.support import support_digest
-from anomalib_fewshot.errors import ArgumentError, DataValidationError, MissingDataError, SupportError
+from anomalib_fewshot.errors import (
+    ArgumentError,
+    CheckpointMismatchError,
+    DataValidationError,
+    MissingDataError,
+    SupportError,
+)
 
 
 def bolt(root: Path, unlabeled: int | str | Path | None, source: dict | None = None, **arguments) -> FewShot:
@@ -317,6 +323,20 @@ def test_digest_identifies_the_pool(root: Path) -> None:
     shutil.copy(root / "bolt/test/hole/000.png", root / "pool" / "000.png")
     data.setup()
     assert support_digest(data) != first
+
+
+def test_resuming_with_another_pool_is_an_error(mvtec_root: Path, tmp_path: Path) -> None:
+    def fit(unlabeled: int, checkpoint: str | None = None) -> str:
+        model = CoftAD("resnet10t", pre_trained=False, image_size=64, num_steps=0, visualizer=False, evaluator=False)
+        data = FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0), k_shot=2, unlabeled=unlabeled)
+        engine = Engine(default_root_dir=tmp_path, enable_progress_bar=False, accelerator="cpu")
+        engine.fit(model, datamodule=data, ckpt_path=checkpoint)
+        return engine.best_model_path
+
+    checkpoint = fit(3)
+    fit(3, checkpoint)
+    with pytest.raises(CheckpointMismatchError, match="must be a checkpoint that was fitted to the support set"):
+        fit(4, checkpoint)
 
 
 # --- Appended

@@ -29,6 +29,15 @@ class NetworkStatistic(ImageStatistic):
         self.network, self.seed = network, seed
 
 
+class PoolStatistic(ImageStatistic):
+    """Stands for a model that uses unlabeled images itself."""
+
+    uses_unlabeled = True
+
+    def __init__(self) -> None:
+        super().__init__("mean")
+
+
 @pytest.fixture
 def datasets(mvtec_root: Path) -> dict[str, Any]:
     return {"parts": {"class_path": "MVTecFolder", "init_args": {"root": str(mvtec_root)}}}
@@ -295,3 +304,60 @@ def test_wrong_category(datasets: dict[str, Any]) -> None:
     datasets["parts"]["categories"] = ["bolt", "nut"]
     with pytest.raises(ValueError, match=r"got 'nut'. Available: \['bolt', 'cloth'\]"):
         make_jobs(METHODS, datasets, [1], 1)
+
+
+POOL_METHODS: dict[str, Any] = {
+    "own": {"class_path": f"{__name__}.PoolStatistic"},
+    "bank": {"class_path": "Padim"},
+    "plain": {"class_path": "ImageStatistic"},
+}
+
+
+def pool_runs(jobs: list[Job]) -> set[tuple[str, int, float, bool]]:
+    return {(job.method, job.unlabeled, job.contamination, job.append_unlabeled) for job in jobs}
+
+
+def test_unlabeled_images_go_to_the_methods_that_can_use_them(datasets: dict[str, Any]) -> None:
+    jobs = make_jobs(POOL_METHODS, datasets, [1], 1, unlabeled=[60, 0], contamination=[0.1, 0])
+    assert pool_runs(jobs) == {
+        *((name, 0, 0.0, False) for name in POOL_METHODS),
+        *(("own", 60, share, False) for share in (0.0, 0.1)),
+        *(("bank", 60, share, True) for share in (0.0, 0.1)),
+    }
+    assert len({job.key for job in jobs}) == len(jobs) == 2 * (3 + 2 + 2)
+    assert str(jobs[-1]) == "bank on parts cloth, k = 1, seed 0, 60 unlabeled images, 10 % of them anomalous"
+    pools = [(job.unlabeled, job.contamination) for job in jobs if job.category == "bolt"]
+    assert pools == sorted(pools)
+
+
+def test_all_images_and_all_categories_leave_no_unlabeled_images(datasets: dict[str, Any]) -> None:
+    overrides = {"own": {"train_on": "all_categories"}}
+    jobs = make_jobs(POOL_METHODS, datasets, [1, "all"], 1, unlabeled=[0, 60], overrides=overrides)
+    assert {(job.method, job.k_shot) for job in jobs if job.unlabeled} == {("bank", 1)}
+
+
+def test_runs_without_unlabeled_images_keep_their_hash(datasets: dict[str, Any]) -> None:
+    """Stored runs of earlier versions stay valid, and a training on other categories is shared by all pools."""
+    job = of(make_jobs(POOL_METHODS, datasets, [1], 1), "bank")
+    settings = job._settings()  # noqa: SLF001
+    assert set(settings) == {
+        *("method", "dataset", "category", "k_shot", "seed", "model", "data", "trainer"),
+        *("train_on", "categories", "defaults"),
+    }
+    pool = replace(job, unlabeled=60, contamination=0.1)
+    assert pool.key != job.key
+    assert pool.training_key == job.training_key
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"unlabeled": -1}, "`unlabeled` must be integers of at least 0, got -1"),
+        ({"unlabeled": [60], "contamination": [0, 1.0]}, "`contamination` must be numbers of at least 0 and below 1"),
+        ({"contamination": 0.1}, "`contamination` must be used with `unlabeled` above 0, got 0.1"),
+        ({"unlabeled": 60}, "`unlabeled` must contain 0, because 'plain' cannot be run with unlabeled images"),
+    ],
+)
+def test_invalid_unlabeled_images(datasets: dict[str, Any], arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_jobs(POOL_METHODS, datasets, [1], 1, **arguments)

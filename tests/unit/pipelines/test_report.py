@@ -262,6 +262,40 @@ def test_same_rows_same_bytes(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.glob("report*")} == {"report.html", "report.md"}
 
 
+def test_unlabeled_images(tmp_path: Path) -> None:
+    """Each pool has its own section, in which only its runs are compared. One more section compares the pools."""
+    methods = {name: METHODS[name] for name in ("CoftAD", "Padim", "Patchcore")}
+    rows = sweep(methods=methods, shots=(1, 4), seeds=3, masked=(), categories=("nut", "bolt"), dataset="Parts")
+    parts = [rows]
+    for size, share in ((16, 0.0), (60, 0.0), (60, 0.1)):
+        part = rows[rows["method"] != "Padim"].assign(unlabeled=size, contamination=share)
+        part["image_AUROC"] = part["image_AUROC"] + 0.02 * (size > 16) - share / 10
+        part["key"] += f"{size}{share}"
+        part["test_anomalous"] -= int(share * size)
+        parts.append(part)
+    html, markdown = report(tmp_path, pd.concat(parts), "Patchcore")
+    assert re.findall(r"^## Parts.*", markdown, re.MULTILINE) == [
+        "## Parts: effect of unlabeled images",
+        "## Parts",
+        "## Parts, 16 unlabeled images",
+        "## Parts, 60 unlabeled images",
+        "## Parts, 60 unlabeled images, 10 % of them anomalous",
+    ]
+    assert html.count("over unlabeled images = 0, 16, 60 for CoftAD, Patchcore") == 2  # one for each k
+    assert html.count("over contamination = 0, 0.1 for CoftAD, Patchcore") == 2
+    assert "unlabeled images: 0, 16, 60" in html
+    pools = markdown[markdown.index("effect of unlabeled") : markdown.index("## Parts\n")]
+    cells = [line.split("|")[1:4] for line in pools.splitlines() if line.startswith("| CoftAD")]
+    assert [[cell.strip() for cell in line] for line in cells] == [
+        ["CoftAD", "0", "\N{EN DASH}"], ["CoftAD", "16", "0"], ["CoftAD", "60", "0"], ["CoftAD", "60", "0.1"],
+    ]  # fmt: skip
+    assert "Padim" not in markdown[markdown.index("## Parts, 16") : markdown.index("## Failed runs")]
+    for warning in ("runs without an image AUROC", "different support images", "the test images differ"):
+        assert warning not in markdown
+    alone = report(tmp_path / "alone", rows, "Patchcore")[1]
+    assert alone[alone.index("## Parts") : alone.index("## Failed")] in markdown  # as without the other pools
+
+
 NAME = "<b>A & B</b>|$x$_*y*"
 
 

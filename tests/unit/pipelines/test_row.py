@@ -15,6 +15,7 @@ from anomalib_fewshot.pipelines.results.row import Row, as_table, columns, label
 DOCS = Path(__file__).parents[3] / "docs"
 JOB = Job("A", "parts", "", "all", 3, {"class_path": "A"}, {"class_path": "D"}, {}, "all_categories", ("bolt", "nut"))
 FORMER = {
+    *("unlabeled", "contamination"),
     *("method", "dataset", "category", "k_shot", "seed", "key", "finished", "status", "error"),
     *("image_AUROC", "image_AUPR", "image_F1Score", "pixel_AUROC", "pixel_AUPRO", "threshold"),
     *("fit_seconds", "test_seconds", "steps", "checkpoint_mib", "peak_memory_mib", "gpu_memory_mib"),

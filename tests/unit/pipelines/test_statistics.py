@@ -286,3 +286,17 @@ def test_errors() -> None:
         summarize(pd.concat([rows, rows]), METRIC)
     with pytest.raises(ValueError, match=r"`image_AUROC` must be in \[0, 1\], got 88\.0 and 0 more"):
         summarize(pd.concat([rows, rows.iloc[:1].assign(seed=9, image_AUROC=88.0)]), METRIC)
+
+
+def test_runs_with_different_unlabeled_images_are_never_compared() -> None:
+    """Each pool gives the same figures as a table of its own, and methods without runs with a pool are not missing."""
+    rows = noise()
+    pool = noise(1).assign(unlabeled=60, contamination=0.1)
+    pool = pool[pool["method"] != "C"]
+    both = pd.concat([rows, pool], ignore_index=True)
+    for function in (summarize, lambda frame, metric: paired_differences(frame, "A", metric), by_category):
+        found = function(both, METRIC)
+        for frame, unlabeled, contamination in ((rows, 0, 0.0), (pool, 60, 0.1)):
+            own = found[(found["unlabeled"] == unlabeled) & (found["contamination"] == contamination)]
+            pd.testing.assert_frame_equal(own.reset_index(drop=True), function(frame, METRIC))
+    assert set(summarize(pool, METRIC)["method"]) == {"A", "B"}

@@ -128,6 +128,7 @@ def test_runs_of_an_earlier_version_are_read(store: Store) -> None:
     rows = [{"method": "A", "category": "bolt", "k_shot": 2, "status": "ok", "image_AUROC": 0.5, "pixel_AUROC": None}]
     path = store.folder / "runs" / f"{job.key}.json"
     path.write_text(json.dumps({"rows": rows, "scores": {}}), encoding="utf-8")
+    assert store.table([job])[["unlabeled", "contamination"]].to_numpy().tolist() == [[0, 0]]
     assert store.is_finished(job)
     (row,) = store.table([job]).itertuples()
     assert (row.image_AUROC, row.k_shot) == (0.5, 2)
@@ -153,6 +154,25 @@ def test_supports_of_data_of_an_override_are_not_mixed_with_the_others(store: St
     assert {"9.png", "8.png"} in [set(manifest.images) for _, manifest in found]
     (store.folder / "supports" / names[2]).write_text("{", encoding="utf-8")
     assert len(list(store.supports(store.table([own])))) == 1  # one that cannot be read is left out
+
+
+def test_supports_with_unlabeled_images_have_files_of_their_own(store: Store) -> None:
+    plain = make_job()
+    clean, mixed = replace(plain, unlabeled=9), replace(plain, unlabeled=9, contamination=0.1)
+    for job in (plain, clean, mixed):
+        outcome = make_outcome(job)
+        pool = {f"{job.contamination}.png": "ee"} if job.unlabeled else {}
+        outcome.manifests = [replace(outcome.manifests[0], unlabeled=pool, contamination=job.contamination)]
+        outcome.rows[0].support = outcome.manifests[0].digest
+        store.save(job, outcome)
+    names = sorted(path.stem for path in (store.folder / "supports").iterdir())
+    name = "parts_all-bolt-k2-seed0"
+    assert names == [name, f"{name}-unlabeled9", f"{name}-unlabeled9-contamination0.1"]
+    found = [manifest for _, manifest in store.supports(store.table([plain, clean, mixed]))]
+    assert [list(manifest.unlabeled) for manifest in found] == [[], ["0.0.png"], ["0.1.png"]]
+    table = pd.read_csv(store.folder / "results.csv")
+    assert table.unlabeled.tolist() == [0, 9, 9]
+    assert table.contamination.tolist() == [0, 0, 0.1]
 
 
 def test_a_training_is_carried_out_once_and_whole(tmp_path: Path) -> None:

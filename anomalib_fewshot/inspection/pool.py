@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from anomalib_fewshot.models.coft_ad.folds import MAX_POOL_SIZE, MIN_POOL_SIZE
 
 from .picture_files import list_pictures
@@ -40,7 +42,7 @@ class Pool:
         self.older = [path for path in files if path not in unusable]
 
     def choose(self, new: Iterable[Path], left_out: Set[str]) -> Set[Path]:
-        """Choose the pictures to learn from, evenly spaced among all usable ones.
+        """Choose the pictures to learn from, at random if there are many. The choice does not depend on their content.
 
         A file that is broken in the middle would end the training, so the chosen files are decoded.
 
@@ -52,17 +54,18 @@ class Pool:
             Set[Path]: Pictures that turned out to be unusable.
         """
         found = without_duplicates([*new, *self.older], left_out)
-        self.chosen = []
+        order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))
+        waiting = [found[number] for number in order] if len(found) >= MIN_POOL_SIZE else []
+        chosen: set[Path] = set()
         broken: set[Path] = set()
-        while len(found) >= MIN_POOL_SIZE:
-            chosen = evenly_spaced(found)
-            unusable = self.find_unusable(chosen, decode=True)
-            if unusable.isdisjoint(chosen):
-                self.chosen = chosen
-                break
+        while waiting and len(chosen) < MAX_POOL_SIZE:
+            num_missing = MAX_POOL_SIZE - len(chosen)
+            paths, waiting = waiting[:num_missing], waiting[num_missing:]
+            unusable = self.find_unusable(paths, decode=True) & set(paths)
             broken |= unusable
-            found = [path for path in found if path not in unusable]
-        self.num_found = len(found)
+            chosen |= set(paths) - unusable
+        self.num_found = len(found) - len(broken)
+        self.chosen = [path for path in found if path in chosen] if len(chosen) >= MIN_POOL_SIZE else []
         return broken
 
     def describe(self, num_used: int, num_outdated: int) -> str:
@@ -94,13 +97,6 @@ def without_duplicates(paths: Iterable[Path], left_out: Set[str]) -> list[Path]:
             seen.add(realpath)
             kept.append(path)
     return kept
-
-
-def evenly_spaced(paths: Sequence[Path]) -> list[Path]:
-    """Return as many paths as a model uses. The choice depends on the positions only, so the guarantee holds."""
-    if len(paths) <= MAX_POOL_SIZE:
-        return list(paths)
-    return [paths[position * len(paths) // MAX_POOL_SIZE] for position in range(MAX_POOL_SIZE)]
 
 
 def next_pool_size(size: int) -> int | None:

@@ -77,7 +77,7 @@ class SupportDataModule(AnomalibDataModule):
         A model that uses them has the class attribute ``uses_unlabeled = True``.
 
         Args:
-            max_images (int | None): Number of images. Of more, a random choice is returned that depends only on how many
+            max_images (int | None): Number of images. Of more, a random choice that depends only on how many
                 there are. Defaults to ``None``: all.
         """
         if self.unlabeled_data is None:

@@ -161,6 +161,12 @@ def support_dataloader(datamodule: AnomalibDataModule) -> DataLoader:
     return ordered_dataloader(datamodule, data)
 
 
+def count_unlabeled(datamodule: AnomalibDataModule) -> int:
+    """Return the number of unlabeled images of a data module after ``setup``."""
+    data = datamodule.unlabeled_data if isinstance(datamodule, SupportDataModule) else None
+    return 0 if data is None else len(data)
+
+
 def ordered_dataloader(datamodule: AnomalibDataModule, data: Any = None) -> DataLoader:  # noqa: ANN401
     """Return a loader without shuffling, with at most one worker process per full batch.
 

@@ -20,6 +20,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 
+from anomalib_fewshot.data.support import count_unlabeled
 from anomalib_fewshot.errors import ArgumentError
 from anomalib_fewshot.models.components import (
     BackboneMixin,
@@ -187,13 +188,17 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         Returns:
             CalibrationScores: Out-of-fold scores of the support set. Of a single image, scores of its views.
         """
+        num_unlabeled = self._num_unlabeled()
         settings = self.fold_settings()
-        pool = self._pool()
-        if pool:
-            settings = settings.with_pool()
-            logger.info("%d unlabeled images are used.", len(pool))
+        pool: list[FoldFeatures] = []
+        if num_unlabeled:
+            logger.info("%d unlabeled images are used.", num_unlabeled)
+            settings = settings.with_pool(num_unlabeled + sum(len(batch) for batch in self.support()))
+            pool = extract_pool_features(self._extract, self.unlabeled(MAX_POOL_SIZE), settings)
         folds = extract_fold_features(self._extract, self.support(), settings)
-        num_fits = 1 + len(folds) if len(folds) > 2 else len(folds) - 1  # a fit to a single fold is not fine-tuned
+        num_fits = 1 + len(folds)
+        if len(folds) <= 2 and not pool:
+            num_fits = len(folds) - 1  # a fit to a single fold is not fine-tuned
         total = self.num_steps * num_fits if settings.synthesize else 0
         with step_progress(total, "Adapting", self.trainer.progress_bar_callback) as on_step:
             self.model.fit(folds, self.adaptation, on_step, pool, always_rotated=self.rotations == "any")
@@ -201,19 +206,15 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
             logger.info("Arbitrary rotations detected: rotated patches are added to the memory bank.")
         return self._calibrate(folds)
 
-    def _pool(self) -> list[FoldFeatures]:
-        """Return the features of the unlabeled images, or none if there are too few."""
-        if self.published:
-            return []
-        pool = extract_pool_features(self._extract, self.unlabeled(MAX_POOL_SIZE))
-        if 0 < len(pool) < MIN_POOL_SIZE:
-            logger.warning(
-                "The %d unlabeled images are not used, because at least %d are needed.",
-                len(pool),
-                MIN_POOL_SIZE,
-            )
-            return []
-        return pool
+    def _num_unlabeled(self) -> int:
+        """Return the number of unlabeled images that the fit uses."""
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        count = 0 if self.published else min(MAX_POOL_SIZE, count_unlabeled(datamodule))
+        if 0 < count < MIN_POOL_SIZE:
+            text = "The %d unlabeled images are not used, because at least %d are needed."
+            logger.warning(text, count, MIN_POOL_SIZE)
+            return 0
+        return count
 
     def _calibrate(self, folds: list[FoldFeatures]) -> CalibrationScores:
         """Return the out-of-fold scores, and rank new scores among them if that gives a guarantee."""

@@ -77,8 +77,8 @@ class SupportDataModule(AnomalibDataModule):
         A model that uses them has the class attribute ``uses_unlabeled = True``.
 
         Args:
-            max_images (int | None): Number of images. Of more, a random choice is returned, which depends only on
-                their number. Defaults to ``None``: all.
+            max_images (int | None): Number of images. Of more, a random choice that depends only on how many
+                there are. Defaults to ``None``: all.
         """
         if self.unlabeled_data is None:
             return []
@@ -89,14 +89,9 @@ class SupportDataModule(AnomalibDataModule):
         return ordered_dataloader(self, data)
 
     @property
-    def num_unlabeled(self) -> int:
-        """Number of unlabeled images, after ``setup``."""
-        return 0 if self.unlabeled_data is None else len(self.unlabeled_data)
-
-    @property
     def num_appended(self) -> int:
         """Number of unlabeled images among the training images, after ``setup``."""
-        return self.num_unlabeled if self.append_unlabeled else 0
+        return len(self.unlabeled_data) if self.append_unlabeled and self.unlabeled_data is not None else 0
 
     def manifests(self) -> list[SupportManifest]:
         """Return the manifest of each tested category, after ``setup``."""
@@ -164,6 +159,12 @@ def support_dataloader(datamodule: AnomalibDataModule) -> DataLoader:
     normal = samples.index[samples.label_index == LabelName.NORMAL]
     data = datamodule.train_data if len(normal) == len(samples) else datamodule.train_data.subsample(list(normal))
     return ordered_dataloader(datamodule, data)
+
+
+def count_unlabeled(datamodule: AnomalibDataModule) -> int:
+    """Return the number of unlabeled images of a data module after ``setup``."""
+    data = datamodule.unlabeled_data if isinstance(datamodule, SupportDataModule) else None
+    return 0 if data is None else len(data)
 
 
 def ordered_dataloader(datamodule: AnomalibDataModule, data: Any = None) -> DataLoader:  # noqa: ANN401

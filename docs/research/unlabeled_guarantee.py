@@ -96,7 +96,7 @@ def measure(root: Path, model: CoftAD, network: CoftADModel, num_trials: int) ->
         for size, contamination in CASES:
             num_bad = round(size * contamination)
             num_good = min(size - num_bad, len(good) - k_shot - NUM_LATER)
-            if (0 < size and num_good + num_bad < MIN_POOL_SIZE) or (size == 0 and k_shot == 1):
+            if (size > 0 and num_good + num_bad < MIN_POOL_SIZE) or (size == 0 and k_shot == 1):
                 continue
             rates: dict[str, list[float]] = {"pool": [], "later": [], "pool_recall": [], "later_recall": []}
             for number in range(num_trials):

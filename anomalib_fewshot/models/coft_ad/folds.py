@@ -9,6 +9,7 @@ In this folder, "out of fold" always means: seen by a fit without the fold of th
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from hashlib import sha256
 from operator import add
 from typing import TypeVar
 
@@ -27,6 +28,8 @@ Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 Synthesize = Callable[[torch.Tensor, torch.Generator], tuple[torch.Tensor, torch.Tensor]]
 
 FITTED_VIEWS, OUT_OF_FOLD_VIEWS, ANOMALIES = 1, 2, 3  # random streams, each with a generator for each image
+FIRST_POOL_NUMBER = 2**16  # of the random streams of unlabeled images
+NUM_ANOMALY_IMAGES = 6  # expected number of images with a pool that anomalies are synthesized from
 MIN_POOL_SIZE = 8  # unlabeled images: fewer are not used
 MAX_POOL_SIZE = 128  # unlabeled images that a model is fitted to. Of more, a random choice
 NUM_WHITENING_FOLDS = 8  # each leaves out one part; of more folds, every eighth is left out at once
@@ -46,8 +49,8 @@ class FoldSettings:
         num_angles (int): Number of angles at which the memory bank may hold each image. 0: none.
         max_folds (int): Number of folds. Up to so many images are a fold each.
         max_images (int): Images of which out-of-fold features are computed. Of more, the first.
-        out_of_fold_views (int): Random views of each image that are scored out of fold besides the image itself.
-        single_image_views (int): The same for a support set of a single image, to which it is compared.
+        single_image_views (int): Views of a single image that replace out-of-fold images.
+        anomaly_share (float): Share of the images that anomalies are synthesized from. The content of an image decides.
     """
 
     augment: Augment
@@ -58,15 +61,20 @@ class FoldSettings:
     num_angles: int = 0
     max_folds: int = 32
     max_images: int = 64
-    out_of_fold_views: int = 1
     single_image_views: int = 8
+    anomaly_share: float = 1.0
 
-    def with_pool(self) -> "FoldSettings":
-        """Return the settings for images that are fitted with a pool of unlabeled images: each as it is.
+    def with_pool(self, num_images: int) -> "FoldSettings":
+        """Return the settings for images that are fitted with a pool of unlabeled images.
 
-        The false-alarm guarantee needs the same views of labeled and unlabeled images.
+        The false-alarm guarantee requires that labeled and unlabeled images are treated alike: the Gaussians are fitted
+        to each image as it is, and anomalies are synthesized from a few images of both kinds.
+
+        Args:
+            num_images (int): Number of images, labeled and unlabeled.
         """
-        return replace(self, synthesize=None, num_views=1, out_of_fold_views=0, single_image_views=0)
+        share = NUM_ANOMALY_IMAGES / num_images
+        return replace(self, num_views=1, single_image_views=1, anomaly_share=share)
 
 
 @dataclass(frozen=True)
@@ -140,21 +148,14 @@ def extract_fold_features(extract: Extract, batches: Batches, settings: FoldSett
     if count == 0:
         msg = "The support set must have an image, got none. Check the data module."
         raise SupportError(msg)
-    num_views = settings.single_image_views if count == 1 else settings.out_of_fold_views
+    num_views = settings.single_image_views if count == 1 else 1
     folds = []
     for fold, moments in enumerate(totals):
         views, anomalous = [], []
         for number in range(fold, len(images), settings.max_folds):
             image = images[number]
-            rng = seeded_generator(settings.seed, OUT_OF_FOLD_VIEWS, number)
-            augmented = image[None][:0]
-            if num_views > 0:
-                augmented = settings.augment(image.expand(num_views, -1, -1, -1), rng)
-            views.append(extract(torch.cat([image[None], augmented])))
-            anomalous.append([part[:0].flatten(0, 2) for part in views[0].patches])
-            if settings.synthesize is not None:
-                rng = seeded_generator(settings.seed, ANOMALIES, number)
-                anomalous.append(_anomalous_patches(extract, *settings.synthesize(image, rng)))
+            views.append(extract(_out_of_fold_views(image, number, num_views, settings)))
+            anomalous.append(_anomalous_patches(extract, image, number, views[-1], settings))
         groups = [torch.cat([own[group] for own in anomalous]) for group in range(len(moments) - 1)]
         rotated = None
         if settings.num_angles > 0:
@@ -164,22 +165,35 @@ def extract_fold_features(extract: Extract, batches: Batches, settings: FoldSett
     return folds
 
 
-def extract_pool_features(extract: Extract, batches: Batches, on_image: Callable[[], object]) -> list[FoldFeatures]:
-    """Compute the features of unlabeled images as they are, a fold each.
+def extract_pool_features(
+    extract: Extract,
+    batches: Batches,
+    settings: FoldSettings,
+    on_image: Callable[[], object],
+) -> list[FoldFeatures]:
+    """Compute the features of unlabeled images, a fold each.
 
     Args:
         extract (Extract): Returns the features of normalized images, shape ``(B, 3, H, W)``.
         batches (Batches): Normalized images in batches of shape ``(B, 3, H, W)``.
+        settings (FoldSettings): How a view of each image is drawn.
         on_image (Callable[[], object]): Called after each image.
     """
-    pool = []
+    pool: list[FoldFeatures] = []
     for batch in batches:
         for image in batch:
-            features = extract(image[None])
-            no_anomalies = [part[:0].flatten(0, 2) for part in features.patches]
-            pool.append(FoldFeatures(_moments(features), features, 1, no_anomalies))
+            number = FIRST_POOL_NUMBER + len(pool)
+            views = extract(_out_of_fold_views(image, number, 1, settings))
+            anomalous = _anomalous_patches(extract, image, number, views, settings)
+            pool.append(FoldFeatures(_moments(views[:1]), views, 2, anomalous))
             on_image()
     return pool
+
+
+def _out_of_fold_views(image: torch.Tensor, number: int, count: int, settings: FoldSettings) -> torch.Tensor:
+    """Return an image, ``(3, H, W)``, and random views of it that are scored out of fold: ``(1 + count, 3, H, W)``."""
+    rng = seeded_generator(settings.seed, OUT_OF_FOLD_VIEWS, number)
+    return torch.cat([image[None], settings.augment(image.expand(count, -1, -1, -1), rng)])
 
 
 def _fitted_views(image: torch.Tensor, number: int, settings: FoldSettings) -> torch.Tensor:
@@ -195,10 +209,25 @@ def _moments(features: Features) -> list[Moments]:
     return [Moments.of(part) for part in (*features.patches, features.embeddings)]
 
 
-def _anomalous_patches(extract: Extract, anomalies: torch.Tensor, masks: torch.Tensor) -> list[torch.Tensor]:
-    """Return the patches of each group, ``(N, D)``, that show an anomaly."""
-    patches = extract(anomalies).patches
-    return [part[anomalous_cells(masks, part.shape[1:3])] for part in patches]
+def _anomalous_patches(
+    extract: Extract,
+    image: torch.Tensor,
+    number: int,
+    views: Features,
+    settings: FoldSettings,
+) -> list[torch.Tensor]:
+    """Return the patches of each group, ``(N, D)``, that show an anomaly synthesized from an image with given views."""
+    if settings.synthesize is None or not _is_chosen(image, settings.anomaly_share):
+        return [part[:0].flatten(0, 2) for part in views.patches]
+    rng = seeded_generator(settings.seed, ANOMALIES, number)
+    anomalies, masks = settings.synthesize(image, rng)
+    return [part[anomalous_cells(masks, part.shape[1:3])] for part in extract(anomalies).patches]
+
+
+def _is_chosen(image: torch.Tensor, share: float) -> bool:
+    """Return whether an image belongs to a share of all images, which depends on its content only."""
+    digest = sha256(image.cpu().numpy().tobytes()).digest()
+    return int.from_bytes(digest[:4], "big") < share * 2**32
 
 
 def anomalous_cells(masks: torch.Tensor, grid: tuple[int, int] | torch.Size, num_pixels: int = 2) -> torch.Tensor:

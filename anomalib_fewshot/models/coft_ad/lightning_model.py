@@ -8,8 +8,7 @@ description, and settings that it does not give are ours.
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from math import nan
 from typing import Any
 
@@ -22,6 +21,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 
+from anomalib_fewshot.data.support import count_unlabeled
 from anomalib_fewshot.errors import ArgumentError
 from anomalib_fewshot.models.components import (
     BackboneMixin,
@@ -64,6 +64,9 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
     By default the backbone stays unchanged. The fit of a few seconds fine-tunes the metric of the Gaussians: patches of
     an image and the Gaussian of the other images are cross-instance positive pairs, and patches of synthesized
     anomalies are negative pairs. With one image, nothing is fine-tuned.
+
+    If the data module has unlabeled images, such as ``FewShot(unlabeled=60)``, the fit also learns from them: at least 8
+    are needed, and of more than 128 a random choice is used. Most of them must be normal.
 
     With ``published``, the model is that of the paper: the backbone is fine-tuned by two views of an image, by two
     images and, optionally, by an image and an anomaly synthesized from it. The score is the Mahalanobis distance of the
@@ -189,46 +192,35 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         Returns:
             CalibrationScores: Out-of-fold scores of the support set. Of a single image, scores of its views.
         """
+        num_unlabeled = self._num_unlabeled()
         settings = self.fold_settings()
-        pool_size = self._pool_size()
-        if pool_size:
-            settings = settings.with_pool()
+        if num_unlabeled:
+            logger.info("%d unlabeled images are used.", num_unlabeled)
+            settings = settings.with_pool(num_unlabeled + sum(len(batch) for batch in self.support()))
         folds = extract_fold_features(self._extract, self.support(), settings)
-        with self._progress(len(folds), pool_size, settings) as on_step:
-            pool = []
-            if pool_size:
-                pool = extract_pool_features(self._extract, self.unlabeled(MAX_POOL_SIZE), lambda: on_step(nan))
-                logger.info("%d unlabeled images are used.", pool_size)
+        num_fits = 1 + len(folds)
+        if len(folds) <= 2 and not num_unlabeled:
+            num_fits = len(folds) - 1  # a fit to a single fold is not fine-tuned
+        total = self.num_steps * num_fits if settings.synthesize else 0
+        with step_progress(num_unlabeled + total, "Adapting", self.trainer.progress_bar_callback) as on_step:
+            pool: list[FoldFeatures] = []
+            if num_unlabeled:  # each of them is a step of the progress bar
+                batches = self.unlabeled(MAX_POOL_SIZE)
+                pool = extract_pool_features(self._extract, batches, settings, lambda: on_step(nan))
             self.model.fit(folds, self.adaptation, on_step, pool, always_rotated=self.rotations == "any")
         if self.model.memory_bank.is_rotated[0]:
             logger.info("Arbitrary rotations detected: rotated patches are added to the memory bank.")
         return self._calibrate(folds)
 
-    def _pool_size(self) -> int:
-        """Return the number of unlabeled images to use, 0 if there are too few."""
-        found = getattr(self.trainer.datamodule, "num_unlabeled", 0)  # type: ignore[attr-defined]  # see `FewShot`
-        size = 0 if self.published else min(found, MAX_POOL_SIZE)
-        if 0 < size < MIN_POOL_SIZE:
-            logger.warning(
-                "The %d unlabeled images are not used, because at least %d are needed.",
-                size,
-                MIN_POOL_SIZE,
-            )
+    def _num_unlabeled(self) -> int:
+        """Return the number of unlabeled images that the fit uses."""
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        count = 0 if self.published else min(MAX_POOL_SIZE, count_unlabeled(datamodule))
+        if 0 < count < MIN_POOL_SIZE:
+            text = "The %d unlabeled images are not used, because at least %d are needed."
+            logger.warning(text, count, MIN_POOL_SIZE)
             return 0
-        return size
-
-    def _progress(
-        self,
-        num_folds: int,
-        pool_size: int,
-        settings: FoldSettings,
-    ) -> AbstractContextManager[Callable[[float], None]]:
-        """Return a progress bar. With a pool, it counts the images of the pool, the fits and the memory bank."""
-        bar = self.trainer.progress_bar_callback
-        if pool_size:
-            return step_progress(pool_size + 1 + num_folds + 1, "Fitting", bar, has_loss=False)
-        num_fits = 1 + num_folds if num_folds > 2 else num_folds - 1  # a fit to a single fold is not fine-tuned
-        return step_progress(self.num_steps * num_fits if settings.synthesize else 0, "Adapting", bar)
+        return count
 
     def _calibrate(self, folds: list[FoldFeatures]) -> CalibrationScores:
         """Return the out-of-fold scores, and rank new scores among them if that gives a guarantee."""

@@ -5,7 +5,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import nan
 from pathlib import Path
 from typing import cast
 
@@ -106,19 +105,14 @@ class CoftADModel(nn.Module):
         Args:
             folds (Folds): Features of the folds.
             settings (AdaptationSettings): Fine-tuning of the metrics. A fit to a single fold is not fine-tuned.
-            on_step (OnStep): Called with the loss of each step of the fine-tuning. With a pool, nothing is fine-tuned,
-                and it is called with NaN after each fit and after the memory bank.
+            on_step (OnStep): Called with the loss of each step of the fine-tuning.
             pool (Folds): Features of unlabeled images, a fold each, that every fit contains. Defaults to none.
             always_rotated (bool): Keep patches of rotated images, if the folds have them, without a test.
         """
         subsets = leave_one_out(folds, has_pool=len(pool) > 0)
         if pool:  # the fit must not depend on which images are labeled, and the order decides what is left out at once
             subsets = [sorted([*subset, *pool], key=_content) for subset in subsets]
-        fits = []
-        for subset in subsets:
-            fits.append(self._fit_gaussians(subset, settings, on_step))
-            if pool:
-                on_step(nan)
+        fits = [self._fit_gaussians(subset, settings, on_step) for subset in subsets]
         for number, density in enumerate(cast("Iterable[DensityEnsemble]", self.densities)):
             density.fit([gaussians[number] for gaussians in fits])
         if self.published:
@@ -126,8 +120,6 @@ class CoftADModel(nn.Module):
                 gaussians.append(FittedGaussian(*image_gaussian(total_moments(subset, -1)), torch.zeros(1)))
             self.image_density.fit([gaussians[-1] for gaussians in fits])
         self.memory_bank.fit(folds, pool, always_rotated=always_rotated)
-        if pool:
-            on_step(nan)
         self.ranked_score = RankedScore().to(folds[0].views.bank.device)
 
     def _fit_gaussians(self, folds: Folds, settings: AdaptationSettings, on_step: OnStep) -> list[FittedGaussian]:

@@ -19,7 +19,7 @@ from torch import nn
 from anomalib_fewshot._cli.console import print_messages_once
 from anomalib_fewshot._cli.signals import raise_on_signals
 from anomalib_fewshot._host import is_last_epoch, save_checkpoint
-from anomalib_fewshot.data.support import SupportDataModule, support_dataloader, support_digest
+from anomalib_fewshot.data.support import count_unlabeled, support_dataloader, support_digest
 from anomalib_fewshot.errors import ArgumentError, CheckpointMismatchError, NotFittedError
 from anomalib_fewshot.metrics import CategoryEvaluator
 from anomalib_fewshot.post_processing import CalibrationScores, SupportPostProcessor
@@ -168,7 +168,7 @@ class FittedMixin(ScoringMixin, MetadataExportMixin):
             max_images (int): Number of images. Of more, a random choice is used.
         """
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(datamodule, SupportDataModule):
+        if count_unlabeled(datamodule) > 0:
             for batch in datamodule.unlabeled_dataloader(max_images):
                 yield self.preprocess(batch.image, batch.image_path)
 

@@ -45,27 +45,18 @@ class StepReport(ProgressBar):
 
 
 @contextmanager
-def step_progress(
-    total: int,
-    title: str,
-    bar: ProgressBar | None,
-    *,
-    has_loss: bool = True,
-) -> Generator[Callable[[float], None]]:
-    """Show the steps and the loss of an optimization, or the steps of another fit.
+def step_progress(total: int, title: str, bar: ProgressBar | None) -> Generator[Callable[[float], None]]:
+    """Show the steps and the loss of an optimization.
 
     Args:
         total (int): Number of steps.
         title (str): Title of the progress bar.
         bar (ProgressBar | None): Progress bar of the trainer. ``None``: there is no output.
-        has_loss (bool): Show the loss. Defaults to ``True``.
 
     Yields:
         Callable[[float], None]: Function to call with the loss after each step.
     """
-    columns = [*Progress.get_default_columns()[:2], MofNCompleteColumn()]
-    if has_loss:
-        columns.append(TextColumn("loss: {task.fields[loss]:.3f}"))
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TextColumn("loss: {task.fields[loss]:.3f}"))
     is_hidden = bar is None or isinstance(bar, StepReport) or not total
     with Progress(*columns, disable=is_hidden) as progress:
         task = progress.add_task(title, total=total, loss=float("nan"))

@@ -16,7 +16,13 @@ from anomalib.engine import Engine
 from anomalib_fewshot import CoftAD, FewShot
 from anomalib_fewshot.models.coft_ad.adaptation import AdaptationSettings
 from anomalib_fewshot.models.coft_ad.features import Features
-from anomalib_fewshot.models.coft_ad.folds import MAX_POOL_SIZE, FoldFeatures
+from anomalib_fewshot.models.coft_ad.folds import (
+    MAX_POOL_SIZE,
+    FoldFeatures,
+    FoldSettings,
+    extract_fold_features,
+    extract_pool_features,
+)
 from anomalib_fewshot.models.coft_ad.memory_bank import MAX_ROWS, MemoryBank, lowest_without_each
 from anomalib_fewshot.models.coft_ad.torch_model import CoftADModel
 from anomalib_fewshot.models.components import Moments, RankedScore, seeded
@@ -172,6 +178,30 @@ def test_false_alarm_rate_of_images_of_the_pool_and_of_later_ones(network: Netwo
         assert float(values.mean()) > 0.1, kind  # the rule is not merely strict
     if found:
         assert sum(found) / len(found) > 0.7
+
+
+def test_anomalies_are_synthesized_from_a_share_of_the_images() -> None:
+    """The content of an image decides, not its position: labeled and unlabeled images are treated alike."""
+    rng = torch.Generator().manual_seed(0)
+    images = torch.rand(40, 3, 8, 8, generator=rng)
+
+    def synthesize(image: torch.Tensor, _: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        return image[None], torch.ones(1, 8, 8)
+
+    def extract(batch: torch.Tensor) -> Features:
+        patches = batch.movedim(1, -1)
+        return Features(batch.mean((-2, -1)), [patches], patches)
+
+    settings = FoldSettings(lambda batch, _: batch, synthesize).with_pool(40)
+    chosen = []
+    for order in (torch.arange(40), torch.arange(39, -1, -1)):
+        folds = extract_fold_features(extract, [images[order[:4]]], settings)
+        folds += extract_pool_features(extract, [images[order[4:]]], settings)
+        assert [len(fold.views.bank) for fold in folds] == [2] * 40
+        has_anomalies = torch.tensor([len(fold.anomalous[0]) == 64 for fold in folds])
+        chosen.append(set(order[has_anomalies].tolist()))
+    assert chosen[0] == chosen[1]
+    assert 1 <= len(chosen[0]) <= 14  # six are expected
 
 
 def test_ranks_of_images_in_the_bag() -> None:

@@ -169,7 +169,7 @@ def extract_pool_features(
     extract: Extract,
     batches: Batches,
     settings: FoldSettings,
-    on_image: Callable[[], object],
+    on_image: Callable[[], object] | None = None,
 ) -> list[FoldFeatures]:
     """Compute the features of unlabeled images, a fold each.
 
@@ -177,7 +177,7 @@ def extract_pool_features(
         extract (Extract): Returns the features of normalized images, shape ``(B, 3, H, W)``.
         batches (Batches): Normalized images in batches of shape ``(B, 3, H, W)``.
         settings (FoldSettings): How a view of each image is drawn.
-        on_image (Callable[[], object]): Called after each image.
+        on_image (Callable[[], object] | None): Called after each image. Defaults to ``None``.
     """
     pool: list[FoldFeatures] = []
     for batch in batches:
@@ -186,7 +186,8 @@ def extract_pool_features(
             views = extract(_out_of_fold_views(image, number, 1, settings))
             anomalous = _anomalous_patches(extract, image, number, views, settings)
             pool.append(FoldFeatures(_moments(views[:1]), views, 2, anomalous))
-            on_image()
+            if on_image is not None:
+                on_image()
     return pool
 
 

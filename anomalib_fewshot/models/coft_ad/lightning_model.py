@@ -65,8 +65,8 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
     an image and the Gaussian of the other images are cross-instance positive pairs, and patches of synthesized
     anomalies are negative pairs. With one image, nothing is fine-tuned.
 
-    If the data module has unlabeled images, such as ``FewShot(unlabeled=60)``, the fit also learns from them: at least 8
-    are needed, and of more than 128 a random choice is used. Most of them must be normal.
+    If the data module has unlabeled images, such as ``FewShot(unlabeled=60)``, the fit also learns from them. At least
+    8 are needed, and of more than 128, a random choice is used. Most of them must be normal.
 
     With ``published``, the model is that of the paper: the backbone is fine-tuned by two views of an image, by two
     images and, optionally, by an image and an anomaly synthesized from it. The score is the Mahalanobis distance of the

@@ -18,7 +18,7 @@ from fresh_python import FreshPython
 PROGRAM = """
 import json, os, sys
 commands = json.loads(sys.argv.pop())
-sys.argv[1:] = sum(commands, [])
+sys.argv[1:] = sum(reversed(commands), [])  # names of all commands: the first word must be that of the benchmark
 if os.environ["ANOMALIB_FEWSHOT_AUTOLOAD"] != "0":
     from anomalib_fewshot._autoload import install
     install()

@@ -146,6 +146,7 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         self.rotations = rotations
         self.trains_backbone = published and num_steps > 0
         self.published = published
+        self.uses_unlabeled = not published
         default_rate = LEARNING_RATE if published else 1e-3
         self.learning_rate = default_rate if learning_rate is None else learning_rate
         self.adaptation = AdaptationSettings(num_steps, self.learning_rate, positive_weight, negative_weight, seed)
@@ -215,7 +216,7 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
     def _num_unlabeled(self) -> int:
         """Return the number of unlabeled images that the fit uses."""
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        count = 0 if self.published else min(MAX_POOL_SIZE, count_unlabeled(datamodule))
+        count = min(MAX_POOL_SIZE, count_unlabeled(datamodule)) if self.uses_unlabeled else 0
         if 0 < count < MIN_POOL_SIZE:
             text = "The %d unlabeled images are not used, because at least %d are needed."
             logger.warning(text, count, MIN_POOL_SIZE)

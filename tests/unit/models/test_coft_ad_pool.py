@@ -272,6 +272,17 @@ def test_export_with_a_pool(mvtec_root: Path, tmp_path: Path) -> None:
         assert float(outputs[0].squeeze()) == pytest.approx(float(expected.pred_score[number]), abs=1e-4)
 
 
+def test_the_published_form_warns_that_it_uses_no_pool(
+    mvtec_root: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        model, _, _ = train(mvtec_root, tmp_path, 2, 8, published=True, num_steps=0)
+    assert "CoftAD does not use the 8 unlabeled images" in caplog.text
+    assert not model.model.memory_bank.has_pool
+
+
 def test_few_unlabeled_images_are_not_used(
     mvtec_root: Path,
     tmp_path: Path,

@@ -8,7 +8,8 @@ Therefore this file imports only the standard library, does almost nothing until
 an error. ``ANOMALIB_FEWSHOT_AUTOLOAD=0`` disables the hook, and :func:`anomalib_fewshot.plugin.register` registers the
 plug-ins manually.
 
-In anomalib commands that use this package, the hook also makes Ctrl-C end the imports without a traceback.
+In anomalib commands that use this package, the hook also makes Ctrl-C end the imports without a traceback, and lets
+torch's threads sleep while they wait (``OMP_WAIT_POLICY``).
 """
 
 # ruff: noqa: ANN001, ANN202, ANN206  annotations would need imports
@@ -97,7 +98,7 @@ def install() -> None:
 
 
 def _prepare_command_line():
-    """Set signal handlers if this is an anomalib command that uses this package."""
+    """Set signal handlers and the wait policy of threads if this is an anomalib command that uses this package."""
     program = os.path.basename(sys.argv[0])  # noqa: PTH119  pathlib is slow
     if program.removesuffix(".exe") != "anomalib":
         return
@@ -106,5 +107,5 @@ def _prepare_command_line():
 
     if names_in_command():
         exit_on_signals()
-        if sys.argv[1] == "inspect":  # threads of torch that wait in a loop make a fit on busy cores many times longer
-            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        # Without it, waiting threads keep the cores busy: training beside other programs takes many times longer.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -15,9 +15,9 @@ from anomalib_fewshot._cli import signals
 
 @pytest.mark.parametrize(
     ("arguments", "policy"),
-    [(["inspect"], "PASSIVE"), (["fit", "--model", "CoftAD"], None), (["train"], None), ([], None)],
+    [(["inspect"], "PASSIVE"), (["fit", "--model", "CoftAD"], "PASSIVE"), (["train"], None), ([], None)],
 )
-def test_threads_of_inspect_wait_without_a_loop(
+def test_threads_wait_without_a_loop(
     arguments: list[str],
     policy: str | None,
     monkeypatch: pytest.MonkeyPatch,

@@ -18,6 +18,7 @@ CORESET_SIZE = 200  # patches of each image
 POOL_CORESET_SIZE = 50  # patches of each image with a pool of unlabeled images
 MAX_ROWS = 3200  # patches of all images with a pool
 NUM_MARKERS = 4  # patches that tell whether an image is in the bank
+MIN_OTHERS = 3  # images that an image of the bank must be compared with, one of them left out with its fold
 MARKER_TOLERANCE = 1e-3  # highest squared distance from a marker, relative to its squared norm
 ROTATED_CORESET_SIZE = 400  # patches of each image at all angles
 TOP_DISTANCE_FRACTION = 0.1  # part of an image's patches that decides whether its orientation is arbitrary
@@ -105,7 +106,8 @@ class MemoryBank(DynamicBufferMixin):
     def find_own(self, patches: torch.Tensor) -> torch.Tensor:
         """Return which images of the bank each image is equal to: ``(B, h, w, D)`` -> ``(B, N)``.
 
-        The guarantee for images of the pool requires that they are compared with the other images only.
+        The guarantee for images of the pool requires that they are compared with the other images only. An image
+        that is equal to nearly all of them, such as a copy in a folder of copies, is compared with all.
         """
         markers = self.bank[:, :NUM_MARKERS]
         squares = markers.square().sum(-1)  # (N, M)
@@ -113,7 +115,8 @@ class MemoryBank(DynamicBufferMixin):
         products = rows @ markers.flatten(0, 1).T  # (B, h w, N M)
         distances = rows.square().sum(-1, keepdim=True) + squares.flatten() - 2 * products
         nearest = distances.amin(1).unflatten(-1, squares.shape)  # (B, N, M)
-        return (nearest <= MARKER_TOLERANCE * squares).all(-1)
+        own = (nearest <= MARKER_TOLERANCE * squares).all(-1)
+        return own & (own.sum(-1, keepdim=True) <= len(self.bank) - MIN_OTHERS)
 
     def forward(
         self,

@@ -97,6 +97,13 @@ def test_images_of_the_bank_are_found() -> None:
     assert not bank.has_pool
 
 
+def test_copies_of_one_image_have_finite_scores(network: Network) -> None:
+    (fold,) = draw_folds(1)
+    fit(network, [fold] * 2, [fold] * 8)
+    assert not network.memory_bank.find_own(fold.images.bank).any()
+    assert torch.isfinite(network.score_support([fold, *draw_folds(2, seed=3)])).all()
+
+
 def test_an_image_of_the_bank_is_compared_with_the_others() -> None:
     """The distance is the mean of those from the two nearest other images."""
     folds = draw_folds(10)

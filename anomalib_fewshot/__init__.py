@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "AdversarialCallback": "anomalib_fewshot.callbacks",
+    "AutoSizePreProcessor": "anomalib_fewshot.models.components",
     "CategoryEvaluator": "anomalib_fewshot.metrics",
     "CoftAD": "anomalib_fewshot.models",
     "DAGM": "anomalib_fewshot.data",
@@ -29,6 +30,7 @@ _MODULES = {
 
 __all__ = [
     "AdversarialCallback",
+    "AutoSizePreProcessor",
     "CategoryEvaluator",
     "CoftAD",
     "DAGM",

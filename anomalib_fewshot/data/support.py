@@ -8,6 +8,7 @@ import json
 import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,6 +19,7 @@ from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageBatch, Image
 from anomalib.data.utils import LabelName
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import Compose, Resize, Transform
 
 from anomalib_fewshot._cli.console import print_messages_once
 from anomalib_fewshot._cli.signals import raise_on_signals
@@ -159,6 +161,32 @@ def support_dataloader(datamodule: AnomalibDataModule) -> DataLoader:
     normal = samples.index[samples.label_index == LabelName.NORMAL]
     data = datamodule.train_data if len(normal) == len(samples) else datamodule.train_data.subsample(list(normal))
     return ordered_dataloader(datamodule, data)
+
+
+def support_shapes(datamodule: AnomalibDataModule, max_images: int = 16) -> list[tuple[int, int]]:
+    """Return height and width of support images before the model resizes them.
+
+    Args:
+        datamodule (AnomalibDataModule): Data module after ``setup``.
+        max_images (int): Number of images of each category that are read. Of more, some at equal distances. Defaults
+            to ``16``.
+    """
+    data: Any = support_dataloader(datamodule).dataset
+    shapes = []
+    for part in getattr(data, "datasets", [data]):
+        images = copy(part)
+        images.augmentations = _without_model_resize(part.augmentations)
+        for index in range(0, len(images), -(-len(images) // max_images)):
+            height, width = images[index].image.shape[-2:]
+            shapes.append((height, width))
+    return shapes
+
+
+def _without_model_resize(augmentations: Transform | None) -> Transform | None:
+    """Return the augmentations of a dataset without the resize of the model, which anomalib appends to them."""
+    if isinstance(augmentations, Compose):
+        return Compose(augmentations.transforms[:-1])
+    return None if isinstance(augmentations, Resize) else augmentations
 
 
 def count_unlabeled(datamodule: AnomalibDataModule) -> int:

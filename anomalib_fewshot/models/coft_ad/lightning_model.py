@@ -9,8 +9,9 @@ description, and settings that it does not give are ours.
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from math import nan
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from anomalib.data import Batch, InferenceBatch
@@ -32,7 +33,6 @@ from anomalib_fewshot.models.components import (
     cut_paste,
     micro_batches,
     normalization_of,
-    seeded,
     seeded_generator,
     std_of_l2_normalized,
     step_progress,
@@ -81,8 +81,9 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         pre_trained (bool): Load pretrained weights. Defaults to ``True``.
         weights (str | None): File with the backbone's weights, in timm's naming. Defaults to ``None``: the package that
             contains them, else timm's hub and its cache.
-        image_size (int | tuple[int, int] | None): Size that images are resized to. 448 shows smaller defects, in nearly
-            twice the time. Defaults to ``None``: the size of ``pre_processor``, which is 320 by default.
+        image_size (int | tuple[int, int] | str): Size that images are resized to, as a number or height and width. 448
+            shows smaller defects, in nearly twice the time. Defaults to ``"auto"``: the aspect ratio of the support
+            images, with about as many pixels as 320 x 320, or the size of a given ``pre_processor``.
         published (bool): Fine-tune the backbone and score the image embedding, as published. Defaults to ``False``.
         num_steps (int): Number of optimizer steps. 0 is no fine-tuning. Defaults to ``40``.
         learning_rate (float | None): Learning rate of AdamW. Defaults to ``None``: 1e-3, or 3e-5 if ``published``.
@@ -117,7 +118,7 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         layers: list[int] | None = None,
         pre_trained: bool = True,
         weights: str | None = None,
-        image_size: int | tuple[int, int] | None = None,
+        image_size: int | tuple[int, int] | Literal["auto"] = "auto",
         published: bool = False,
         num_steps: int = 40,
         learning_rate: float | None = None,
@@ -151,13 +152,17 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         self.learning_rate = default_rate if learning_rate is None else learning_rate
         self.adaptation = AdaptationSettings(num_steps, self.learning_rate, positive_weight, negative_weight, seed)
         self.seed = seed
-        with seeded(seed):
-            self.model: CoftADModel = CoftADModel(backbone, layers, pre_trained, weights, size, published)
         if published:
             self.loss: ContrastiveLoss = ContrastiveLoss(positive_weight, negative_weight)
-        else:
-            self.model.backbone.fold_batch_norm()
-        self.model.requires_grad_(published)
+        self.network_factory = partial(CoftADModel, backbone, layers, pre_trained, weights, published=published)
+        self.model: CoftADModel = self.create_network(size)
+
+    def create_network(self, image_size: tuple[int, int]) -> CoftADModel:
+        """Return a new network for an image size."""
+        network: CoftADModel = super().create_network(image_size)
+        if not self.published:
+            network.backbone.fold_batch_norm()
+        return network.requires_grad_(self.published)
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """Return anomalib's callbacks, and one that makes the progress bar count steps."""

@@ -12,6 +12,7 @@ from .collapse import std_of_l2_normalized
 from .feature_norm import scale_by_norm
 from .fitted import FittedMixin
 from .gaussian import lower_triangle, oas_covariance, symmetric_whitening
+from .image_size import AutoSizePreProcessor, choose_image_size
 from .moments import Moments, in_double_precision
 from .nearest import coreset, nearest_distances
 from .ranked_score import RankedScore
@@ -34,6 +35,7 @@ __all__ = [
     "ADVERSARIAL_RAMP",
     "NUM_FIXED_VIEWS",
     "AdversarialStep",
+    "AutoSizePreProcessor",
     "Backbone",
     "BackboneMixin",
     "Discriminator",
@@ -48,6 +50,7 @@ __all__ = [
     "SupportAugmentation",
     "backbone_stages",
     "check_at_least",
+    "choose_image_size",
     "coreset",
     "cut_paste",
     "scale_by_norm",

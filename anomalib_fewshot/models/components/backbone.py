@@ -268,6 +268,11 @@ def feature_info(name: str) -> tuple[dict, ...]:
     return info
 
 
+def size_multiple(name: str) -> int:
+    """Return the largest stride of a timm model. Height and width of an image should be multiples of it."""
+    return max(layer["reduction"] for layer in feature_info(name))
+
+
 def _check_maps(
     name: str,
     network: nn.Module,

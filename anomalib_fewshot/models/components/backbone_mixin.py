@@ -1,20 +1,25 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Pre-processing that matches the backbone of a model."""
+"""Image size and pre-processing that match the backbone of a model and the support images."""
 
 import logging
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any, ClassVar
 
 from anomalib.pre_processing import PreProcessor
+from lightning.pytorch import LightningModule
 from torch import nn
 from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
 
 from anomalib_fewshot.errors import ArgumentError
 from anomalib_fewshot.pre_processing import ExportablePreProcessor, steps_of
 
+from .backbone import size_multiple
 from .checks import height_and_width
+from .image_size import AUTO, AutoSizePreProcessor, choose_image_size
+from .seeding import seeded
 from .weights import PACKAGED_BACKBONE, normalization, normalization_of
 
 logger = logging.getLogger(__name__)
@@ -35,14 +40,42 @@ class BackbonePreProcessor(ExportablePreProcessor):
         self.backbone = backbone
 
 
-class BackboneMixin:
+class BackboneMixin(LightningModule):
     """Mixin for anomalib models with a timm backbone, which matches image size and normalization to the backbone.
 
+    With the image size ``"auto"``, the pre-processor is an :class:`AutoSizePreProcessor`.
+
     Attributes:
-        default_image_size (tuple[int, int]): Default height and width of the images.
+        default_image_size (tuple[int, int]): Default height and width of the images. ``"auto"`` keeps their product.
+        network_factory (Callable[..., nn.Module]): Returns a new network for the argument ``image_size``.
+        seed (int): Seed of the network's initial weights.
     """
 
     default_image_size: ClassVar[tuple[int, int]] = (224, 224)
+    model: Any
+    network_factory: Callable[..., nn.Module]
+    seed: int
+
+    def create_network(self, image_size: tuple[int, int]) -> Any:  # noqa: ANN401  each model has its own network
+        """Return a new network for an image size, with weights drawn by the seed of the model."""
+        with seeded(self.seed):
+            return self.network_factory(image_size=image_size)
+
+    def setup(self, stage: str) -> None:
+        """Create the network for the image size of the pre-processor, which may have changed."""
+        super().setup(stage)
+        self._match_network()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Create the network for the image size of the checkpoint."""
+        super().on_load_checkpoint(checkpoint)
+        self._match_network()
+
+    def _match_network(self) -> None:
+        """Replace the network if the pre-processor has chosen another image size."""
+        pre_processor: Any = self.pre_processor
+        if isinstance(pre_processor, AutoSizePreProcessor) and pre_processor.size != self.model.image_size:
+            self.model = self.create_network(pre_processor.size).to(self.device).train(self.training)
 
     @classmethod
     def configure_pre_processor(
@@ -64,7 +97,7 @@ class BackboneMixin:
     def match_pre_processor(
         cls,
         pre_processor: nn.Module | bool,
-        image_size: int | Sequence[int] | None,
+        image_size: int | Sequence[int] | str | None,
         backbone: str,
     ) -> tuple[nn.Module | bool, tuple[int, int]]:
         """Return a pre-processor and an image size that match each other and the backbone.
@@ -74,7 +107,8 @@ class BackboneMixin:
 
         Args:
             pre_processor (nn.Module | bool): Argument of the model. ``True``: the default pre-processor.
-            image_size (int | Sequence[int] | None): Argument of the model. ``None``: the output size of the
+            image_size (int | Sequence[int] | str | None): Argument of the model. ``"auto"``: an
+                :class:`AutoSizePreProcessor`, unless another pre-processor is given. ``None``: the output size of the
                 pre-processor, or ``default_image_size`` if the pre-processor does not resize.
             backbone (str): Name of a timm model.
 
@@ -84,6 +118,15 @@ class BackboneMixin:
         Raises:
             ArgumentError: If the pre-processor has another output size or is configured for another backbone.
         """
+        if isinstance(image_size, str) and image_size != AUTO:
+            msg = f"`image_size` must be a number, height and width, or {AUTO!r}, got {image_size!r}."
+            raise ArgumentError(msg)
+        if isinstance(image_size, str):
+            image_size = None
+            if pre_processor is True:
+                multiple = size_multiple(backbone)
+                size = choose_image_size([(1, 1)], prod(cls.default_image_size), multiple)
+                return AutoSizePreProcessor(size, *normalization(backbone), multiple), size
         size = height_and_width(image_size or cls.default_image_size)
         if pre_processor is True:
             return cls.configure_pre_processor(size, backbone), size

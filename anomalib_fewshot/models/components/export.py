@@ -133,7 +133,7 @@ class MetadataExportMixin(QuantizationHook, LightningModule):
             "file": path.name,
             "state_sha256": self._state_sha256(),
             "preprocess": {
-                "image_size": self.hparams.get("image_size"),  # size that the graph resizes images to
+                "image_size": getattr(self.model, "image_size", None),  # size that the graph resizes images to
                 "input_size": input_size,  # height and width of the graph's input
                 "input": f"RGB from 0 to 1, {pixels}",
             },

@@ -7,8 +7,9 @@ Paper: https://arxiv.org/abs/2207.07361 (ECCV 2022). The adversarial loss: https
 """
 
 import logging
+from functools import partial
 from math import isfinite
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from anomalib.data import AnomalibDataModule, Batch, InferenceBatch
@@ -30,7 +31,6 @@ from anomalib_fewshot.models.components import (
     check_at_least,
     fixed_views,
     normalization_of,
-    seeded,
     seeded_generator,
     std_of_l2_normalized,
 )
@@ -67,8 +67,9 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
             weight package, or else the timm hub and its cache.
         network (str | None): Checkpoint of a RegAD that was trained on other categories. The model uses its network
             and its pre-processor. Defaults to ``None``: a backbone with untrained heads.
-        image_size (int | tuple[int, int] | None): Size that images are resized to. Defaults to ``None``: the output
-            size of ``pre_processor``, which is 224 by default.
+        image_size (int | tuple[int, int] | str | None): Size that images are resized to, as a number or height and
+            width. ``"auto"``: the aspect ratio of the support images, with about as many pixels as 224 x 224. Defaults
+            to ``None``: the output size of ``pre_processor``, which is 224 by default.
         stn_mode (str): Transforms of the spatial transformers. Defaults to ``"rotation_scale"``.
         min_similarity (float | None): Minimum similarity of a training category to the support set, if
             ``MultiCategory`` has a target. The similarity is the mean cosine between the deepest features of a support
@@ -118,7 +119,7 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
         pre_trained: bool = True,
         weights: str | None = None,
         network: str | None = None,
-        image_size: int | tuple[int, int] | None = None,
+        image_size: int | tuple[int, int] | Literal["auto"] | None = None,
         stn_mode: str = "rotation_scale",
         min_similarity: float | None = 0.5,
         num_supports: int = 2,
@@ -171,17 +172,17 @@ class RegAD(FittedMixin, BackboneMixin, AnomalibModule):
             self._check_network(trained.arguments)
             self.seen_categories = trained.seen_categories
             pre_trained, weights = False, None
-        with seeded(seed):
-            self.model: RegADModel = RegADModel(
-                backbone,
-                layers,
-                pre_trained,
-                weights,
-                size,
-                stn_mode,
-                regularization,
-                freeze_batch_norm,
-            )
+        self.network_factory = partial(
+            RegADModel,
+            backbone,
+            layers,
+            pre_trained,
+            weights,
+            stn_mode=stn_mode,
+            regularization=regularization,
+            freeze_batch_norm=freeze_batch_norm,
+        )
+        self.model: RegADModel = self.create_network(size)
         if trained is not None:
             self.model.load_network(trained.states)
         dim = self.model.trunk.channels[-1]

@@ -8,9 +8,10 @@ Paper: https://arxiv.org/abs/2206.03687 (NeurIPS 2022). The adversarial loss: ht
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from math import isfinite
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from anomalib.data import ImageBatch, InferenceBatch
@@ -67,8 +68,9 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
         pre_trained (bool): Load pretrained weights. Defaults to ``True``.
         weights (str | None): File with the backbone weights in timm's naming. Defaults to ``None``: the installed
             weight package, or else the timm hub and its cache.
-        image_size (int | tuple[int, int] | None): Size that images are resized to. Defaults to ``None``: the output
-            size of ``pre_processor``, which is 224 by default.
+        image_size (int | tuple[int, int] | str | None): Size that images are resized to, as a number or height and
+            width. ``"auto"``: the aspect ratio of the support images, with about as many pixels as 224 x 224. Defaults
+            to ``None``: the output size of ``pre_processor``, which is 224 by default.
         norm_power (float): Exponent between 0 and 1. The features of each layer are divided by their norm to this
             power, see :func:`scale_by_norm`. Defaults to ``0.5``; the paper uses 0.
         neighbor_size (int): Side of the masked window around each position. Defaults to ``7``.
@@ -144,7 +146,7 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
         layers: list[int] | None = None,
         pre_trained: bool = True,
         weights: str | None = None,
-        image_size: int | tuple[int, int] | None = None,
+        image_size: int | tuple[int, int] | Literal["auto"] | None = None,
         norm_power: float = 0.5,
         neighbor_size: int = 7,
         jitter_scale: float = 5.0,
@@ -205,22 +207,22 @@ class UniAD(FittedMixin, BackboneMixin, AnomalibModule):
         self.token_cache = TokenCache(cache_limit)
         self.seed = seed
         self.loss = nn.MSELoss()
-        with seeded(seed):
-            self.model: UniADModel = UniADModel(
-                backbone,
-                layers,
-                pre_trained,
-                weights,
-                size,
-                norm_power=norm_power,
-                neighbor_size=neighbor_size,
-                dim=dim,
-                num_heads=num_heads,
-                num_layers=num_layers,
-                feedforward_dim=feedforward_dim,
-                dropout=dropout,
-                pool_size=pool_size,
-            )
+        self.network_factory = partial(
+            UniADModel,
+            backbone,
+            layers,
+            pre_trained,
+            weights,
+            norm_power=norm_power,
+            neighbor_size=neighbor_size,
+            dim=dim,
+            num_heads=num_heads,
+            num_layers=num_layers,
+            feedforward_dim=feedforward_dim,
+            dropout=dropout,
+            pool_size=pool_size,
+        )
+        self.model: UniADModel = self.create_network(size)
         self.adversarial = AdversarialStep(
             adversarial_channels(adversarial_pair, self.model.channels, dim, num_layers),
             adversarial_weight,

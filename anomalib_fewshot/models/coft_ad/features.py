@@ -31,8 +31,7 @@ class FeatureGroup:
 
 # Chosen on five sets of industrial images, see docs/research/coft_ad.md.
 FEATURE_GROUPS = (
-    FeatureGroup(is_deep=False, norm_power=1.0, regularization=0.3, weight=1.0),  # direction
-    FeatureGroup(is_deep=False, norm_power=0.5, regularization=0.1, weight=1.0),  # direction and length
+    FeatureGroup(is_deep=False, norm_power=1.0, regularization=0.3, weight=1.0),
     FeatureGroup(is_deep=True, norm_power=1.0, regularization=0.1, weight=0.5),
 )
 
@@ -84,8 +83,12 @@ def group_patches(maps: Sequence[torch.Tensor], norm_power: float) -> torch.Tens
 
 
 def bank_patches(maps: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return means over 3 x 3 positions: maps, ``(B, C, h, w)``, on the grid of the first -> ``(B, h, w, D)``."""
-    means = [F.avg_pool2d(part, 3, stride=1, padding=1, count_include_pad=False) for part in maps]
+    """Return means over 3 x 3 positions: maps, ``(B, C, h, w)``, on the grid of the first -> ``(B, h, w, D)``.
+
+    As in PatchCore, positions beyond the border count as zeros. This reduces the distances along the border, which the
+    padding of the backbone would raise.
+    """
+    means = [F.avg_pool2d(part, 3, stride=1, padding=1) for part in maps]
     return torch.cat(on_one_grid(means), dim=1).movedim(1, -1)
 
 
@@ -100,7 +103,7 @@ def subsample_grid(patches: torch.Tensor, stride: int = 2) -> torch.Tensor:
     return patches[:, ::stride, ::stride]
 
 
-def mean_of_highest(maps: torch.Tensor, fraction: float = 0.005) -> torch.Tensor:
-    """Return the mean of the highest 0.5 % of each map: ``(..., h, w)`` -> ``(...)``."""
+def mean_of_highest(maps: torch.Tensor, fraction: float = 0.002) -> torch.Tensor:
+    """Return the mean of the highest 0.2 % of each map: ``(..., h, w)`` -> ``(...)``."""
     values = maps.flatten(-2)
     return values.topk(max(1, round(fraction * values.shape[-1])), dim=-1).values.mean(-1)

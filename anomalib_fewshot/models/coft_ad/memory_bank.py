@@ -23,14 +23,12 @@ MARKER_TOLERANCE = 1e-3  # highest squared distance from a marker, relative to i
 ROTATED_CORESET_SIZE = 400  # patches of each image at all angles
 TOP_DISTANCE_FRACTION = 0.1  # part of an image's patches that decides whether its orientation is arbitrary
 ROTATION_RATIO = 0.85  # highest ratio of distances at which it is. On five sets of upright parts: 0.87 to 0.96
-NUM_RINGS = 4  # rings of cells along the border, where the padding of a backbone raises distances
 
 
 class MemoryBank(DynamicBufferMixin):
     """Standardized distances from the nearest patch, in the whole support set and without each fold.
 
-    As in PatchCore, a patch is a mean over 3 x 3 positions. A distance is standardized by the out-of-fold distances at
-    the same distance from the border.
+    As in PatchCore, a patch is a mean over 3 x 3 positions. Distances are standardized by out-of-fold distances.
 
     A part of arbitrary orientation is nearer to other images of it if those are rotated. If the support set shows this,
     the bank also holds patches of rotated images. The decision without a fold is made from the other folds only.
@@ -48,8 +46,8 @@ class MemoryBank(DynamicBufferMixin):
         self.register_buffer("bank", torch.zeros(1, 1, dim))  # (N, R, D): R patches of each image of F folds and a pool
         self.register_buffer("rotated_bank", torch.zeros(1, 0, dim))  # (F, T, D)
         self.register_buffer("is_rotated", torch.zeros(1, dtype=torch.bool))  # (1 + F): all folds, and without each
-        self.register_buffer("mean", torch.zeros(1, 1, 1))  # (1 + F, h, w), of out-of-fold distances
-        self.register_buffer("std", torch.ones(1, 1, 1))
+        self.register_buffer("mean", torch.zeros(1))  # (1 + F), of out-of-fold distances
+        self.register_buffer("std", torch.ones(1))
         self.bank: torch.Tensor
         self.rotated_bank: torch.Tensor
         self.is_rotated: torch.Tensor
@@ -87,10 +85,10 @@ class MemoryBank(DynamicBufferMixin):
         means, stds = [], []
         for subset, uses_rotated in zip(subsets, is_rotated, strict=True):
             chosen = rotated if uses_rotated else upright
-            mean, std = scale_by_ring(out_of_fold_distances(chosen, [*subset, *pool_numbers], 2 if pool else 1))
-            means.append(mean)
-            stds.append(std)
-        self.mean, self.std = torch.stack(means), torch.stack(stds)
+            distances = out_of_fold_distances(chosen, [*subset, *pool_numbers], 2 if pool else 1).double()
+            means.append(distances.mean())
+            stds.append(distances.std(correction=0).clamp_min(MIN_STD))
+        self.mean, self.std = torch.stack(means).float(), torch.stack(stds).float()
 
     @property
     def has_pool(self) -> bool:
@@ -140,7 +138,7 @@ class MemoryBank(DynamicBufferMixin):
         if self.rotated_bank.shape[1] > 0:
             rotated = self._without_each_fold(self._nearer_rotated(patches, nearest), own)
             distances = torch.where(self.is_rotated, rotated, distances)
-        return standardize(distances.movedim(-1, 1), self.mean, self.std)[:, members]
+        return standardize(distances, self.mean, self.std).movedim(-1, 1)[:, members]
 
     def _nearer_rotated(self, patches: torch.Tensor, nearest: torch.Tensor) -> torch.Tensor:
         """Return distances from the images of the bank, ``(..., N)``, of which the first F may be rotated."""
@@ -223,16 +221,3 @@ def has_arbitrary_orientation(distances: Sequence[tuple[torch.Tensor, torch.Tens
         nearer = torch.minimum(farthest, rotated[index])
         ratios.append(nearer.mean() / farthest.mean().clamp_min(MIN_STD))
     return bool(torch.stack(ratios).mean() < ROTATION_RATIO)
-
-
-def scale_by_ring(distances: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and standard deviation of all distances as near the border: ``(N, h, w)`` -> twice ``(h, w)``."""
-    rows, columns = (torch.arange(size, device=distances.device) for size in distances.shape[1:])
-    rows, columns = (torch.minimum(cells, cells.flip(0)) for cells in (rows, columns))  # distances from the border
-    ring = torch.minimum(rows[:, None], columns).clamp_max(NUM_RINGS - 1)
-    mean, std = torch.zeros_like(distances[0]), torch.ones_like(distances[0])
-    for number in ring.unique():
-        cells = ring == number
-        own = distances[:, cells].double()
-        mean[cells], std[cells] = own.mean().float(), own.std(correction=0).clamp_min(MIN_STD).float()
-    return mean, std

@@ -83,18 +83,20 @@ def test_shapes_and_scores(published: bool) -> None:
     with torch.no_grad():
         result = model(images())
         features = model.features(images())
-        first, second, deep = (
+        shallow, deep = (
             density(patches)[:, 0] for density, patches in zip(model.densities, features.patches, strict=True)
         )
         from_bank = model.memory_bank(features.bank)[:, 0]
     assert result.pred_score.shape == (3,)
     assert result.anomaly_map.shape == (3, 1, 64, 96)
-    assert [part.shape[:3] for part in features.patches] == [(3, 8, 12), (3, 8, 12), (3, 2, 3)]
+    assert [part.shape[:3] for part in features.patches] == [(3, 8, 12), (3, 2, 3)]
     torch.testing.assert_close(features.embeddings.norm(dim=-1), torch.ones(3))
     norms = features.patches[0].norm(dim=-1)
     torch.testing.assert_close(norms, torch.full((3, 8, 12), 2**0.5))  # 1 in each of two layers
     deep = F.interpolate(deep[:, None], (8, 12), mode="bilinear", align_corners=False)[:, 0]
-    expected = (first + second + 0.5 * deep + from_bank).flatten(1).max(1).values  # 0.5 % of 96
+    gaussians = shallow + 0.5 * deep
+    maps = gaussians - 0.25 * gaussians.mean((1, 2), keepdim=True) + 1.5 * from_bank
+    expected = maps.flatten(1).max(1).values  # 0.2 % of 96 is less than one
     if published:
         expected = model.image_density.distances(features.embeddings)[:, 0]
     torch.testing.assert_close(result.pred_score, expected, rtol=1e-3, atol=1e-3)
@@ -124,7 +126,7 @@ def test_anomaly_is_where_the_map_is_high() -> None:
     top, left = divmod(int(result.anomaly_map.argmax()), 96)
     assert 24 <= top < 72
     assert 32 <= left < 80
-    assert result.pred_score > 2 * normal.pred_score.abs()
+    assert result.pred_score > normal.pred_score + 10
 
 
 @pytest.mark.parametrize("k_shot", [1, 4])

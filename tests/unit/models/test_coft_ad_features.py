@@ -29,11 +29,11 @@ def test_a_feature_of_norm_zero_is_finite() -> None:
     assert group_patches([torch.zeros(1, 4, 2, 2)], 1.0).isfinite().all()
 
 
-def test_bank_patches_are_means_without_the_padding() -> None:
+def test_bank_patches_are_means_with_zeros_beyond_the_border() -> None:
     maps = [torch.arange(16.0).view(1, 1, 4, 4), torch.ones(1, 2, 2, 2)]
     result = bank_patches(maps)
     assert result.shape == (1, 4, 4, 3)
-    assert result[0, 0, 0].tolist() == [2.5, 1, 1]  # of 0, 1, 4 and 5
+    assert result[0, 0, 0].tolist() == pytest.approx([10 / 9, 4 / 9, 4 / 9])  # 0, 1, 4 and 5, and five zeros
     assert result[0, 1, 1, 0] == 5  # of nine
 
 
@@ -55,5 +55,5 @@ def test_every_second_position() -> None:
 
 
 def test_highest_part_of_each_map() -> None:
-    maps = torch.arange(2 * 3 * 400.0).view(2, 3, 20, 20)
-    torch.testing.assert_close(mean_of_highest(maps)[:, 0], torch.tensor([398.5, 1598.5]))  # two of 400
+    maps = torch.arange(2 * 3 * 1000.0).view(2, 3, 40, 25)
+    torch.testing.assert_close(mean_of_highest(maps)[:, 0], torch.tensor([998.5, 3998.5]))  # two of 1,000

@@ -128,7 +128,7 @@ def test_a_single_image_is_represented_by_its_views(model: CoftADModel) -> None:
 def test_of_many_images_some_are_scored_out_of_fold(model: CoftADModel) -> None:
     folds = folds_of(model, [images(10)], replace(MILD, max_folds=3, max_images=5))
     assert [len(fold.images.bank) for fold in folds] == [2, 2, 1]
-    assert [len(own.normal) for own in whitened(folds)] == [10, 10, 10]  # each image with a view
+    assert [len(own.normal) for own in whitened(folds)] == [10, 10]  # each image with a view
     assert total_moments(folds, -1).count == 20  # the Gaussians are fitted to all
 
 

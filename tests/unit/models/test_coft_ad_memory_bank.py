@@ -13,7 +13,6 @@ from anomalib_fewshot.models.coft_ad.memory_bank import (
     CORESET_SIZE,
     MemoryBank,
     has_arbitrary_orientation,
-    scale_by_ring,
 )
 from anomalib_fewshot.models.components import coreset, nearest_distances
 
@@ -74,7 +73,7 @@ def test_a_single_image_is_compared_with_its_views() -> None:
     (own,) = patches(1, views=3)
     memory_bank = fitted([own])
     distances = torch.stack([nearest(view, [own]) for view in own[1:]])
-    mean, std = scale_by_ring(distances)
+    std, mean = torch.std_mean(distances, correction=0)
     torch.testing.assert_close(memory_bank.mean[0], mean, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(memory_bank.std[0], std, rtol=1e-4, atol=1e-4)
     assert memory_bank(own).shape == (3, 1, SIZE, SIZE)
@@ -88,20 +87,6 @@ def test_a_patch_of_the_support_has_no_distance() -> None:
 def test_a_large_image_has_as_many_rows() -> None:
     folds = [torch.randn(2, size, size, DIM) for size in (20, 20)]
     assert fitted(folds).bank.shape == (2, CORESET_SIZE, DIM)
-
-
-def test_scale_of_each_ring() -> None:
-    """The border of 5 x 6 cells is 1 and 3, the next ring 5 in both images, and the inner two cells 0 and 0."""
-    distances = torch.zeros(2, 5, 6)
-    distances[0], distances[1] = 1.0, 3.0
-    distances[:, 1:-1, 1:-1] = 5.0
-    distances[:, 2, 2:4] = 0.0
-    mean, std = scale_by_ring(distances)
-    assert mean[0].tolist() == [2.0] * 6
-    assert std[:, 0].tolist() == [1.0] * 5
-    assert mean[1, 1:5].tolist() == [5.0] * 4
-    assert mean[2].tolist() == [2, 5, 0, 0, 5, 2]
-    assert std[2, 2] == pytest.approx(1e-6)
 
 
 def rotated(count: int, seed: int = 0, same: bool = False) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

@@ -31,7 +31,7 @@ from anomalib_fewshot.post_processing import CalibrationScheme
 GRID, DIM = 6, 4
 
 
-def draw_features(rng: torch.Generator, *, anomalous: bool = False, num_groups: int = 3) -> Features:
+def draw_features(rng: torch.Generator, *, anomalous: bool = False, num_groups: int = 2) -> Features:
     """Return the features of an image whose patches are near its own mean. An anomaly changes three patches."""
     patches = 0.8 * torch.randn(DIM, generator=rng) + 0.6 * torch.randn(1, GRID, GRID, DIM, generator=rng)
     if anomalous:

@@ -85,10 +85,10 @@ class MemoryBank(DynamicBufferMixin):
         means, stds = [], []
         for subset, uses_rotated in zip(subsets, is_rotated, strict=True):
             chosen = rotated if uses_rotated else upright
-            distances = out_of_fold_distances(chosen, [*subset, *pool_numbers], 2 if pool else 1).double()
-            means.append(distances.mean())
-            stds.append(distances.std(correction=0).clamp_min(MIN_STD))
-        self.mean, self.std = torch.stack(means).float(), torch.stack(stds).float()
+            out_of_fold = out_of_fold_distances(chosen, [*subset, *pool_numbers], 2 if pool else 1).double()
+            means.append(out_of_fold.mean().float())
+            stds.append(out_of_fold.std(correction=0).clamp_min(MIN_STD).float())
+        self.mean, self.std = torch.stack(means), torch.stack(stds)
 
     @property
     def has_pool(self) -> bool:

@@ -25,6 +25,8 @@ from anomalib_fewshot.data.support import support_dataloader
 from anomalib_fewshot.errors import ArgumentError, MissingDependencyError
 from anomalib_fewshot.post_processing import SupportPostProcessor
 
+from .image_size import AUTO
+
 logger = logging.getLogger(__name__)
 
 OPENVINO_OPTIONS = {"EXECUTION_MODE_HINT": "ACCURACY"}  # by default OpenVINO computes in bf16 on CPUs that support it
@@ -133,12 +135,18 @@ class MetadataExportMixin(QuantizationHook, LightningModule):
             "file": path.name,
             "state_sha256": self._state_sha256(),
             "preprocess": {
-                "image_size": getattr(self.model, "image_size", None),  # size that the graph resizes images to
+                "image_size": self._image_size(),  # size that the graph resizes images to
                 "input_size": input_size,  # height and width of the graph's input
                 "input": f"RGB from 0 to 1, {pixels}",
             },
             "postprocess": post_processor.metadata() if isinstance(post_processor, SupportPostProcessor) else {},
         }
+
+    def _image_size(self) -> Any:  # noqa: ANN401  a number, or height and width
+        """Return the argument ``image_size``, or the size that the pre-processor has chosen."""
+        image_size = self.hparams.get("image_size")
+        model: Any = self.model
+        return list(model.image_size) if image_size == AUTO else image_size
 
     def _state_sha256(self) -> str:
         """Return the SHA-256 of all parameters and buffers, which identifies the model of an export."""

@@ -103,7 +103,7 @@ def subsample_grid(patches: torch.Tensor, stride: int = 2) -> torch.Tensor:
     return patches[:, ::stride, ::stride]
 
 
-def mean_of_highest(maps: torch.Tensor, fraction: float = 0.002) -> torch.Tensor:
-    """Return the mean of the highest 0.2 % of each map: ``(..., h, w)`` -> ``(...)``."""
+def mean_of_highest(maps: torch.Tensor, fraction: float = 0.003) -> torch.Tensor:
+    """Return the mean of the highest 0.3 % of each map: ``(..., h, w)`` -> ``(...)``."""
     values = maps.flatten(-2)
     return values.topk(max(1, round(fraction * values.shape[-1])), dim=-1).values.mean(-1)

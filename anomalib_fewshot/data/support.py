@@ -163,17 +163,20 @@ def support_dataloader(datamodule: AnomalibDataModule) -> DataLoader:
     return ordered_dataloader(datamodule, data)
 
 
-def support_shapes(datamodule: AnomalibDataModule, max_images: int = 16) -> list[tuple[int, int]]:
-    """Return height and width of support images before the model resizes them.
+def image_shapes(datamodule: AnomalibDataModule, max_images: int = 16) -> list[tuple[int, int]]:
+    """Return height and width of support images and unlabeled images before the model resizes them.
 
     Args:
         datamodule (AnomalibDataModule): Data module after ``setup``.
-        max_images (int): Number of images of each category that are read. Of more, some at equal distances. Defaults
-            to ``16``.
+        max_images (int): Number of images of each dataset that are read. Of more, some at equal distances. Defaults to
+            ``16``.
     """
-    data: Any = support_dataloader(datamodule).dataset
+    support: Any = support_dataloader(datamodule).dataset
+    parts: list[Any] = list(getattr(support, "datasets", [support]))
+    if isinstance(datamodule, SupportDataModule) and datamodule.unlabeled_data is not None:
+        parts.append(datamodule.unlabeled_data)
     shapes = []
-    for part in getattr(data, "datasets", [data]):
+    for part in parts:
         images = copy(part)
         images.augmentations = _without_model_resize(part.augmentations)
         for index in range(0, len(images), -(-len(images) // max_images)):

@@ -18,6 +18,7 @@ from anomalib.data import AnomalibDataset, ImageBatch, ImageItem
 from anomalib.data.utils import LabelName, Split
 from lightning.pytorch import LightningModule
 from torch.utils.data import Dataset
+from torchvision.transforms.v2 import Transform
 
 from anomalib_fewshot.errors import ArgumentError, DataValidationError, MissingDataError, SupportError
 
@@ -69,6 +70,16 @@ class UnlabeledDataset(Dataset):
         """Return an image and its path."""
         item: Any = self.dataset[self.rows[index]]
         return ImageItem(image=item.image, image_path=item.image_path)
+
+    @property
+    def augmentations(self) -> Transform | None:
+        """Augmentations of the images. Setting them does not change other datasets."""
+        return self.dataset.augmentations
+
+    @augmentations.setter
+    def augmentations(self, augmentations: Transform | None) -> None:
+        self.dataset = copy(self.dataset)
+        self.dataset.augmentations = augmentations
 
     def subset(self, indices: Sequence[int]) -> "UnlabeledDataset":
         """Return the dataset of some of the images."""

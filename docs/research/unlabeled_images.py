@@ -11,6 +11,7 @@ column `bank` is PatchCore's score from the same memory bank: the highest distan
 
 import argparse
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +20,7 @@ from anomalib.data.utils import read_image
 from sklearn.metrics import roc_auc_score
 
 from anomalib_fewshot import CoftAD, FewShot, MVTecFolder
+from anomalib_fewshot.data.support import image_shapes
 from anomalib_fewshot.models.coft_ad.features import Features
 from anomalib_fewshot.models.coft_ad.folds import (
     MIN_POOL_SIZE,
@@ -27,7 +29,7 @@ from anomalib_fewshot.models.coft_ad.folds import (
     extract_fold_features,
     extract_pool_features,
 )
-from anomalib_fewshot.models.components import RankedScore, nearest_distances
+from anomalib_fewshot.models.components import RankedScore, choose_image_size, nearest_distances
 
 
 @dataclass
@@ -56,13 +58,17 @@ class Images:
         return [self.folds[path] for path in paths]
 
 
-def measure(root: Path, images: Images, k_shot: int, seed: int, size: int, contamination: float) -> dict:
-    """Return the figures of one support set and pool."""
+def measure(root: Path, cache: dict, k_shot: int, seed: int, size: int, contamination: float) -> dict:
+    """Return the figures of one support set and pool. ``cache`` has the :class:`Images` of each image size."""
     source = MVTecFolder(root.parent, root.name, num_workers=0)
     size = min(size, len(list((root / "train").glob("*/*"))) - k_shot)
     size = size if size >= MIN_POOL_SIZE else 0
     datamodule = FewShot(source, k_shot=k_shot, seed=seed, unlabeled=size or None, contamination=contamination)
     datamodule.setup("fit")
+    image_size = choose_image_size(image_shapes(datamodule), prod(CoftAD.default_image_size), 32)
+    if image_size not in cache:
+        cache[image_size] = Images(CoftAD(seed=seed, image_size=image_size, evaluator=False, visualizer=False).eval())
+    images = cache[image_size]
     network, settings = images.model.model, images.model.fold_settings()
     pool: list[FoldFeatures] = []
     if size:
@@ -106,11 +112,11 @@ def main() -> None:
     rows: list[dict] = []
     for root in sorted(path.parent for parent in arguments.roots for path in parent.glob("*/train")):
         for seed in arguments.seeds:
-            images = Images(CoftAD(seed=seed, evaluator=False, visualizer=False).eval())
+            cache: dict = {}
             for k_shot in arguments.k_shot:
                 for size in arguments.pool:
                     for contamination in arguments.contamination if size else [0]:
-                        row = measure(root, images, k_shot, seed, size, contamination)
+                        row = measure(root, cache, k_shot, seed, size, contamination)
                         rows.append(row | {"requested": size})
                         pd.DataFrame(rows).to_csv(arguments.results, index=False)
         print(root.name, flush=True)

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-from anomalib_fewshot.data.support import support_shapes
+from anomalib_fewshot.data.support import image_shapes
 from anomalib_fewshot.pre_processing import ExportablePreProcessor, ExportableResize
 
 from .checks import height_and_width
@@ -43,7 +43,7 @@ def choose_image_size(shapes: Sequence[tuple[int, int]], num_pixels: int, multip
 
     Example:
         >>> choose_image_size([(480, 640)], 320 * 320, 32), choose_image_size([(500, 1250)] * 4, 320 * 320, 32)
-        ((288, 352), (192, 480))
+        ((288, 384), (192, 480))
         >>> choose_image_size([(100, 200), (200, 100)], 320 * 320, 32)
         (320, 320)
     """
@@ -69,11 +69,11 @@ def _multiples_near(side: float, multiple: int) -> list[int]:
 
 
 class AutoSizePreProcessor(ExportablePreProcessor):
-    """Pre-processor whose image size follows the shape of the support images.
+    """Pre-processor whose image size follows the shape of the images.
 
-    It resizes images and normalizes them. The size is chosen at the start of a fit, see :func:`choose_image_size`. A
-    checkpoint and an export contain it. The pre-processor works with any anomalib model that does not need a fixed
-    size, such as ``Patchcore``.
+    It resizes images and normalizes them. The size is chosen at the start of a fit from the support set and the
+    unlabeled images, see :func:`choose_image_size`. A checkpoint and an export contain it. The pre-processor works with
+    any anomalib model that does not need a fixed size, such as ``Patchcore``.
 
     Args:
         image_size (int | tuple[int, int]): Size before the first fit, as a number or height and width. A chosen size
@@ -114,9 +114,9 @@ class AutoSizePreProcessor(ExportablePreProcessor):
         datamodule = getattr(trainer, "datamodule", None)
         if stage != TrainerFn.FITTING or datamodule is None:
             return
-        size = choose_image_size(support_shapes(datamodule), self.num_pixels, self.multiple)
+        size = choose_image_size(image_shapes(datamodule), self.num_pixels, self.multiple)
         if size != self.size:
-            text = "Images are resized to %d x %d pixels (height x width), the shape of the support images."
+            text = "Images are resized to %d x %d pixels (height x width), which follows their shape."
             logger.info(text, *size)
             self._set_size(size)
 

@@ -19,7 +19,7 @@ from image_files import save_image
 from torchvision.transforms.v2 import CenterCrop, Resize
 
 from anomalib_fewshot import AutoSizePreProcessor, CoftAD, FewShot, MultiCategory, MVTecFolder, RegAD, UniAD
-from anomalib_fewshot.data.support import support_shapes
+from anomalib_fewshot.data.support import image_shapes
 from anomalib_fewshot.errors import ArgumentError, CheckpointMismatchError
 from anomalib_fewshot.models.components import choose_image_size
 
@@ -105,7 +105,7 @@ def test_fit_checkpoint_test_and_export(
     trained = engine(tmp_path)
     with caplog.at_level(logging.INFO):
         trained.fit(model, datamodule=datamodule)
-    assert "resized to 64 x 160 pixels (height x width), the shape of the support images" in caplog.text
+    assert "resized to 64 x 160 pixels (height x width)" in caplog.text
     assert model.model.image_size == WIDE
     assert tuple(datamodule.test_data.augmentations.size) == WIDE
     assert datamodule.test_data[0].image.shape[1:] == WIDE
@@ -227,14 +227,25 @@ def test_augmentations_come_before_the_shape(wide: Path, tmp_path: Path) -> None
     datamodule = FewShot(source, k_shot=2)
     model = CoftAD(**SMALL, num_steps=0)
     engine(tmp_path).fit(model, datamodule=datamodule)
-    assert support_shapes(datamodule) == [(40, 80)] * 2
+    assert image_shapes(datamodule) == [(40, 80)] * 2
     assert model.model.image_size == (64, 128)
+
+
+def test_unlabeled_images_of_other_shapes(wide: Path, tmp_path: Path) -> None:
+    tall = write_images(tmp_path, (100, 40)) / "part/train/good"
+    datamodule = few_shot(wide, k_shot=1, unlabeled=tall)
+    datamodule.setup("fit")
+    assert image_shapes(datamodule) == [(40, 100)] + [(100, 40)] * 10
+    assert datamodule.unlabeled_data.augmentations is None
+    model = CoftAD(**SMALL, num_steps=0)
+    engine(tmp_path).fit(model, datamodule=datamodule)
+    assert model.model.image_size == (96, 96)
 
 
 def test_shapes_of_many_images_are_a_sample(wide: Path) -> None:
     datamodule = MVTecFolder(wide, "part", num_workers=0, augmentations=Resize((32, 32)))
     datamodule.setup("fit")
-    assert support_shapes(datamodule, max_images=4) == [(40, 100)] * 4
+    assert image_shapes(datamodule, max_images=4) == [(40, 100)] * 4
 
 
 def test_vit_has_patches_of_the_shape(wide: Path, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ FIRST_POOL_NUMBER = 2**16  # of the random streams of unlabeled images
 NUM_ANOMALY_IMAGES = 6  # expected number of images with a pool that anomalies are synthesized from
 MIN_POOL_SIZE = 8  # unlabeled images: fewer are not used
 MAX_POOL_SIZE = 128  # unlabeled images that a model is fitted to. Of more, a random choice
+MAX_SQUEEZE = 1.5  # ratio of the sides up to which images are rotated by 90 degrees and resized to their shape again
 NUM_WHITENING_FOLDS = 8  # each leaves out one part; of more folds, every eighth is left out at once
 
 
@@ -45,7 +46,8 @@ class FoldSettings:
             masks. ``None``: no anomalies.
         seed (int): Seed of the views and anomalies, with the position of an image.
         num_views (int): Views of an image that the Gaussians are fitted to, including the image itself.
-        right_angles (bool): Rotate and mirror each of these views by another of the eight symmetries of a square.
+        right_angles (bool): Rotate and mirror each of these views by another of the eight symmetries of a square, or
+            of the four symmetries of a rectangle if an image is elongated.
         num_angles (int): Number of angles at which the memory bank may hold each image. 0: none.
         max_folds (int): Number of folds. Up to so many images are a fold each.
         max_images (int): Images of which out-of-fold features are computed. Of more, the first.
@@ -201,7 +203,10 @@ def _fitted_views(image: torch.Tensor, number: int, settings: FoldSettings) -> t
     """Return the views of an image, ``(3, H, W)``, that the Gaussians are fitted to: ``(num_views, 3, H, W)``."""
     if settings.num_views == 1:
         return image[None]
-    views = [symmetry(image[None], view if settings.right_angles else 0) for view in range(1, settings.num_views)]
+    height, width = image.shape[-2:]
+    is_elongated = max(height, width) > MAX_SQUEEZE * min(height, width)
+    step = 0 if not settings.right_angles else 2 if is_elongated else 1  # even symmetries keep the shape
+    views = [symmetry(image[None], step * view) for view in range(1, settings.num_views)]
     rng = seeded_generator(settings.seed, FITTED_VIEWS, number)
     return torch.cat([image[None], settings.augment(torch.cat(views), rng)])
 

@@ -17,7 +17,7 @@ class Inspect(Command):
     name = "inspect"
     extra = "inspect"
     skip = {"good", "new", "out", "model", "resume", "ignore", "unlabeled", "pool"}  # noqa: RUF012
-    skip |= {"strict", "watch", "inline", "progress"}
+    skip |= {"false_alarm_rate", "strict", "watch", "inline", "progress"}
 
     @staticmethod
     def import_function() -> Callable[..., Any]:
@@ -52,6 +52,11 @@ class Inspect(Command):
             dest="pool",
             action="store_false",
             help="Learn from the good pictures only, not from the new ones.",
+        )
+        parser.add_argument(
+            "--false_alarm_rate",
+            type=float,
+            help="Highest share of good pictures called a defect, such as 0.1. A higher rate finds more defects.",
         )
         parser.add_argument("--strict", action="store_true", help="Stop with an error if a picture cannot be used.")
         parser.add_argument("--watch", action="store_true", help="Score pictures that arrive in --new until Ctrl-C.")

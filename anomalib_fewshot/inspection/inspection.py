@@ -33,6 +33,7 @@ from anomalib_fewshot.data.validation.image_check import SAME_STEM, check_images
 from anomalib_fewshot.data.validation.issue import ERROR, WARNING, DataIssue, report, summarize
 from anomalib_fewshot.errors import ArgumentError, DataValidationError, MissingDataError
 from anomalib_fewshot.post_processing import VERDICTS
+from anomalib_fewshot.post_processing.calibration_scheme import needed
 
 from .drift import describe_drift
 from .ignore_mask import IgnoreMask
@@ -62,6 +63,7 @@ def inspect(
     ignore: str | Path | None = None,
     unlabeled: ImagePaths | None = None,
     pool: bool = True,
+    false_alarm_rate: float | None = None,
     strict: bool = False,
     watch: bool = False,
     inline: bool = False,
@@ -94,6 +96,9 @@ def inspect(
         pool (bool): Learn from the new pictures and from ``unlabeled``. ``False``: only from the good pictures. With
             ``watch``, the model is trained again each time that the number of pictures has doubled, up to 128, and all
             pictures are scored again. Defaults to ``True``.
+        false_alarm_rate (float | None): Highest share of good pictures that may be called a defect, on average over
+            sets of good pictures. A higher rate finds more defects. Defaults to ``None``: 5 %, or 1 / (k + 1) with k
+            good pictures if that is higher.
         strict (bool): Raise an error if a picture cannot be used, instead of skipping it. Defaults to ``False``.
         watch (bool): Keep scoring pictures that arrive in ``new`` until Ctrl-C. Defaults to ``False``.
         inline (bool): Embed the pictures in the page, so that it is a single file. Defaults to ``False``.
@@ -113,7 +118,7 @@ def inspect(
     """
     console = Console(quiet=not progress, highlight=False, soft_wrap=True)
     if resume is not None:
-        if any(value is not None for value in (good, new, model, ignore, unlabeled)) or not pool:
+        if any(value is not None for value in (good, new, model, ignore, unlabeled, false_alarm_rate)) or not pool:
             msg = f"`resume` must be the only input, got {resume} and others. The run has stored its inputs."
             raise ArgumentError(msg)
         run = RunFolder(Path(resume))
@@ -139,11 +144,18 @@ def inspect(
             reason = "`--no-pool`" if model is None else "`model`, because no model is trained"
             msg = f"`unlabeled` must be omitted with {reason}, got {unlabeled}."
             raise ArgumentError(msg)
+        if false_alarm_rate is not None and model is not None:
+            msg = f"`false_alarm_rate` must be omitted with `model`, got {false_alarm_rate}. Train a new model."
+            raise ArgumentError(msg)
+        if false_alarm_rate is not None and not 0 < false_alarm_rate < 1:
+            msg = f"`false_alarm_rate` must be between 0 and 1, got {false_alarm_rate}."
+            raise ArgumentError(msg)
         settings = {
             "good": [],
             "new": str(new),
             "unlabeled": _as_list(unlabeled),
             "pool": pool,
+            "false_alarm_rate": false_alarm_rate,
             "started": datetime.now().astimezone().isoformat(timespec="microseconds"),
         }
         if model is None:
@@ -237,6 +249,13 @@ class _Inspection:
             details = "".join(f"\n  {issue}" for issue in list(self.issues)[:MAX_PRINTED_ERRORS])
             msg = f"`good` must contain usable pictures, got none in {', '.join(self.settings['good'])}.{details}"
             raise ArgumentError(msg)
+        rate, lowest = self.settings.get("false_alarm_rate"), 1 / (len(self.support) + 1)
+        if rate is not None and rate < lowest:
+            msg = (
+                f"`false_alarm_rate` must be at least {lowest:.3g} with {_count_pictures(len(self.support), 'good')}, "
+                f"got {rate:.3g}. Provide {needed(rate)} good pictures, or a higher rate."
+            )
+            raise ArgumentError(msg)
         for part in (self.new, *map(Path, self.settings["unlabeled"] if self.pool else [])):
             self.add_issues(find_skipped_files(_subfolders(part)))
         listed = list_pictures(self.new)
@@ -291,6 +310,7 @@ class _Inspection:
             self.ignored,
             lambda step, total: bar.update(task, completed=step, total=total),
             unlabeled,
+            self.settings.get("false_alarm_rate"),
         )
         self._write_settings()
 

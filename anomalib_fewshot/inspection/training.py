@@ -27,6 +27,7 @@ from anomalib_fewshot.data.validation.image import read_upright
 from anomalib_fewshot.errors import CheckpointMismatchError, MissingDataError
 from anomalib_fewshot.models import CoftAD
 from anomalib_fewshot.models.components import StepReport
+from anomalib_fewshot.post_processing import SupportPostProcessor
 
 from .ignore_mask import IgnoreMask
 
@@ -92,9 +93,9 @@ class _GoodDataset(AnomalibDataset):
         return ImageItem(image=image, gt_label=torch.tensor(LabelName.NORMAL), image_path=path, mask_path="")
 
 
-def new_model() -> CoftAD:
-    """Return an untrained model with default settings."""
-    return CoftAD(evaluator=False, visualizer=False)
+def new_model(false_alarm_rate: float | None = None) -> CoftAD:
+    """Return an untrained model with default settings, except for the false-alarm rate."""
+    return CoftAD(post_processor=SupportPostProcessor(false_alarm_rate), evaluator=False, visualizer=False)
 
 
 def train(
@@ -103,6 +104,7 @@ def train(
     ignored: IgnoreMask | None,
     report_progress: Callable[[int, int], object],
     pool: Sequence[Path] = (),
+    false_alarm_rate: float | None = None,
 ) -> CoftAD:
     """Train a model on good pictures and write its checkpoint and support manifest to a folder.
 
@@ -114,9 +116,10 @@ def train(
         ignored (IgnoreMask | None): Region to ignore.
         report_progress (Callable[[int, int], object]): Called with the number of completed steps and the total.
         pool (Sequence[Path]): Unlabeled pictures to learn from. They are read as the good ones. Defaults to none.
+        false_alarm_rate (float | None): See :class:`SupportPostProcessor`. Defaults to ``None``.
     """
     with tempfile.TemporaryDirectory() as root, quiet(), interruptible():
-        model = new_model()
+        model = new_model(false_alarm_rate)
         data = FewShot(GoodImages(paths, ignored), k_shot=len(paths), unlabeled=list(pool))
         engine = Engine(
             default_root_dir=root,

@@ -16,6 +16,7 @@ from scipy.stats import beta
 
 from anomalib_fewshot.errors import ArgumentError
 
+DEFAULT_RATE = 0.05  # false-alarm rate with many normal images
 REVIEW_RANKS = 2  # the threshold of "review" has this many times the rank of the threshold of "defect"
 
 
@@ -79,7 +80,8 @@ class CalibrationScheme(str, Enum):
         """Return the rank m for a false-alarm rate.
 
         Args:
-            rate (float | None): Requested rate. ``None``: the lowest possible rate, m = 1.
+            rate (float | None): Requested rate. ``None``: 5 %, or the lowest possible rate if that is higher. A lower
+                rate would miss more defects.
             count (int): Number k of normal images.
 
         Raises:
@@ -88,11 +90,13 @@ class CalibrationScheme(str, Enum):
         Example:
             >>> CalibrationScheme.JACKKNIFE_PLUS.rank(0.2, 4), CalibrationScheme.JACKKNIFE_PLUS.rank(0.1, 32)
             (1, 2)
+            >>> [CalibrationScheme.JACKKNIFE_PLUS.rank(None, count) for count in (4, 32, 59, 128)]
+            [1, 1, 2, 3]
             >>> CalibrationScheme.SPLIT.rank(0.1, 32)
             3
         """
         if rate is None:
-            return 1
+            rate = max(DEFAULT_RATE, 1 / (count + 1))
         if rate * (count + 1) < 1 - 1e-9:
             msg = (
                 f"`false_alarm_rate` must be at least {1 / (count + 1):.3g} with {count} normal images, got "

@@ -61,7 +61,8 @@ class SupportPostProcessor(OpenPostProcessor):
 
     Args:
         false_alarm_rate (float | None): Highest fraction of normal images that may be called a defect, averaged over
-            support sets. Defaults to ``None``: the lowest rate that k normal images can guarantee, ``1 / (k + 1)``.
+            support sets. Defaults to ``None``: 5 %, or the lowest rate that k normal images can guarantee,
+            ``1 / (k + 1)``, if that is higher.
         **kwargs: Arguments of anomalib's ``PostProcessor``.
 
     Attributes:

@@ -76,8 +76,8 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         backbone (str): Name of a timm model, convolutional or ViT. Defaults to ``"tf_efficientnet_lite0"``, whose
             weights come with this package.
         layers (list[int] | None): Feature maps of the anomaly map, besides the last, as indices in timm's
-            ``feature_info``. Defaults to ``None``: strides 8 and 16, or the blocks at two thirds and at the end of a
-            ViT.
+            ``feature_info``. Defaults to ``None``: strides 8 and 16, or the blocks at a third and at two thirds of
+            a ViT.
         pre_trained (bool): Load pretrained weights. Defaults to ``True``.
         weights (str | None): File with the backbone's weights, in timm's naming. Defaults to ``None``: the package that
             contains them, else timm's hub and its cache.

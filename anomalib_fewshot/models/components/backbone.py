@@ -37,8 +37,8 @@ class Backbone(nn.Module):
     Args:
         name (str): Name of a timm model with feature maps, convolutional or ViT.
         layers (Sequence[int] | None): Indices of the feature maps in timm's ``feature_info``. The last map is always
-            returned in addition. Defaults to ``None``: strides 8 and 16 of a convolutional model; of a ViT, the block
-            at two thirds of the depth and the last one.
+            returned in addition. Defaults to ``None``: strides 8 and 16 of a convolutional model; of a ViT, the
+            blocks at a third and at two thirds of the depth.
         pre_trained (bool): Load pretrained weights. Defaults to ``True``.
         weights (str | Path | None): File with the weights in timm's naming. Defaults to ``None``: the installed weight
             package, or else the timm hub and its cache.
@@ -333,5 +333,5 @@ def _is_transformer(info: Sequence[dict]) -> bool:
 
 def _default_layers(info: Sequence[dict]) -> list[int]:
     if _is_transformer(info):
-        return [2 * len(info) // 3 - 1, len(info) - 1]
+        return [len(info) // 3, 2 * len(info) // 3 - 1]  # the last block describes the object rather than its parts
     return [index for index, layer in enumerate(info) if layer["reduction"] in {8, 16}]

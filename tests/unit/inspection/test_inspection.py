@@ -19,10 +19,12 @@ from PIL import Image
 from weave import HEIGHT, WIDTH, draw, small_model
 
 from anomalib_fewshot import CoftAD, inspect
+from anomalib_fewshot.errors import ArgumentError
 from anomalib_fewshot.inspection import inspection
 from anomalib_fewshot.inspection.cli import Inspect
 from anomalib_fewshot.inspection.run_folder import RunFolder
 from anomalib_fewshot.inspection.scoring import Scorer
+from anomalib_fewshot.inspection.training import load
 
 NAMES = ["a/0.png", "b/0.jpg", "b/0.png", "hole ä#1 'x'.png"]
 
@@ -142,6 +144,18 @@ def test_one_good_image_gives_no_defect(capsys: pytest.CaptureFixture[str]) -> N
     assert table.p_value.isna().all()
     assert "no image is called a defect" in capsys.readouterr().out.replace("\n", " ")
     assert '"defect":null' in Path("results/inspect/v0/index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("small")
+def test_false_alarm_rate(parts: Path) -> None:
+    """Four good pictures can guarantee 20 %, and 60 % with the second most unusual one as the threshold."""
+    arguments = {"new": parts / "new", "out": parts / "rate", "progress": False}
+    inspect(parts / "good", **arguments, false_alarm_rate=0.6)
+    model = load(parts / "rate" / "v0")
+    assert model.post_processor.guaranteed_fpr == pytest.approx(0.6)
+    assert json.loads((parts / "rate/v0/run.json").read_text())["false_alarm_rate"] == 0.6
+    with pytest.raises(ArgumentError, match=r"must be at least 0.2 with 4 good pictures, got 0.05. Provide 19 good"):
+        inspect(parts / "good", **arguments, false_alarm_rate=0.05)
 
 
 @pytest.mark.usefixtures("small", "parts")

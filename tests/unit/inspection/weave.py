@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from anomalib_fewshot import CoftAD
+from anomalib_fewshot import CoftAD, SupportPostProcessor
 
 WIDTH, HEIGHT = 96, 64
 
@@ -24,5 +24,6 @@ def draw(path: Path, seed: int, *, hole: bool = False) -> None:
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=95)
 
 
-def small_model() -> CoftAD:
-    return CoftAD(image_size=64, num_steps=1, evaluator=False, visualizer=False)
+def small_model(false_alarm_rate: float | None = None) -> CoftAD:
+    post_processor = SupportPostProcessor(false_alarm_rate)
+    return CoftAD(image_size=64, num_steps=1, post_processor=post_processor, evaluator=False, visualizer=False)

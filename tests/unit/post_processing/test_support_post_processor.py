@@ -261,8 +261,8 @@ def test_the_guarantee_follows_from_the_number_of_folds_also_in_a_checkpoint() -
     loaded = SupportPostProcessor()
     loaded.load_checkpoint_config(post_processor.checkpoint_config())
     loaded.load_state_dict(post_processor.state_dict())
-    assert loaded.guaranteed_fpr == post_processor.guaranteed_fpr == scheme.guaranteed_fpr(1, 200, 8)
-    assert loaded.guaranteed_fpr < scheme.guaranteed_fpr(1, 200, 32)
+    assert loaded.guaranteed_fpr == post_processor.guaranteed_fpr == scheme.guaranteed_fpr(post_processor.rank, 200, 8)
+    assert loaded.guaranteed_fpr < scheme.guaranteed_fpr(post_processor.rank, 200, 32)
 
 
 def test_metadata_is_json() -> None:

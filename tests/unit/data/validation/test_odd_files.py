@@ -28,7 +28,7 @@ def test_odd_files_are_read_correctly_or_reported(tmp_path: Path, monkeypatch: p
     """All kinds in one run, each in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     arguments = {"image_size": 64, "num_steps": 1}
-    monkeypatch.setattr(training, "new_model", lambda: CoftAD(**arguments, evaluator=False, visualizer=False))
+    monkeypatch.setattr(training, "new_model", lambda _: CoftAD(**arguments, evaluator=False, visualizer=False))
     (tmp_path / "good").mkdir()
     for seed in range(4):
         picture(seed).save(tmp_path / "good" / f"{seed}.png")

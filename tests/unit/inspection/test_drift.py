@@ -60,7 +60,7 @@ def test_all_new_images_above_the_median_are_drift() -> None:
     assert (drift.num_above, drift.num_new, drift.num_good) == (30, 30, 4)
     assert drift.has_level_shift
     assert not drift.has_trend  # all scores are equal
-    assert "30 of 30 new pictures score above 2 of the 4 good pictures" in describe_drift(
+    assert "30 of 30 new pictures score above 2 of 4 good pictures" in describe_drift(
         [0.3] * 30,
         CALIBRATION_SCORES,
     )

@@ -13,7 +13,8 @@ class OpenPostProcessor(PostProcessor):
     """anomalib's post-processor with public steps.
 
     Undocumented: the buffers ``_image_threshold`` and ``_pixel_threshold``, and the steps ``_normalize`` and
-    ``_apply_threshold``, which anomalib calls as methods. ``_checkpoint_config_keys`` can be extended.
+    ``_apply_threshold``, which anomalib calls as methods. The buffer that anomalib passes to ``_normalize`` tells the
+    level. ``_checkpoint_config_keys`` can be extended.
 
     Attributes:
         checkpoint_keys (tuple[str, ...]): Names of additional attributes with plain values for the checkpoint.
@@ -31,12 +32,14 @@ class OpenPostProcessor(PostProcessor):
 
     def normalize_scores(
         self,
+        level: str,
         preds: torch.Tensor | None,
         norm_min: torch.Tensor,
         norm_max: torch.Tensor,
         threshold: torch.Tensor,
     ) -> torch.Tensor | None:
-        """Return scores between 0 and 1, where 0.5 is the threshold."""
+        """Return scores of the ``level`` "image" or "pixel" between 0 and 1, where 0.5 is the threshold."""
+        del level
         return super()._normalize(preds, norm_min, norm_max, threshold)
 
     def threshold_scores(self, preds: torch.Tensor | None, threshold: torch.Tensor) -> torch.Tensor | None:
@@ -50,7 +53,8 @@ class OpenPostProcessor(PostProcessor):
         norm_max: torch.Tensor,
         threshold: torch.Tensor,
     ) -> torch.Tensor | None:
-        return self.normalize_scores(preds, norm_min, norm_max, threshold)
+        level = "image" if norm_min is self.image_min else "pixel"
+        return self.normalize_scores(level, preds, norm_min, norm_max, threshold)
 
     def _apply_threshold(  # type: ignore[override]
         self,

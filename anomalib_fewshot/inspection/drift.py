@@ -23,9 +23,10 @@ class Drift:
     5 % (k = 8, 50 new pictures) of cases.
 
     Args:
-        num_above (int): Number of new pictures above the median score of the held-out good pictures.
+        num_above (int): Number of new pictures above the ``rank`` lowest scores of held-out good pictures.
         num_new (int): Number of new pictures.
         num_good (int): Number k of good pictures.
+        rank (int): Number of held-out good pictures that these new pictures exceed.
         trend (float): Kendall's tau between score and order of the new pictures. NaN if all scores are equal.
         trend_p_value (float): p-value of Kendall's tau. NaN if all scores are equal.
     """
@@ -33,13 +34,14 @@ class Drift:
     num_above: int
     num_new: int
     num_good: int
+    rank: int
     trend: float
     trend_p_value: float
 
     @property
     def p_value(self) -> float:
         """p-value of the level test."""
-        return level_p_value(self.num_above, self.num_new, self.num_good)
+        return level_p_value(self.num_above, self.num_new, self.num_good, self.rank)
 
     @property
     def has_level_shift(self) -> bool:
@@ -52,40 +54,43 @@ class Drift:
         return self.trend_p_value <= TREND_LIMIT
 
 
-def level_p_value(num_above: int, num_new: int, num_good: int) -> float:
-    """Return the probability that ``num_above`` or more new pictures exceed the median good picture by chance.
+def level_p_value(num_above: int, num_new: int, num_good: int, rank: int) -> float:
+    """Return the probability that ``num_above`` or more new pictures exceed ``rank`` good pictures by chance.
 
     For k exchangeable good pictures, the share of new pictures above the j-th lowest score is Beta(k - j + 1, j). A
-    binomial test would ignore that the median of few pictures is uncertain.
+    binomial test would ignore that the score of few pictures is uncertain.
 
     Args:
-        num_above (int): Number of new pictures above the median (the lower median if k is even).
+        num_above (int): Number of new pictures above the j-th lowest score.
         num_new (int): Number of new pictures.
         num_good (int): Number k of good pictures.
+        rank (int): Rank j, from 1 to k.
 
     Example:
-        >>> round(level_p_value(50, 50, 4), 4), round(level_p_value(25, 50, 4), 2)
+        >>> round(level_p_value(50, 50, 4, 2), 4), round(level_p_value(25, 50, 4, 2), 2)
         (0.0042, 0.69)
     """
-    rank = (num_good + 1) // 2
     return float(betabinom.sf(num_above - 1, num_new, num_good - rank + 1, rank))
 
 
-def min_new_images(num_good: int) -> int:
+def min_new_images(num_good: int, rank: int) -> int:
     """Return the smallest number of new pictures for which the level test can detect drift.
 
     Example:
-        >>> min_new_images(4), min_new_images(2)
+        >>> min_new_images(4, 2), min_new_images(2, 1)
         (12, 39)
     """
     number = MIN_IMAGES
-    while level_p_value(number, number, num_good) > LEVEL_LIMIT:
+    while level_p_value(number, number, num_good, rank) > LEVEL_LIMIT:
         number += 1
     return number
 
 
 def measure_drift(scores: Sequence[float], calibration_scores: Sequence[float]) -> Drift | None:
     """Test whether the scores of new pictures have drifted.
+
+    The new pictures are compared with the median of the good ones, or with the lowest score above it whose rank is
+    exact: below the review threshold, several good pictures have one score.
 
     Args:
         scores (Sequence[float]): Scores of the new pictures, in order.
@@ -97,9 +102,10 @@ def measure_drift(scores: Sequence[float], calibration_scores: Sequence[float]) 
     if len(scores) < MIN_IMAGES or len(calibration_scores) < 2:
         return None
     median = calibration_scores[(len(calibration_scores) + 1) // 2 - 1]
+    rank = sum(score <= median for score in calibration_scores)
     num_above = sum(score > median for score in scores)
     trend = kendalltau(range(len(scores)), scores)
-    return Drift(num_above, len(scores), len(calibration_scores), float(trend.statistic), float(trend.pvalue))
+    return Drift(num_above, len(scores), len(calibration_scores), rank, float(trend.statistic), float(trend.pvalue))
 
 
 def describe_drift(scores: Sequence[float], calibration_scores: Sequence[float]) -> str:
@@ -112,8 +118,10 @@ def describe_drift(scores: Sequence[float], calibration_scores: Sequence[float])
     drift = measure_drift(scores, calibration_scores)
     if drift is None:
         return ""
-    count = f"{drift.num_above} of {drift.num_new} new pictures score above the median good picture"
-    needed = min_new_images(drift.num_good)
+    count = (
+        f"{drift.num_above} of {drift.num_new} new pictures score above {drift.rank} of {drift.num_good} good pictures"
+    )
+    needed = min_new_images(drift.num_good, drift.rank)
     if drift.has_level_shift:
         text = (
             f"Drift detected: {count}. Without drift, this happens in {_percent(drift.p_value)} of cases. Either "

@@ -490,8 +490,10 @@ class _Inspection:
     def drift(self) -> str:
         """Return the drift report. Pictures are ordered by name."""
         entries = sorted(self.run.entries.values(), key=lambda entry: entry.path)
+        metadata = self.model.post_processor.metadata()
         calibration_scores = [
-            level["score_up_to"] for level in self.model.post_processor.metadata().get("p_values", [])
+            max(level["score_up_to"], metadata["review_score"])  # below it, only the distance orders pictures
+            for level in metadata.get("p_values", [])
         ]
         return describe_drift([entry.score for entry in entries], calibration_scores)
 

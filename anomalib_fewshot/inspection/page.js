@@ -1,11 +1,13 @@
 "use strict";
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const PER_PAGE = 200, BINS = 40, STEP = 0.005;
+const PER_PAGE = 200, BINS = 40, STEP = 0.0025, TICKS = [0, .5, 1, 2, 5];
 const KINDS = data.defect === null ? ["review", "good"] : ["defect", "review", "good"];
 const SIGNS = { good: "●", review: "▲", defect: "■" };
 const thresholds = { review: data.review, defect: data.defect };
 const pictures = data.pictures.map(([path, score, p, width, height]) => ({ path, score, p, width, height }));
+const place = score => Math.max(0, score) / (1 + Math.max(0, score));  // on the axis, from 0 to 1: there is room for any score
+const scoreAt = place => { const inside = Math.min(.995, Math.max(0, place)); return inside / (1 - inside); };
 const byPath = new Map(pictures.map(picture => [picture.path, picture]));
 const key = `anomalib-inspect:${data.id}`;
 let filter = "all", page = 0, shown = [], current = null;
@@ -86,7 +88,7 @@ function draw(tag, attributes, ...children) {
   return element;
 }
 
-const bin = score => Math.min(BINS - 1, Math.max(0, Math.ceil(score * BINS) - 1));
+const bin = score => Math.min(BINS - 1, Math.max(0, Math.ceil(place(score) * BINS) - 1));
 function count(scores) {
   const counts = Array(BINS).fill(0);
   for (const score of scores) counts[bin(score)] += 1;
@@ -96,7 +98,7 @@ const newCounts = count(pictures.map(picture => picture.score)), calibrationCoun
 
 function showHistogram() {
   const box = find("histogram"), width = Math.max(280, box.clientWidth), middle = 130, above = 84, below = data.calibration_scores.length ? 36 : 0;
-  const height = middle + below + 38, x = score => 10 + score * (width - 20), step = (width - 20) / BINS;
+  const height = middle + below + 38, x = score => 10 + place(score) * (width - 20), step = (width - 20) / BINS;
   const svg = draw("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "group",
     "aria-label": `Histogram of ${pictures.length} new and ${data.calibration_scores.length} good pictures` });
   const bars = (counts, color, size, direction) => {
@@ -104,7 +106,7 @@ function showHistogram() {
     counts.forEach((number, index) => {
       if (!number) return;
       const barHeight = Math.max(3, size * number / highest);
-      svg.append(draw("rect", { x: x(index / BINS) + 1, width: step - 2, height: barHeight, y: direction > 0 ? middle - barHeight : middle + 1,
+      svg.append(draw("rect", { x: 11 + index * step, width: step - 2, height: barHeight, y: direction > 0 ? middle - barHeight : middle + 1,
         style: `fill: ${color}` }, draw("title", {}, document.createTextNode(String(number)))));
     });
   };
@@ -113,7 +115,7 @@ function showHistogram() {
   svg.append(draw("path", { class: "axis", d: `M10 ${middle + .5}H${width - 10}` }));
   const calibration = below ? ` above, ${plural(data.calibration_scores.length, "good one")} below` : "";
   const labels = [[width / 2, height - 20, plural(pictures.length, "new picture") + calibration, "middle"]];
-  labels.push([10, height - 4, "score 0", "start"], [x(.5), height - 4, "0.5", "middle"], [width - 10, height - 4, "1", "end"]);
+  labels.push(...TICKS.map(score => [x(score), height - 4, score ? String(score) : "score 0", score ? "middle" : "start"]));
   for (const [left, top, text, anchor] of labels)
     svg.append(draw("text", { x: left, y: top, "text-anchor": anchor }, document.createTextNode(text)));
   for (const name of ["review", "defect"]) if (thresholds[name] !== null) svg.append(thresholdHandle(name, x, middle + below + 4, width));
@@ -126,7 +128,7 @@ function thresholdHandle(name, x, bottom, width) {
   const position = x(thresholds[name]), top = name === "review" ? 34 : 14, right = name === "defect" || thresholds.defect === null;
   const fits = right ? position < width - 70 : position < 60;
   const handle = draw("g", { class: `threshold ${name}`, tabindex: 0, role: "slider", "data-threshold": name, "aria-label": `Threshold for ${name}`,
-    "aria-valuemin": 0, "aria-valuemax": 1, "aria-valuenow": thresholds[name].toFixed(3), "aria-orientation": "horizontal" },
+    "aria-valuemin": 0, "aria-valuemax": scoreAt(1).toFixed(3), "aria-valuenow": thresholds[name].toFixed(3), "aria-orientation": "horizontal" },
     draw("rect", { x: position - 14, y: 0, width: 28, height: bottom }),
     draw("path", { d: `M${position} ${top}V${bottom}`, fill: "none" }),
     draw("circle", { cx: position, cy: top, r: 8 }),
@@ -135,8 +137,7 @@ function thresholdHandle(name, x, bottom, width) {
 }
 
 function move(name, value) {
-  value = Math.min(1, Math.max(0, value));
-  if (Math.abs(value - data[name]) < STEP / 2) value = data[name];
+  if (Math.abs(place(value) - place(data[name])) < STEP / 2) value = data[name];
   thresholds[name] = value;
   if (thresholds.defect !== null && name === "review") thresholds.defect = Math.max(thresholds.defect, value);
   if (thresholds.defect !== null && name === "defect") thresholds.review = Math.min(thresholds.review, value);
@@ -155,16 +156,16 @@ find("histogram").addEventListener("pointerdown", event => {
 find("histogram").addEventListener("pointermove", event => {
   if (!dragged) return;
   const box = find("histogram").firstChild.getBoundingClientRect();
-  move(dragged, Math.round((event.clientX - box.left - 10) / (box.width - 20) / STEP) * STEP);
+  move(dragged, scoreAt(Math.round((event.clientX - box.left - 10) / (box.width - 20) / STEP) * STEP));
 });
 for (const name of ["pointerup", "pointercancel"]) find("histogram").addEventListener(name, () => { dragged = null; });
 find("histogram").addEventListener("keydown", event => {
   const name = event.target.dataset.threshold;
   const steps = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10 };
   if (!name) return;
-  if (event.key in steps) move(name, thresholds[name] + steps[event.key] * STEP);
+  if (event.key in steps) move(name, scoreAt(place(thresholds[name]) + steps[event.key] * STEP));
   else if (event.key === "Home") move(name, 0);
-  else if (event.key === "End") move(name, 1);
+  else if (event.key === "End") move(name, scoreAt(1));
   else return;
   event.preventDefault();
 });

@@ -35,7 +35,7 @@ class ScoredImage:
         photo (Image.Image | None): The upright image, or ``None`` if the file cannot be read.
         error (str): Message if the file cannot be read, otherwise empty.
         verdict (str): ``"good"``, ``"review"`` or ``"defect"``.
-        score (float): Score between 0 and 1.
+        score (float): Distance relative to that of the most unusual held-out good picture, which has 1.
         p_value (float): p-value, or NaN if the model provides none.
         heat (np.ndarray | None): Anomaly map between 0 and 1 with threshold 0.5, shape ``(H, W)``.
     """

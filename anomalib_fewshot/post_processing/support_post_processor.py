@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 MIN_DEFECTS = 10  # in a validation set: with fewer, one or two of them determine the threshold
 MIN_WIDTH = 1e-6  # smallest width of a score range, which is a divisor
 VERDICTS = ("good", "review", "defect")
+RANKED_SCHEMES = {CalibrationScheme.JACKKNIFE_PLUS, CalibrationScheme.CV_PLUS}  # only the highest ranks are distinct
 UNKNOWN = "unknown"  # verdict of an image whose score is NaN
 
 
@@ -47,8 +48,9 @@ class CalibrationScores:
 class SupportPostProcessor(OpenPostProcessor):
     """anomalib's post-processor with thresholds that can be calibrated on normal images only.
 
-    Scores and maps are normalized to values between 0 and 1, with the threshold at 0.5. They are not clipped: scores
-    that differ before the normalization differ after it.
+    A score is relative to normal images: 1 is the highest score of a held-out normal image. Maps are normalized to
+    values between 0 and 1, with the threshold at 0.5. Both are not clipped: scores that differ before the normalization
+    differ after it. With anomalib's own threshold, scores are normalized as in anomalib.
 
     Two thresholds give three verdicts: *defect* above the upper one, *review* between the two, *good* below the lower
     one. anomalib's label is True for a defect, and the mask is empty where the label is False. With a single normal
@@ -70,6 +72,8 @@ class SupportPostProcessor(OpenPostProcessor):
         num_folds (int | None): Number of folds of the calibration. ``None`` without folds.
         calibration_scores (torch.Tensor): Raw score that an image must exceed to rank above each normal image,
             ascending, shape ``(k,)``.
+        review_threshold (torch.Tensor): Raw score above which the verdict is at least "review", a scalar. NaN for
+            anomalib's own threshold.
 
     Raises:
         ValueError: If ``false_alarm_rate`` is not between 0 and 1.
@@ -90,9 +94,9 @@ class SupportPostProcessor(OpenPostProcessor):
         self.scheme: CalibrationScheme | None = None
         self.num_folds: int | None = None
         self.register_buffer("calibration_scores", torch.zeros(0))
-        self.register_buffer("_review_threshold", torch.tensor(float("nan")))
+        self.register_buffer("review_threshold", torch.tensor(float("nan")))
         self.calibration_scores: torch.Tensor
-        self._review_threshold: torch.Tensor
+        self.review_threshold: torch.Tensor
         self._validation: list[tuple[InferenceBatch, torch.Tensor]] = []
 
     def checkpoint_config(self) -> dict[str, Any]:
@@ -134,7 +138,7 @@ class SupportPostProcessor(OpenPostProcessor):
         if self.scheme is CalibrationScheme.SELF_VIEWS:
             self.calibration_scores = self.calibration_scores[-1:]  # all views belong to one image
         review_rank = self.scheme.review_rank(rank, len(self.calibration_scores), self.num_folds)
-        self._review_threshold.copy_(self._at_rank(self.calibration_scores, review_rank))
+        self.review_threshold.copy_(self._at_rank(self.calibration_scores, review_rank))
         self._set("image", self.calibration_scores, rank)
         if limits:
             lowest, highest = torch.cat(limits, dim=1)
@@ -185,18 +189,33 @@ class SupportPostProcessor(OpenPostProcessor):
 
     def normalize_scores(
         self,
+        level: str,
         preds: torch.Tensor | None,
         norm_min: torch.Tensor,
         norm_max: torch.Tensor,
         threshold: torch.Tensor,
     ) -> torch.Tensor | None:
-        """Return scores between 0 and 1 with anomalib's slope at the threshold, but without clipping."""
-        shown = super().normalize_scores(preds, norm_min, norm_max, threshold)
+        """Return scores relative to the highest one of a normal image, or map values between 0 and 1.
+
+        A value of a map has anomalib's slope at the threshold, but no clipping.
+        """
+        shown = super().normalize_scores(level, preds, norm_min, norm_max, threshold)
         if preds is None or shown is None or self.scheme is None:  # anomalib's own range includes the highest scores
             return shown
+        if level == "image":
+            return (preds - norm_min) / (norm_max - norm_min)
         z = 2 * (preds - threshold) / (norm_max - norm_min)
         soft = 0.5 + 0.5 * z / (1 + z.abs())
         return torch.where(torch.isnan(z), shown, soft)
+
+    @property
+    def normalized_image_threshold(self) -> torch.Tensor:
+        """Threshold of a score as :meth:`forward` returns it. ``image_sensitivity`` of 0.5 does not change it."""
+        anomalib_threshold = super().normalized_image_threshold
+        if self.scheme is None:
+            return anomalib_threshold
+        threshold = self._shown(self.image_threshold)
+        return 2 * anomalib_threshold.to(threshold) * threshold
 
     def threshold_scores(self, preds: torch.Tensor | None, threshold: torch.Tensor) -> torch.Tensor | None:
         """Return which predictions are above a threshold. NaN counts as above."""
@@ -206,11 +225,6 @@ class SupportPostProcessor(OpenPostProcessor):
         ):  # without a threshold, anomalib returns the scores
             return above
         return ~(preds <= threshold)
-
-    @property
-    def review_threshold(self) -> torch.Tensor:
-        """Raw score above which the verdict is at least "review". NaN for anomalib's own threshold."""
-        return self._review_threshold
 
     @property
     def guaranteed_fpr(self) -> float | None:
@@ -227,12 +241,16 @@ class SupportPostProcessor(OpenPostProcessor):
 
         Returns:
             torch.Tensor: ``(1 + number of normal images that the score does not exceed) / (k + 1)``, shape ``(B,)``.
-            NaN for a scheme without p-values, and where the score is NaN.
+            NaN for a scheme without p-values, and where the score is NaN. With jackknife+ and CV+, also NaN for the
+            verdict "good": such images are not compared with each normal image.
         """
         if self.scheme in {None, CalibrationScheme.SELF_VIEWS, CalibrationScheme.TRAINING}:
             return torch.full_like(scores, float("nan"))
-        calibration_scores = self._shown(self.calibration_scores)
-        return torch.as_tensor(p_values(scores.double().cpu().numpy(), calibration_scores.double().cpu().numpy()))
+        scores, calibration_scores = scores.double().cpu(), self._shown(self.calibration_scores).double().cpu()
+        values = torch.as_tensor(p_values(scores.numpy(), calibration_scores.numpy()))
+        if self.scheme in RANKED_SCHEMES:
+            values[scores <= float(self._shown(self.review_threshold))] = torch.nan
+        return values
 
     def verdicts(self, scores: torch.Tensor) -> list[str]:
         """Return the verdict of each score.
@@ -243,8 +261,8 @@ class SupportPostProcessor(OpenPostProcessor):
         Returns:
             list[str]: One of ``VERDICTS``, or ``UNKNOWN``, for each score.
         """
-        review = self._shown(self._review_threshold)
-        defect = self.normalized_image_threshold if self.enable_normalization else self.image_threshold
+        review = self._shown(self.review_threshold)
+        defect = self.normalized_image_threshold
         above = torch.stack([scores > float(threshold) for threshold in (review, defect)]).sum(0)
         highest = 1 if len(self.calibration_scores) == 1 else 2
         verdicts = [VERDICTS[min(count, highest)] for count in above.tolist()]
@@ -254,7 +272,7 @@ class SupportPostProcessor(OpenPostProcessor):
         """Return raw scores with the normalization of :meth:`forward`."""
         if not self.enable_normalization:
             return raw
-        shown = self.normalize_scores(raw, self.image_min, self.image_max, self.image_threshold)
+        shown = self.normalize_scores("image", raw, self.image_min, self.image_max, self.image_threshold)
         return cast("torch.Tensor", shown)  # None only for None
 
     def forward(self, predictions: InferenceBatch) -> InferenceBatch:
@@ -386,8 +404,10 @@ class SupportPostProcessor(OpenPostProcessor):
             "description": self.describe(),
         }
         if self.scheme is not None:
-            calibration_scores = self._shown(self.calibration_scores).tolist()
-            p = p_values(np.asarray(calibration_scores), np.asarray(calibration_scores)).tolist()
+            calibration_scores = self._shown(self.calibration_scores)
+            levels = []
+            for score, p in zip(calibration_scores.tolist(), self.p_value(calibration_scores).tolist(), strict=True):
+                levels.append({"score_up_to": score, "p": None if np.isnan(p) else p})
             values |= {
                 "scheme": self.scheme.value,
                 "num_normal": len(calibration_scores),
@@ -395,11 +415,9 @@ class SupportPostProcessor(OpenPostProcessor):
                 "false_alarm_rate_bound": rate_bound(self.rank, len(calibration_scores))
                 if self.scheme is CalibrationScheme.SPLIT
                 else None,
-                "review_score": float(self._shown(self._review_threshold)),
+                "review_score": float(self._shown(self.review_threshold)),
                 "defect_score": float(self.normalized_image_threshold),
-                "p_values": [
-                    {"score_up_to": level, "p": value} for level, value in zip(calibration_scores, p, strict=True)
-                ],
+                "p_values": levels,
             }
         return values
 

@@ -78,7 +78,7 @@ def measure(root: Path, cache: dict, k_shot: int, seed: int, size: int, contamin
     support = [images.model.pre_processor.transform(batch.image) for batch in datamodule.support_dataloader()]
     folds = extract_fold_features(network.features, support, settings)
     network.fit(folds, images.model.adaptation, lambda _: None, pool)
-    ranked = RankedScore()
+    ranked = RankedScore(network.ranked_score.weight)
     if network.num_fits > 1:
         result = network.score_out_of_fold(folds)
         in_bag = network.score_support(folds) if pool else None
@@ -94,7 +94,7 @@ def measure(root: Path, cache: dict, k_shot: int, seed: int, size: int, contamin
     row = {"set": root.name, "k_shot": k_shot, "seed": seed, "pool": size, "contamination": contamination}
     row |= {"auroc": roc_auc_score(labels, values), "bank": roc_auc_score(labels, torch.stack(highest))}
     if network.num_fits > 1:
-        above = values > ranked.ranks
+        above = values > 1
         row |= {"false_alarms": float(above[~labels].float().mean()), "recall": float(above[labels].float().mean())}
     return row
 

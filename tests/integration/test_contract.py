@@ -182,7 +182,7 @@ def test_exported_onnx_is_equal(trained: Trained, mvtec_root: Path, tmp_path: Pa
     names = [name for name in expected if name in {"pred_score", "anomaly_map"}]  # labels are cut at an image's score
     for index, image in enumerate(images(mvtec_root)):
         for name, value in zip(names, session.run(names, {"input": image[None].numpy()}), strict=True):
-            np.testing.assert_allclose(value[0], expected[name][index], atol=1e-4)
+            np.testing.assert_allclose(value[0], expected[name][index], rtol=1e-3, atol=1e-4)
 
 
 def test_exported_torch_is_equal(trained: Trained, mvtec_root: Path, tmp_path: Path) -> None:

@@ -229,9 +229,9 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         return count
 
     def _calibrate(self, folds: list[FoldFeatures]) -> CalibrationScores:
-        """Return the out-of-fold scores, and rank new scores among them if that gives a guarantee."""
+        """Return the distances of out-of-fold images, and limit those of new images by their ranks for a guarantee."""
         result = self.model.score_out_of_fold(folds)
-        scores, count = result.scores, len(result.scores)
+        count, num_ranks, in_bag_scores = len(result.scores), 0, None
         if self.model.num_fits == 1:
             scheme = CalibrationScheme.SELF_VIEWS
         elif self.trains_backbone:  # the backbone has seen all images
@@ -242,9 +242,8 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
             post_processor = own if isinstance(own, SupportPostProcessor) else SupportPostProcessor()
             num_ranks = post_processor.num_distinct_ranks(scheme, count, len(folds))
             in_bag_scores = self.model.score_support(folds) if self.model.memory_bank.has_pool else None
-            self.model.ranked_score.fit(scores, result.fold, num_ranks, in_bag_scores)
-            scores = self.model.ranked_score.calibration_scores
-        maps = self.model.upsample(result.maps)[:, None]
+        self.model.ranked_score.fit(result.scores, result.fold, num_ranks, in_bag_scores)
+        scores, maps = self.model.ranked_score.calibration_scores, self.model.upsample(result.maps)[:, None]
         return CalibrationScores(scheme, [InferenceBatch(scores, anomaly_map=maps)], num_folds=len(folds))
 
     def fold_settings(self) -> FoldSettings:

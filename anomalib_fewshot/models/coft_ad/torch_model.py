@@ -15,7 +15,7 @@ from torch import nn
 from anomalib_fewshot.models.components import Backbone, RankedScore, SmoothUpsampling, symmetric_whitening
 
 from .adaptation import AdaptationSettings, OnStep, adapt_metrics
-from .density import DensityEnsemble, FittedGaussian, apply_metric
+from .density import MIN_STD, DensityEnsemble, FittedGaussian, apply_metric
 from .features import FEATURE_GROUPS, FeatureGroup, Features, features_of_maps, mean_of_highest, on_one_grid
 from .folds import FoldFeatures, Folds, leave_one_out, total_moments, whiten_out_of_fold
 from .memory_bank import MemoryBank
@@ -85,7 +85,7 @@ class CoftADModel(nn.Module):
         first = -1 if groups[0].is_deep else self.backbone.layers[0]
         self.upsample = SmoothUpsampling(self.backbone.grids[first], image_size)
         self.memory_bank = MemoryBank(dim)
-        self.ranked_score = RankedScore()
+        self.ranked_score = RankedScore(1.0 if published else BANK_WEIGHT + sum(group.weight for group in groups))
         if published:
             self.heads = ContrastiveHeads(channels[-1])
             self.image_density = DensityEnsemble(channels[-1])
@@ -126,7 +126,7 @@ class CoftADModel(nn.Module):
                 gaussians.append(FittedGaussian(*image_gaussian(total_moments(subset, -1)), torch.zeros(1)))
             self.image_density.fit([gaussians[-1] for gaussians in fits])
         self.memory_bank.fit(folds, pool, always_rotated=always_rotated)
-        self.ranked_score = RankedScore().to(folds[0].views.bank.device)
+        self.ranked_score = RankedScore(self.ranked_score.weight).to(folds[0].views.bank.device)
 
     def _fit_gaussians(self, folds: Folds, settings: AdaptationSettings, on_step: OnStep) -> list[FittedGaussian]:
         """Return a Gaussian of each feature group, fitted to some folds."""
@@ -172,12 +172,13 @@ class CoftADModel(nn.Module):
                 :meth:`MemoryBank.find_own`. Defaults to none.
 
         Returns:
-            tuple[torch.Tensor, torch.Tensor]: Scores, shape ``(N, B)``, and maps, shape ``(B, N, h, w)``. The published
-            form has only the first map.
+            tuple[torch.Tensor, torch.Tensor]: Scores, which are logarithms of distances, shape ``(N, B)``, and maps,
+            shape ``(B, N, h, w)``. The published form has only the first map.
         """
         if self.published:
             first = slice(0, 1) if members == EVERY else members
-            return self.image_density.distances(features.embeddings, members).T, self.anomaly_maps(features, first)
+            distances = self.image_density.distances(features.embeddings, members).T
+            return distances.clamp_min(MIN_STD).log(), self.anomaly_maps(features, first)
         maps = self.anomaly_maps(features, members, own)
         return mean_of_highest(maps).T, maps
 

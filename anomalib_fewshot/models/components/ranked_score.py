@@ -1,46 +1,55 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Score based on the number of out-of-fold images that an image exceeds."""
+"""Score that is a distance relative to normal images, and whose order agrees with conformal ranks."""
 
 import torch
 from anomalib.models.components.base import DynamicBufferMixin
 
+MIN_GAP = 0.01  # smallest relative difference of two levels
+MARGIN = 0.01  # part of the interval between two levels for distances beyond it
+
 
 class RankedScore(DynamicBufferMixin):
-    r"""Rank images by the number of out-of-fold images that they exceed, and by a continuous score within a rank.
+    r"""Convert scores to distances that agree with the number of out-of-fold images that an image exceeds.
+
+    The distance of an image with the score s is
+
+    .. math:: d = \exp((s - \max_i c_i) / w)
+
+    where :math:`c_i` are the out-of-fold scores and w is the total weight of the logarithmic distances in a score. It
+    is 1 for the most unusual out-of-fold image.
 
     For each out-of-fold image, the fit without its fold scores this image and the new image. The new image exceeds it
     if its score is higher. If the k out-of-fold images and the new image are exchangeable, the new image exceeds all of
     them with a probability of at most 1 / (k + 1). This holds for any fit and any score, and it gives a threshold.
 
-    Only the R highest ranks are distinct. Below them, the score of the fit to all images is the better order. With the
-    number of exceeded images b, the score s of the fit to all images and the mean out-of-fold score c, the result is
-
-    .. math:: r = a + f \text{ for } a < R, \quad r = R + \frac{f}{1 - f} \text{ for } a = R, \quad
-        a = \max(0, b - (k - R)), \quad f = \frac{1}{2} + \frac{z}{2 (1 + |z|)}, \quad z = \frac{s - c}{|c|}.
-
-    The integer part of r is a for all a below R. Without out-of-fold images the score is unchanged.
+    Only the R highest ranks are distinct. Below them, the distance is the better order. The *levels* are the distances
+    of the R highest out-of-fold images. The distance of an image that exceeds all but j of the out-of-fold images is
+    limited to the interval between two levels, the j-th highest and the one above it. Distances beyond the interval
+    stay in order, within a hundredth of it.
 
     An image that the fit to all images contains, such as one of a pool of unlabeled images, is scored by this fit
     without itself. It is compared with the scores of the k images by the same rule (full conformal prediction).
 
     Reference:
         Jackknife+, theorem 1 of https://arxiv.org/abs/1905.02928.
+
+    Args:
+        weight (float): Total weight w.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
+        self.weight = weight
         self.register_buffer("out_of_fold_scores", torch.zeros(0))  # (k,)
         self.register_buffer("fold", torch.zeros(0, dtype=torch.long))  # (k,)
         self.register_buffer("in_bag_scores", torch.zeros(0))  # (k,)
-        self.register_buffer("center", torch.ones(()))
-        self.register_buffer("ranks", torch.zeros((), dtype=torch.long))  # R
+        self.register_buffer("levels", torch.zeros(0))  # (R,)
         self.out_of_fold_scores: torch.Tensor
         self.fold: torch.Tensor
         self.in_bag_scores: torch.Tensor
-        self.center: torch.Tensor
-        self.ranks: torch.Tensor
+        self.levels: torch.Tensor
 
     @torch.no_grad()
     def fit(
@@ -55,24 +64,28 @@ class RankedScore(DynamicBufferMixin):
         Args:
             out_of_fold_scores (torch.Tensor): Score of each image, computed without its fold, shape ``(k,)``.
             fold (torch.Tensor): Index of the fold of each image, 0 to F - 1, shape ``(k,)``.
-            ranks (int): Number R of distinct highest ranks. It is limited to k.
+            ranks (int): Number R of distinct highest ranks. It is limited to k. 0: distances are not limited.
             in_bag_scores (torch.Tensor | None): Score of each image by the fit to all images without itself, shape
                 ``(k,)``. Defaults to ``None``: no image that the fit contains is scored.
         """
-        self.center.copy_(out_of_fold_scores.mean())
         self.out_of_fold_scores = out_of_fold_scores
         self.fold = fold.to(out_of_fold_scores.device)
         self.in_bag_scores = torch.zeros_like(out_of_fold_scores) if in_bag_scores is None else in_bag_scores
-        self.ranks.fill_(min(ranks, len(out_of_fold_scores)))
+        self.levels = self.levels[:0]
+        levels = self.calibration_scores[len(out_of_fold_scores) - min(ranks, len(out_of_fold_scores)) :].clone()
+        for number in reversed(range(len(levels) - 1)):
+            levels[number] = torch.minimum(levels[number], (1 - MIN_GAP) * levels[number + 1])
+        self.levels = levels
 
     @property
     def calibration_scores(self) -> torch.Tensor:
-        """Ranked scores above which an image exceeds 1, 2, ..., k out-of-fold images, shape ``(k,)``.
-
-        The lowest k - R + 1 values are 1, because these ranks are not distinct.
-        """
-        count = len(self.out_of_fold_scores)
-        return (torch.arange(1.0, count + 1, device=self.center.device) - (count - self.ranks)).clamp_min(1)
+        """Distance of each out-of-fold image, ascending, shape ``(k,)``."""
+        scores = self.out_of_fold_scores.sort().values
+        distances = ((scores - scores[-1:]) / self.weight).exp()
+        if len(self.levels) == 0:
+            return distances
+        lower = torch.minimum(distances[: -len(self.levels)], self.levels[0])
+        return torch.cat([lower, self.levels])
 
     def forward(
         self,
@@ -80,7 +93,7 @@ class RankedScore(DynamicBufferMixin):
         fold_scores: torch.Tensor,
         is_in_bag: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return ranked scores.
+        """Return distances.
 
         Args:
             scores (torch.Tensor): Scores of the fit to all images, shape ``(B,)``.
@@ -89,17 +102,36 @@ class RankedScore(DynamicBufferMixin):
                 ``(B,)``. Defaults to ``None``: it contains none.
 
         Returns:
-            torch.Tensor: Ranked scores r, shape ``(B,)``.
+            torch.Tensor: Distances, shape ``(B,)``.
         """
-        count = len(self.out_of_fold_scores)
+        count, num_levels = len(self.out_of_fold_scores), len(self.levels)
         if count == 0:
             return scores
-        z = (scores - self.center) / self.center.abs().clamp_min(1e-6)
-        within = 0.5 + 0.5 * z / (1 + z.abs()) * (1 - 1e-6)
+        distances = ((scores - self.out_of_fold_scores.max()) / self.weight).exp()
+        if num_levels == 0:
+            return distances
         exceeds = fold_scores[self.fold] > self.out_of_fold_scores[:, None]  # (k, B)
         if is_in_bag is not None:
             in_bag = scores > self.in_bag_scores[:, None]
             exceeds = (is_in_bag & in_bag) | (~is_in_bag & exceeds)  # ONNX Runtime has no `where` of booleans
-        exceeded = exceeds.sum(0)
-        rank = (exceeded - (count - self.ranks)).clamp_min(0)
-        return rank + torch.where(rank == self.ranks, within / (1 - within), within)
+            in_bag_distances = ((scores - self.in_bag_scores.max()) / self.weight).exp()
+            distances = torch.where(is_in_bag, in_bag_distances, distances)
+        rank = (exceeds.sum(0) - (count - num_levels)).clamp_min(0)  # (B,), from 0 to R
+        infinite = torch.full_like(self.levels[:1], torch.inf)
+        low = torch.cat([torch.zeros_like(infinite), self.levels])[rank]
+        high = torch.cat([self.levels, infinite])[rank]
+        return _limit(distances, low, high)
+
+
+def _limit(distances: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """Return distances in the same order, above ``low``, which may be 0, and up to ``high``, which may be infinite."""
+    is_open = high.isinf()
+    width = torch.where(is_open, low, high - low)
+    below, above = (
+        MARGIN * width * (low > 0),
+        MARGIN * width * ~is_open,
+    )  # parts of the interval for what lies beyond it
+    slope = torch.where(is_open, 1, 1 - (below + above) / width)
+    limited = low + below + slope * (distances - low)
+    limited = torch.where(distances > high, high - above * high / distances, limited)
+    return torch.where(distances < low, low + below * (distances / low).clamp_min(0.01), limited)

@@ -24,15 +24,19 @@ def test_p_value_of_exchangeable_scores(num_good: int, num_new: int) -> None:
     median = np.sort(scores[:, :num_good], axis=1)[:, (num_good + 1) // 2 - 1]
     above = (scores[:, num_good:] > median[:, None]).sum(1)
     for number in (num_new // 2, num_new - 2, num_new):
-        assert level_p_value(number, num_new, num_good) == pytest.approx((above >= number).mean(), abs=0.012)
+        assert level_p_value(number, num_new, num_good, (num_good + 1) // 2) == pytest.approx(
+            (above >= number).mean(),
+            abs=0.012,
+        )
 
 
 @pytest.mark.parametrize("num_good", [2, 3, 4, 5, 8, 16, 64])
 def test_limit_can_be_reached(num_good: int) -> None:
-    number = min_new_images(num_good)
-    assert level_p_value(number, number, num_good) <= LEVEL_LIMIT
-    assert number == 8 or level_p_value(number - 1, number - 1, num_good) > LEVEL_LIMIT
-    assert level_p_value(0, number, num_good) == pytest.approx(1)
+    rank = (num_good + 1) // 2
+    number = min_new_images(num_good, rank)
+    assert level_p_value(number, number, num_good, rank) <= LEVEL_LIMIT
+    assert number == 8 or level_p_value(number - 1, number - 1, num_good, rank) > LEVEL_LIMIT
+    assert level_p_value(0, number, num_good, rank) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("num_good", "num_new"), [(4, 8), (4, 30), (8, 50)])
@@ -56,7 +60,18 @@ def test_all_new_images_above_the_median_are_drift() -> None:
     assert (drift.num_above, drift.num_new, drift.num_good) == (30, 30, 4)
     assert drift.has_level_shift
     assert not drift.has_trend  # all scores are equal
-    assert "30 of 30" in describe_drift([0.3] * 30, CALIBRATION_SCORES)
+    assert "30 of 30 new pictures score above 2 of 4 good pictures" in describe_drift(
+        [0.3] * 30,
+        CALIBRATION_SCORES,
+    )
+
+
+def test_good_images_with_one_score_have_the_highest_rank() -> None:
+    """Three of four good images are at the review threshold, so an image above it exceeds all three."""
+    drift = measure_drift([0.45] * 7 + [0.3] * 13, [0.4, 0.4, 0.4, 0.5])
+    assert drift is not None
+    assert (drift.num_above, drift.rank) == (7, 3)
+    assert drift.p_value == level_p_value(7, 20, 4, 3)
 
 
 def test_normal_images_are_no_drift() -> None:

@@ -68,7 +68,7 @@ def test_new_images_are_scored_upright(
     assert not (run / "findings.csv").exists()
     for orientation in range(1, 9):
         assert table.score[f"{orientation}.png"] == table.score["upright.png"]
-        assert table.score[f"{orientation}.jpg"] == pytest.approx(table.score["upright.png"], abs=0.03)
+        assert table.score[f"{orientation}.jpg"] == pytest.approx(table.score["upright.png"], rel=0.03)
         for path in (f"overlays/{orientation}.jpg.jpg", f"page/thumbnails/{orientation}.png.jpg"):
             with Image.open(run / path) as image:
                 assert image.size == (WIDTH, HEIGHT)

@@ -49,8 +49,7 @@ def test_only_scores_above_the_highest_normal_score_are_defects() -> None:
     raw = InferenceBatch(torch.tensor([-97.0, 2.0, 3.0, 4.0, 6.0, 1e4]), None, torch.zeros(6, 1, 2, 2))
     result = fitted()(raw)
     assert result.pred_label.tolist() == [False, False, False, True, True, True]
-    z = (raw.pred_score - 3) / 1.5  # in halves of the range
-    torch.testing.assert_close(result.pred_score, 0.5 + 0.5 * z / (1 + z.abs()))
+    torch.testing.assert_close(result.pred_score, raw.pred_score / 3)  # 1 is the highest normal score
     assert (result.pred_score.diff() > 0).all()
     torch.testing.assert_close(result.anomaly_map, torch.full((6, 1, 2, 2), 0.5 - 0.5 * 1.6 / 2.6))
 
@@ -76,7 +75,10 @@ def test_verdicts_and_p_values_of_ranked_scores() -> None:
     raw = torch.tensor([0.1, 1.6, 2.4, 3.2, 4.2, 50.0])
     shown = original = post_processor(InferenceBatch(pred_score=raw)).pred_score
     assert post_processor.verdicts(shown) == ["good", "good", "good", "review", "defect", "defect"]
-    torch.testing.assert_close(post_processor.p_value(shown), torch.tensor([1.0, 0.8, 0.6, 0.4, 0.2, 0.2]).double())
+    expected = torch.tensor([torch.nan, torch.nan, torch.nan, 0.4, 0.2, 0.2]).double()
+    torch.testing.assert_close(post_processor.p_value(shown), expected, equal_nan=True)
+    by_leave_one_out = fitted(CalibrationScheme.LEAVE_ONE_OUT, RANKED).p_value(shown)
+    torch.testing.assert_close(by_leave_one_out, torch.tensor([1.0, 0.8, 0.6, 0.4, 0.2, 0.2]).double())
     higher = fitted(CalibrationScheme.JACKKNIFE_PLUS, RANKED, false_alarm_rate=0.7)
     shown = higher(InferenceBatch(pred_score=raw)).pred_score
     assert higher.verdicts(shown) == [
@@ -87,7 +89,7 @@ def test_verdicts_and_p_values_of_ranked_scores() -> None:
         "defect",
         "defect",
     ]  # a lower line is worth nothing
-    torch.testing.assert_close(higher.p_value(shown), post_processor.p_value(original))
+    torch.testing.assert_close(higher.p_value(shown), post_processor.p_value(original), equal_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -110,8 +112,7 @@ def test_verdicts_match_the_labels(normalized: bool) -> None:
     post_processor = fitted(enable_normalization=normalized)
     result = post_processor(InferenceBatch(torch.tensor([0.5, 2.5, 3.5]), None, torch.zeros(3, 1, 1, 1)))
     assert post_processor.verdicts(result.pred_score) == ["good", "review", "defect"]
-    if normalized:  # upstream compares raw scores with the line of normalized ones
-        assert result.pred_label.tolist() == [False, False, True]
+    assert result.pred_label.tolist() == [False, False, True]
 
 
 def test_single_image_has_no_defect_and_no_p_value() -> None:
@@ -137,7 +138,7 @@ def test_image_with_verdict_good_has_no_mask() -> None:
 def test_predictions_have_explanations() -> None:
     batch = ImageBatch(image=torch.zeros(3, 3, 2, 2), pred_score=torch.tensor([0.1, 3.2, 9.0]))
     fitted(CalibrationScheme.JACKKNIFE_PLUS, RANKED).on_predict_batch_end(None, None, batch)
-    assert batch.explanation == ["good, p = 1", "review, p = 0.4", "defect, p = 0.2"]
+    assert batch.explanation == ["good", "review, p = 0.4", "defect, p = 0.2"]
 
 
 def test_range_of_a_single_score() -> None:
@@ -270,10 +271,17 @@ def test_metadata_is_json() -> None:
     values = fitted(CalibrationScheme.JACKKNIFE_PLUS, RANKED).metadata()
     assert json.loads(json.dumps(values)) == values
     assert (values["scheme"], values["num_normal"], values["guaranteed_false_alarm_rate"]) == ("jackknife+", 4, 0.2)
-    assert (values["review_score"], values["defect_score"]) == (pytest.approx(1 / 3), 0.5)
+    assert (values["review_score"], values["defect_score"]) == (0.75, 1.0)
     table = [(row["score_up_to"], row["p"]) for row in values["p_values"]]
-    expected = [(0.2, 1.0), (0.25, 0.8), (1 / 3, 0.6), (0.5, 0.4)]
-    assert table == [pytest.approx(pair) for pair in expected]
+    assert table == [(0.25, None), (0.5, None), (0.75, None), (1.0, pytest.approx(0.4))]
+
+
+@pytest.mark.parametrize("sensitivity", [0.3, 0.5, 0.7])
+def test_sensitivity_scales_the_threshold(sensitivity: float) -> None:
+    post_processor = fitted(image_sensitivity=sensitivity)
+    assert float(post_processor.normalized_image_threshold) == pytest.approx(2 * (1 - sensitivity))
+    result = post_processor(InferenceBatch(torch.tensor([1.7, 1.9, 4.1, 4.3]), None, torch.zeros(4, 1, 1, 1)))
+    assert result.pred_label.tolist() == [score > 6 * (1 - sensitivity) for score in (1.7, 1.9, 4.1, 4.3)]
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_false_alarm_rate(parts: Path) -> None:
     inspect(parts / "good", **arguments, false_alarm_rate=0.6)
     model = load(parts / "rate" / "v0")
     assert model.post_processor.guaranteed_fpr == pytest.approx(0.6)
-    assert json.loads((parts / "rate/v0/run.json").read_text())["false_alarm_rate"] == 0.6
+    assert json.loads((parts / "rate/v0/run.json").read_text())["false_alarm_rate"] == pytest.approx(0.6)
     with pytest.raises(ArgumentError, match=r"must be at least 0.2 with 4 good pictures, got 0.05. Provide 19 good"):
         inspect(parts / "good", **arguments, false_alarm_rate=0.05)
 

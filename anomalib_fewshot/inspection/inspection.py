@@ -48,6 +48,7 @@ from .training import CHECKPOINT, SUPPORT, checkpoint_of, load, to_device, train
 MASK = "ignore.png"
 MAX_NAME_BYTES = 251  # output files append a suffix of four bytes
 MAX_PRINTED_ERRORS = 5  # the page and findings.csv list all of them
+MAX_DEFECT_SHARE = 0.15  # of the new pictures, beyond the false alarms: with more, a pool does harm
 WATCH_INTERVAL = 1.0  # seconds between two scans of the folder
 PAGE_INTERVAL = 20.0  # seconds between two updates of the page during a run
 
@@ -340,7 +341,17 @@ class _Inspection:
         self.skipped |= {path: file_state(path)[1] for path in new if path in broken}
 
     def _describe_pool(self) -> str:
-        return "" if self.pool is None else self.pool.describe(self.pool_size, len(self._outdated()))
+        if self.pool is None:
+            return ""
+        text = self.pool.describe(self.pool_size, len(self._outdated()))
+        num_defects = sum(entry.verdict == "defect" for entry in self.run.entries.values())
+        expected = self.model.post_processor.guaranteed_fpr or 0
+        if self.pool_size and num_defects > (expected + MAX_DEFECT_SHARE) * len(self.run.entries):
+            text += (
+                f" {num_defects} of {_count_pictures(len(self.run.entries), 'new')} look defective. If they are, the "
+                "model may learn defects as normal: train without the new pictures (`--no-pool`)."
+            )
+        return text
 
     def _outdated(self) -> list[Path]:
         """Return the pictures that an earlier model has scored, with a smaller pool."""

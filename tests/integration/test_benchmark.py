@@ -323,7 +323,7 @@ def test_files(name: str, mvtec_root: Path, capsys: pytest.CaptureFixture, tmp_p
     runs = {
         "smoke": 8,
         "realmini": 9 * 2 * 4 * 5,
-        "dino": 4 * 2 * 4 * 5,
+        "dino": 5 * 2 * 4 * 5,
         "realmini_reg_ad": 8 * 2 * 4 * 5,
         "realmini_coft_ad": 9 * 2 * 2 * 5,
     }

@@ -353,7 +353,7 @@ def test_interrupted_growth(arrive, watch: Watch, folder: Path, capsys: pytest.C
     train = inspection.train
 
     def interrupt(*arguments: object) -> object:
-        if len(arguments[-1]) == 4:
+        if len(arguments[-2]) == 4:
             raise KeyboardInterrupt
         return train(*arguments)
 
@@ -392,7 +392,7 @@ def test_pictures_that_vanish(arrive, watch: Watch, folder: Path, capsys: pytest
     train, failed = inspection.train, []
 
     def remove_one(*arguments: object) -> object:
-        if len(arguments[-1]) >= 4 and not failed:
+        if len(arguments[-2]) >= 4 and not failed:
             failed.append((folder / "new/1.png").unlink())
         return train(*arguments)
 

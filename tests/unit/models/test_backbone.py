@@ -35,8 +35,8 @@ IMAGE = torch.zeros(1, 3, 64, 64)
         ("resnet18", 64, [(128, 8, 8), (256, 4, 4), (512, 2, 2)]),
         ("tf_efficientnet_lite0", 64, [(40, 8, 8), (112, 4, 4), (320, 2, 2)]),
         ("swin_tiny_patch4_window7_224", 224, [(192, 28, 28), (384, 14, 14), (768, 7, 7)]),
-        ("vit_tiny_patch16_224", 64, [(192, 4, 4), (192, 4, 4)]),
-        ("vit_small_patch14_dinov2", 56, [(384, 4, 4), (384, 4, 4)]),
+        ("vit_tiny_patch16_224", 64, [(192, 4, 4)] * 3),
+        ("vit_small_patch14_dinov2", 56, [(384, 4, 4)] * 3),
     ],
 )
 def test_maps_of_convolutional_and_transformer_backbones(name: str, size: int, shapes: list[tuple[int, ...]]) -> None:

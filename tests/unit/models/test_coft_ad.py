@@ -295,10 +295,10 @@ def test_an_image_is_compared_with_each_other_by_a_model_of_the_rest(
                 torch.testing.assert_close(by_fold[index + 1], plain(new).pred_score, rtol=1e-3, atol=1e-3)
     ranked = scores_of(model, new)
     if num_steps == 0:  # all, all but one, or fewer
-        assert (ranked.floor().clamp_max(2) == (exceeded - 2).clamp_min(0)).all()
-    assert ranked[3] > 2 >= ranked[0]
+        assert ((ranked[:, None] > model.model.ranked_score.levels).sum(1) == (exceeded - 2).clamp_min(0)).all()
+    assert ranked[3] > 1 >= ranked[0]
     result = model.post_processor.eval()(model.model(new))
-    assert result.pred_label.tolist() == (ranked > 2).tolist() == (result.pred_score > 0.5).tolist()
+    assert result.pred_label.tolist() == (ranked > 1).tolist() == (result.pred_score > 1).tolist()
 
 
 def _without_random_views(model: CoftAD) -> FoldSettings:
@@ -314,10 +314,12 @@ def test_single_image_has_no_rank_and_a_backbone_that_saw_all_images_neither(mvt
         model = small(published=published)
         train(model, mvtec_root, tmp_path, k_shot=k_shot)
         assert model.post_processor.scheme is scheme
-        assert len(model.model.ranked_score.out_of_fold_scores) == 0
+        ranked = model.model.ranked_score
+        assert len(ranked.levels) == 0
         with torch.no_grad():
             by_fold, _ = model.eval().model.score(model.model.features(images(2, (64, 64))))
-        torch.testing.assert_close(scores_of(model, images(2, (64, 64))), by_fold[0])
+        ratios = ((by_fold[0] - ranked.out_of_fold_scores.max()) / ranked.weight).exp()
+        torch.testing.assert_close(scores_of(model, images(2, (64, 64))), ratios)
     model = small(**EMBEDDING)
     train(model, mvtec_root, tmp_path, k_shot=3)
     assert model.post_processor.scheme is CalibrationScheme.JACKKNIFE_PLUS

@@ -187,7 +187,7 @@ def image_shapes(datamodule: AnomalibDataModule, max_images: int = 16) -> list[t
 
 def _without_model_resize(augmentations: Transform | None) -> Transform | None:
     """Return the augmentations of a dataset without the resize of the model, which anomalib appends to them."""
-    if isinstance(augmentations, Compose):
+    if isinstance(augmentations, Compose) and isinstance(augmentations.transforms[-1], Resize):
         return Compose(augmentations.transforms[:-1])
     return None if isinstance(augmentations, Resize) else augmentations
 

@@ -15,6 +15,7 @@ from anomalib_fewshot.models.coft_ad.folds import (
     FoldFeatures,
     FoldSettings,
     OutOfFold,
+    _fitted_views,
     anomalous_cells,
     extract_fold_features,
     total_moments,
@@ -145,6 +146,19 @@ def test_gaussians_are_fitted_to_rotated_views(right_angles: bool, model: CoftAD
             angles = subsample_grid(model.features(torch.cat([*rotated_views(image, 3)])).bank)
             torch.testing.assert_close(fold.rotated, angles, rtol=1e-4, atol=1e-4)
             assert len(fold.views.bank) == fold.num_views == 2  # out-of-fold views are not rotated
+
+
+@pytest.mark.parametrize(
+    ("size", "keeps_shape"),
+    [((64, 64), False), ((64, 96), False), ((64, 100), True), ((96, 32), True)],
+)
+def test_views_of_elongated_images_are_not_squeezed(size: tuple[int, int], keeps_shape: bool) -> None:
+    """Rotations by 90 degrees would be resized to the shape of the image, so only the other symmetries are used."""
+    image = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
+    views = _fitted_views(image, 0, replace(PLAIN, num_views=8, right_angles=True))
+    for number, view in enumerate(views):
+        expected = symmetry(image[None], 2 * number if keeps_shape else number)[0]
+        torch.testing.assert_close(view, expected)
 
 
 def drawn_parts(*, rotated: bool) -> torch.Tensor:

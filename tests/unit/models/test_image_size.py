@@ -16,7 +16,7 @@ from anomalib.data.utils import read_image
 from anomalib.engine import Engine
 from anomalib.models import Padim, Patchcore
 from image_files import save_image
-from torchvision.transforms.v2 import CenterCrop, Resize
+from torchvision.transforms.v2 import CenterCrop, Compose, Resize
 
 from anomalib_fewshot import AutoSizePreProcessor, CoftAD, FewShot, MultiCategory, MVTecFolder, RegAD, UniAD
 from anomalib_fewshot.data.support import image_shapes
@@ -246,6 +246,12 @@ def test_shapes_of_many_images_are_a_sample(wide: Path) -> None:
     datamodule = MVTecFolder(wide, "part", num_workers=0, augmentations=Resize((32, 32)))
     datamodule.setup("fit")
     assert image_shapes(datamodule, max_images=4) == [(40, 100)] * 4
+
+
+def test_augmentations_without_a_resize_are_kept(wide: Path) -> None:
+    source = MVTecFolder(wide, "part", num_workers=0, augmentations=Compose([CenterCrop((40, 80))]))
+    source.setup("fit")  # without a trainer, anomalib appends no resize
+    assert set(image_shapes(source)) == {(40, 80)}
 
 
 def test_vit_has_patches_of_the_shape(wide: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, cast
 
 import numpy as np
@@ -16,8 +17,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from anomalib_fewshot._host.post_processing import OpenPostProcessor
+from anomalib_fewshot.errors import ArgumentError, NotFittedError
 
 from .calibration_scheme import CalibrationScheme, needed, p_values, rate_bound
+from .description import describe_calibration
 
 logger = logging.getLogger(__name__)
 
@@ -74,12 +77,13 @@ class SupportPostProcessor(OpenPostProcessor):
             ascending, shape ``(k,)``.
         review_threshold (torch.Tensor): Raw score above which the verdict is at least "review", a scalar. NaN for
             anomalib's own threshold.
+        has_manual_thresholds (bool): Whether :meth:`set_verdict_thresholds` has replaced the calibrated thresholds.
 
     Raises:
         ValueError: If ``false_alarm_rate`` is not between 0 and 1.
     """
 
-    checkpoint_keys = ("false_alarm_rate", "scheme", "num_folds")
+    checkpoint_keys = ("false_alarm_rate", "scheme", "num_folds", "has_manual_thresholds")
 
     def __init__(
         self,
@@ -93,6 +97,7 @@ class SupportPostProcessor(OpenPostProcessor):
         self.false_alarm_rate = false_alarm_rate
         self.scheme: CalibrationScheme | None = None
         self.num_folds: int | None = None
+        self.has_manual_thresholds = False
         self.register_buffer("calibration_scores", torch.zeros(0))
         self.register_buffer("review_threshold", torch.tensor(float("nan")))
         self.calibration_scores: torch.Tensor
@@ -134,11 +139,11 @@ class SupportPostProcessor(OpenPostProcessor):
                 limits.append(torch.stack([maps.amin(1), maps.amax(1)]))
         self.scheme, self.num_folds = normal.scheme, normal.num_folds
         self.calibration_scores = torch.cat(scores).sort().values.to(self.calibration_scores.device)
+        self.has_manual_thresholds = False
         rank = self.rank
         if self.scheme is CalibrationScheme.SELF_VIEWS:
             self.calibration_scores = self.calibration_scores[-1:]  # all views belong to one image
-        review_rank = self.scheme.review_rank(rank, len(self.calibration_scores), self.num_folds)
-        self.review_threshold.copy_(self._at_rank(self.calibration_scores, review_rank))
+        self.review_threshold.copy_(self._calibrated_review_threshold)
         self._set("image", self.calibration_scores, rank)
         if limits:
             lowest, highest = torch.cat(limits, dim=1)
@@ -149,6 +154,54 @@ class SupportPostProcessor(OpenPostProcessor):
             else logging.INFO
         )
         logger.log(level, self.describe())
+
+    def set_verdict_thresholds(self, review: float, defect: float) -> None:
+        """Replace the calibrated thresholds of the verdicts. The false-alarm rate is then no longer guaranteed.
+
+        Args:
+            review (float): Score, as :meth:`forward` returns it, above which the verdict is at least "review".
+            defect (float): Score above which the verdict is "defect".
+
+        Raises:
+            ArgumentError: If the thresholds are not finite, or if ``review`` is higher than ``defect``.
+            NotFittedError: If no thresholds have been calibrated on normal images.
+        """
+        self._check_calibrated()
+        if not (isfinite(review) and isfinite(defect) and review <= defect):
+            msg = f"`review` must be finite and not higher than `defect`, got review={review}, defect={defect}."
+            raise ArgumentError(msg)
+        width = self.image_max - self.image_min if self.enable_normalization else 1
+        lowest = self.image_min if self.enable_normalization else 0
+        sensitivity = 2 * super().normalized_image_threshold
+        self.review_threshold.copy_(review * width + lowest)
+        self.set_threshold("image", defect / sensitivity * width + lowest)
+        self.has_manual_thresholds = True
+
+    def restore_verdict_thresholds(self) -> None:
+        """Restore the calibrated thresholds, with their guarantee.
+
+        Raises:
+            NotFittedError: If no thresholds have been calibrated on normal images.
+        """
+        self._check_calibrated()
+        self.review_threshold.copy_(self._calibrated_review_threshold)
+        self.set_threshold("image", self._at_rank(self.calibration_scores, self.rank))
+        self.has_manual_thresholds = False
+
+    def _check_calibrated(self) -> None:
+        if self.scheme is None or not self.enable_thresholding:
+            msg = (
+                "Thresholds must be calibrated on normal images before they are changed. Fit the model with `FewShot`."
+            )
+            raise NotFittedError(msg)
+
+    @property
+    def _calibrated_review_threshold(self) -> torch.Tensor:
+        """Raw score of the review threshold that follows from the calibration."""
+        if self.scheme is None:
+            return self.review_threshold
+        review_rank = self.scheme.review_rank(self.rank, len(self.calibration_scores), self.num_folds)
+        return self._at_rank(self.calibration_scores, review_rank)
 
     @property
     def rank(self) -> int:
@@ -229,7 +282,7 @@ class SupportPostProcessor(OpenPostProcessor):
     @property
     def guaranteed_fpr(self) -> float | None:
         """Guaranteed mean false-alarm rate. ``None`` without a guarantee."""
-        if self.scheme is None:
+        if self.scheme is None or self.has_manual_thresholds:
             return None
         return self.scheme.guaranteed_fpr(self.rank, len(self.calibration_scores), self.num_folds)
 
@@ -249,7 +302,7 @@ class SupportPostProcessor(OpenPostProcessor):
         scores, calibration_scores = scores.double().cpu(), self._shown(self.calibration_scores).double().cpu()
         values = torch.as_tensor(p_values(scores.numpy(), calibration_scores.numpy()))
         if self.scheme in RANKED_SCHEMES:
-            values[scores <= float(self._shown(self.review_threshold))] = torch.nan
+            values[scores <= float(self._shown(self._calibrated_review_threshold))] = torch.nan
         return values
 
     def verdicts(self, scores: torch.Tensor) -> list[str]:
@@ -264,7 +317,7 @@ class SupportPostProcessor(OpenPostProcessor):
         review = self._shown(self.review_threshold)
         defect = self.normalized_image_threshold
         above = torch.stack([scores > float(threshold) for threshold in (review, defect)]).sum(0)
-        highest = 1 if len(self.calibration_scores) == 1 else 2
+        highest = 1 if len(self.calibration_scores) == 1 and not self.has_manual_thresholds else 2
         verdicts = [VERDICTS[min(count, highest)] for count in above.tolist()]
         return [UNKNOWN if np.isnan(score) else v for v, score in zip(verdicts, scores.tolist(), strict=True)]
 
@@ -359,40 +412,14 @@ class SupportPostProcessor(OpenPostProcessor):
 
     def describe(self) -> str:
         """Return a description of the calibration of the threshold and its guarantee."""
-        if self.scheme is None:
-            return "The threshold was fitted to validation images. The false-alarm rate is not guaranteed."
-        count, rank = len(self.calibration_scores), self.rank
-        rate = self.guaranteed_fpr
-        sources = {
-            CalibrationScheme.JACKKNIFE_PLUS: f"{count} good image{'' if count == 1 else 's'} (jackknife+)",
-            CalibrationScheme.CV_PLUS: f"{count} good images (CV+ with {self.num_folds} folds)",
-            CalibrationScheme.SPLIT: f"{count} good validation images (split calibration)",
-            CalibrationScheme.LEAVE_ONE_OUT: f"{count} good images (leave-one-out)",
-            CalibrationScheme.SELF_VIEWS: "augmented views of a single good image",
-            CalibrationScheme.TRAINING: f"{count} good images that were used in training",
-        }
-        text = f"Threshold calibrated on {sources[self.scheme]}. "
-        if count == 1:
-            guarantee = "is not guaranteed" if rate is None else f"of the threshold is at most {100 * rate:.2g} %"
-            return text + (
-                f"The false-alarm rate {guarantee}, and no image is called a defect: images above the threshold are "
-                "marked for review. Provide at least two good images."
+        if self.scheme is not None and self.has_manual_thresholds:
+            review, defect = float(self._shown(self.review_threshold)), float(self.normalized_image_threshold)
+            return (
+                f"Thresholds set by hand: review above {review:.3f}, defect above {defect:.3f}. The false-alarm rate is "
+                "no longer guaranteed."
             )
-        if self.scheme is CalibrationScheme.TRAINING:
-            return text + (
-                "The false-alarm rate is not guaranteed: many new good images exceed this threshold. Provide "
-                "validation images: `FewShot(validation='source')`."
-            )
-        if rate is None:
-            return text + (
-                f"About {rank} in {count + 1} good images of the same kind exceed it, but the false-alarm rate is not "
-                "guaranteed."
-            )
-        text += f"On average over support sets, at most {100 * rate:.2g} % of good parts are flagged as defects."
-        if self.scheme is CalibrationScheme.SPLIT:
-            bound = 100 * rate_bound(rank, count)
-            return f"{text} For this calibration set: at most {bound:.2g} % (95 % confidence)."
-        return f"{text} For 5 %, provide at least {needed(0.05)} good images." if rate > 0.05 else text
+        count = len(self.calibration_scores)
+        return describe_calibration(self.scheme, count, self.rank, self.guaranteed_fpr, self.num_folds)
 
     def metadata(self) -> dict[str, Any]:
         """Return the settings for a deployment. The names follow anomalib's plan for ``metadata.json``."""
@@ -410,10 +437,11 @@ class SupportPostProcessor(OpenPostProcessor):
                 levels.append({"score_up_to": score, "p": None if np.isnan(p) else p})
             values |= {
                 "scheme": self.scheme.value,
+                "manual_thresholds": self.has_manual_thresholds,
                 "num_normal": len(calibration_scores),
                 "guaranteed_false_alarm_rate": self.guaranteed_fpr,
                 "false_alarm_rate_bound": rate_bound(self.rank, len(calibration_scores))
-                if self.scheme is CalibrationScheme.SPLIT
+                if self.scheme is CalibrationScheme.SPLIT and not self.has_manual_thresholds
                 else None,
                 "review_score": float(self._shown(self.review_threshold)),
                 "defect_score": float(self.normalized_image_threshold),

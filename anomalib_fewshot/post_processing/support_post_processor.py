@@ -155,19 +155,31 @@ class SupportPostProcessor(OpenPostProcessor):
         )
         logger.log(level, self.describe())
 
-    def set_verdict_thresholds(self, review: float, defect: float) -> None:
-        """Replace the calibrated thresholds of the verdicts. The false-alarm rate is then no longer guaranteed.
+    def set_verdict_thresholds(self, thresholds: tuple[float, float | None] | None) -> None:
+        """Replace the calibrated thresholds of the verdicts, or restore them.
 
         Args:
-            review (float): Score, as :meth:`forward` returns it, above which the verdict is at least "review".
-            defect (float): Score above which the verdict is "defect".
+            thresholds (tuple[float, float | None] | None): Scores, as :meth:`forward` returns them, above which the
+                verdict is at least "review" and above which it is "defect". The false-alarm rate is then no longer
+                guaranteed. Without the second one, no image is called a defect, which requires a single normal image.
+                ``None`` restores the calibrated thresholds.
 
         Raises:
-            ArgumentError: If the thresholds are not finite, or if ``review`` is higher than ``defect``.
+            ArgumentError: If the thresholds are not finite, or if the first is higher than the second.
             NotFittedError: If no thresholds have been calibrated on normal images.
         """
-        self._check_calibrated()
-        if not (isfinite(review) and isfinite(defect) and review <= defect):
+        if self.scheme is None or not self.enable_thresholding:
+            msg = "Thresholds must be calibrated on normal images before a change. Fit the model with `FewShot`."
+            raise NotFittedError(msg)
+        self.has_manual_thresholds = thresholds is not None
+        if thresholds is None:
+            self.review_threshold.copy_(self._calibrated_review_threshold)
+            self.set_threshold("image", self._at_rank(self.calibration_scores, self.rank))
+            return
+        review, defect = thresholds
+        if defect is None and len(self.calibration_scores) == 1:
+            defect = review
+        if defect is None or not (isfinite(review) and isfinite(defect) and review <= defect):
             msg = f"`review` must be finite and not higher than `defect`, got review={review}, defect={defect}."
             raise ArgumentError(msg)
         width = self.image_max - self.image_min if self.enable_normalization else 1
@@ -175,25 +187,6 @@ class SupportPostProcessor(OpenPostProcessor):
         sensitivity = 2 * super().normalized_image_threshold
         self.review_threshold.copy_(review * width + lowest)
         self.set_threshold("image", defect / sensitivity * width + lowest)
-        self.has_manual_thresholds = True
-
-    def restore_verdict_thresholds(self) -> None:
-        """Restore the calibrated thresholds, with their guarantee.
-
-        Raises:
-            NotFittedError: If no thresholds have been calibrated on normal images.
-        """
-        self._check_calibrated()
-        self.review_threshold.copy_(self._calibrated_review_threshold)
-        self.set_threshold("image", self._at_rank(self.calibration_scores, self.rank))
-        self.has_manual_thresholds = False
-
-    def _check_calibrated(self) -> None:
-        if self.scheme is None or not self.enable_thresholding:
-            msg = (
-                "Thresholds must be calibrated on normal images before they are changed. Fit the model with `FewShot`."
-            )
-            raise NotFittedError(msg)
 
     @property
     def _calibrated_review_threshold(self) -> torch.Tensor:
@@ -202,6 +195,11 @@ class SupportPostProcessor(OpenPostProcessor):
             return self.review_threshold
         review_rank = self.scheme.review_rank(self.rank, len(self.calibration_scores), self.num_folds)
         return self._at_rank(self.calibration_scores, review_rank)
+
+    @property
+    def _calls_defects(self) -> bool:
+        """Whether an image can be called a defect. With a single normal image, only a manual threshold does so."""
+        return len(self.calibration_scores) > 1 or bool(self.image_threshold > self.review_threshold)
 
     @property
     def rank(self) -> int:
@@ -286,6 +284,13 @@ class SupportPostProcessor(OpenPostProcessor):
             return None
         return self.scheme.guaranteed_fpr(self.rank, len(self.calibration_scores), self.num_folds)
 
+    @property
+    def _rate_bound(self) -> float | None:
+        """95 % confidence bound of the false-alarm rate, for split calibration."""
+        if self.scheme is not CalibrationScheme.SPLIT or self.has_manual_thresholds:
+            return None
+        return rate_bound(self.rank, len(self.calibration_scores))
+
     def p_value(self, scores: torch.Tensor) -> torch.Tensor:
         """Return the rank p-value of each score.
 
@@ -317,7 +322,7 @@ class SupportPostProcessor(OpenPostProcessor):
         review = self._shown(self.review_threshold)
         defect = self.normalized_image_threshold
         above = torch.stack([scores > float(threshold) for threshold in (review, defect)]).sum(0)
-        highest = 1 if len(self.calibration_scores) == 1 and not self.has_manual_thresholds else 2
+        highest = 2 if self._calls_defects else 1
         verdicts = [VERDICTS[min(count, highest)] for count in above.tolist()]
         return [UNKNOWN if np.isnan(score) else v for v, score in zip(verdicts, scores.tolist(), strict=True)]
 
@@ -414,10 +419,8 @@ class SupportPostProcessor(OpenPostProcessor):
         """Return a description of the calibration of the threshold and its guarantee."""
         if self.scheme is not None and self.has_manual_thresholds:
             review, defect = float(self._shown(self.review_threshold)), float(self.normalized_image_threshold)
-            return (
-                f"Thresholds set by hand: review above {review:.3f}, defect above {defect:.3f}. The false-alarm rate is "
-                "no longer guaranteed."
-            )
+            shown = f"review above {review:.3f}" + (f", defect above {defect:.3f}" if self._calls_defects else "")
+            return f"Thresholds set by hand: {shown}. The false-alarm rate is no longer guaranteed."
         count = len(self.calibration_scores)
         return describe_calibration(self.scheme, count, self.rank, self.guaranteed_fpr, self.num_folds)
 
@@ -440,11 +443,9 @@ class SupportPostProcessor(OpenPostProcessor):
                 "manual_thresholds": self.has_manual_thresholds,
                 "num_normal": len(calibration_scores),
                 "guaranteed_false_alarm_rate": self.guaranteed_fpr,
-                "false_alarm_rate_bound": rate_bound(self.rank, len(calibration_scores))
-                if self.scheme is CalibrationScheme.SPLIT and not self.has_manual_thresholds
-                else None,
+                "false_alarm_rate_bound": self._rate_bound,
                 "review_score": float(self._shown(self.review_threshold)),
-                "defect_score": float(self.normalized_image_threshold),
+                "defect_score": float(self.normalized_image_threshold) if self._calls_defects else None,
                 "p_values": levels,
             }
         return values

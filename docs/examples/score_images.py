@@ -37,10 +37,11 @@ def verdict_and_p_value(score: float, label: bool, settings: dict) -> tuple[str,
     """Return the verdict and the conformal p-value, or ``None`` if there is no p-value."""
     if "scheme" not in settings:  # the threshold was fitted to validation images with defects
         return "defect" if label else "good", None
-    verdict = "defect" if score > settings["defect_score"] else "review" if score > settings["review_score"] else "good"
-    if settings["scheme"] == "self-views":  # calibrated on a single image, without a guarantee
-        return "good" if verdict == "good" else "review", None
-    if settings["scheme"] == "training":
+    defect = settings["defect_score"]  # None: calibrated on a single image, so no image is called a defect
+    verdict = "review" if score > settings["review_score"] else "good"
+    if defect is not None and score > defect:
+        verdict = "defect"
+    if settings["scheme"] in {"self-views", "training"}:  # no guarantee
         return verdict, None
     for row in settings["p_values"]:
         if score <= row["score_up_to"]:

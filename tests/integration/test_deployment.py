@@ -115,7 +115,7 @@ def test_heat_map_is_red_above_the_threshold() -> None:
     ("settings", "score", "expected"),
     [
         ({}, 0.2, ("defect", None)),  # the model's label, of validation images
-        ({"scheme": "self-views"}, 0.9, ("review", None)),
+        ({"scheme": "self-views", "defect_score": None}, 0.9, ("review", None)),
         ({"scheme": "training"}, 0.9, ("defect", None)),
         ({"scheme": "jackknife+"}, 0.5, ("review", 2 / 3)),  # not above the threshold
         ({"scheme": "jackknife+"}, 0.9, ("defect", 1 / 3)),

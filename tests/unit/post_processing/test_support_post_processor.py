@@ -302,7 +302,7 @@ def test_manual_thresholds_set_the_verdicts_until_they_are_restored(sensitivity:
     post_processor = fitted(CalibrationScheme.JACKKNIFE_PLUS, RANKED, image_sensitivity=sensitivity)
     scores = torch.tensor([0.3, 0.5, 0.8, 1.1, 2.0])
     calibrated, p_values = post_processor.verdicts(scores), post_processor.p_value(scores)
-    post_processor.set_verdict_thresholds(0.4, 1.5)
+    post_processor.set_verdict_thresholds((0.4, 1.5))
     assert post_processor.verdicts(scores) == ["good", "review", "review", "review", "defect"]
     labels = post_processor(InferenceBatch(scores * 4, None, torch.zeros(5, 1, 2, 2))).pred_label
     assert labels.tolist() == [False] * 4 + [True]
@@ -314,7 +314,7 @@ def test_manual_thresholds_set_the_verdicts_until_they_are_restored(sensitivity:
     loaded.load_state_dict(post_processor.state_dict())
     loaded.load_checkpoint_config(post_processor.checkpoint_config())
     assert loaded.describe() == post_processor.describe()
-    post_processor.restore_verdict_thresholds()
+    post_processor.set_verdict_thresholds(None)
     assert post_processor.verdicts(scores) == calibrated
     assert post_processor.guaranteed_fpr == pytest.approx(0.2)
 
@@ -324,16 +324,18 @@ def test_manual_thresholds_of_a_single_image_call_defects() -> None:
     post_processor = fitted(CalibrationScheme.SELF_VIEWS, single)
     scores = torch.tensor([0.9, 1.1, 3.0])
     assert post_processor.verdicts(scores) == ["good", "review", "review"]
-    post_processor.set_verdict_thresholds(1.0, 2.0)
+    post_processor.set_verdict_thresholds((1.0, 2.0))
     assert post_processor.verdicts(scores) == ["good", "review", "defect"]
+    post_processor.set_verdict_thresholds((0.5, None))
+    assert post_processor.verdicts(scores) == ["review"] * 3
 
 
 @pytest.mark.parametrize(("review", "defect"), [(2.0, 1.0), (float("nan"), 1.0), (0.5, float("inf"))])
 def test_manual_thresholds_must_be_ordered_and_finite(review: float, defect: float) -> None:
     with pytest.raises(ArgumentError, match="not higher than `defect`"):
-        fitted().set_verdict_thresholds(review, defect)
+        fitted().set_verdict_thresholds((review, defect))
 
 
 def test_manual_thresholds_need_a_calibration() -> None:
     with pytest.raises(NotFittedError, match="calibrated on normal images"):
-        SupportPostProcessor().set_verdict_thresholds(0.5, 1.0)
+        SupportPostProcessor().set_verdict_thresholds((0.5, 1.0))

@@ -121,6 +121,17 @@ class CalibrationScheme(str, Enum):
         ranks = range(REVIEW_RANKS * rank, rank, -1)
         return next((m for m in ranks if (self.guaranteed_fpr(m, count, num_folds) or 0) < 1), rank)
 
+    def num_distinct_ranks(self, rate: float | None, count: int, num_folds: int | None = None) -> int:
+        """Return how many of the highest ranks affect a verdict: all down to the threshold of "review".
+
+        Args:
+            rate (float | None): Requested false-alarm rate. A rate that k images cannot guarantee counts as ``None``.
+            count (int): Number k of normal images.
+            num_folds (int | None): Number of folds, which ``CV_PLUS`` needs. Defaults to ``None``.
+        """
+        possible = rate is None or needed(rate) <= count
+        return self.review_rank(self.rank(rate if possible else None, count), count, num_folds)
+
 
 def needed(rate: float) -> int:
     """Return the number of normal images that a false-alarm rate requires.

@@ -19,7 +19,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from anomalib_fewshot._host.post_processing import OpenPostProcessor
 from anomalib_fewshot.errors import ArgumentError, NotFittedError
 
-from .calibration_scheme import CalibrationScheme, needed, p_values, rate_bound
+from .calibration_scheme import CalibrationScheme, p_values, rate_bound
 from .description import describe_calibration
 
 logger = logging.getLogger(__name__)
@@ -207,17 +207,6 @@ class SupportPostProcessor(OpenPostProcessor):
         if self.scheme is None or self.scheme is CalibrationScheme.SELF_VIEWS:
             return 1
         return self.scheme.rank(self.false_alarm_rate, len(self.calibration_scores))
-
-    def num_distinct_ranks(self, scheme: CalibrationScheme, count: int, num_folds: int | None = None) -> int:
-        """Return how many of the highest ranks affect a verdict: all down to the threshold of "review".
-
-        Args:
-            scheme (CalibrationScheme): How a new image is compared with normal ones.
-            count (int): Number k of normal images.
-            num_folds (int | None): Number of folds, which ``CV_PLUS`` needs. Defaults to ``None``.
-        """
-        possible = self.false_alarm_rate is None or needed(self.false_alarm_rate) <= count
-        return scheme.review_rank(scheme.rank(self.false_alarm_rate if possible else None, count), count, num_folds)
 
     @staticmethod
     def _at_rank(ascending: torch.Tensor, rank: int) -> torch.Tensor:

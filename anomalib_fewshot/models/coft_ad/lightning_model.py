@@ -240,7 +240,7 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
             scheme = CalibrationScheme.JACKKNIFE_PLUS if len(folds) == count else CalibrationScheme.CV_PLUS
             own = self.post_processor
             post_processor = own if isinstance(own, SupportPostProcessor) else SupportPostProcessor()
-            num_ranks = post_processor.num_distinct_ranks(scheme, count, len(folds))
+            num_ranks = scheme.num_distinct_ranks(post_processor.false_alarm_rate, count, len(folds))
             in_bag_scores = self.model.score_support(folds) if self.model.memory_bank.has_pool else None
         self.model.ranked_score.fit(result.scores, result.fold, num_ranks, in_bag_scores)
         scores, maps = self.model.ranked_score.calibration_scores, self.model.upsample(result.maps)[:, None]

@@ -105,7 +105,7 @@ def test_verdicts_and_p_values_of_ranked_scores() -> None:
     ],
 )
 def test_num_distinct_ranks(rate: float | None, scheme: CalibrationScheme, count: int, ranks: int) -> None:
-    assert SupportPostProcessor(false_alarm_rate=rate).num_distinct_ranks(scheme, count, num_folds=32) == ranks
+    assert scheme.num_distinct_ranks(rate, count, num_folds=32) == ranks
 
 
 @pytest.mark.parametrize("normalized", [True, False])

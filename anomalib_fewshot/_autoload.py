@@ -98,14 +98,19 @@ def install() -> None:
 
 
 def _prepare_command_line():
-    """Set signal handlers and the wait policy of threads if this is an anomalib command that uses this package."""
+    """Check arguments, and set signal handlers and the wait policy of threads, if anomalib will use this package."""
     program = os.path.basename(sys.argv[0])  # noqa: PTH119  pathlib is slow
     if program.removesuffix(".exe") != "anomalib":
         return
     from anomalib_fewshot._cli.own_command import names_in_command
     from anomalib_fewshot._cli.signals import exit_on_signals
 
-    if names_in_command():
+    names = names_in_command()
+    if "inspect" in names:
+        from anomalib_fewshot._cli.early_check import exit_on_error
+
+        exit_on_error(sys.argv[2:])
+    if names:
         exit_on_signals()
         # Without it, waiting threads keep the cores busy: training beside other programs takes many times longer.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

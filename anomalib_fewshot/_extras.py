@@ -11,7 +11,7 @@ from .errors import MissingDependencyError
 # Top-level modules that each extra installs. `pyproject.toml` lists the packages.
 EXTRAS = {
     "benchmark": {"filelock", "jinja2", "markupsafe", "matplotlib", "sklearn", "yaml"},
-    "inspect": {"jinja2"},
+    "inspect": {"jinja2", "starlette", "uvicorn"},
 }
 
 

@@ -3,6 +3,7 @@
 
 """Subcommands of anomalib that call a function."""
 
+import gc
 import sys
 from abc import abstractmethod
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from anomalib_fewshot._cli.signals import is_ending, last_line, raise_on_signals
 from anomalib_fewshot._extras import extra_required
+from anomalib_fewshot._host.program import is_anomalib_command
 from anomalib_fewshot.errors import FewShotError, MissingDependencyError
 
 INTERRUPTED = 130  # exit status after Ctrl-C
@@ -83,6 +85,8 @@ class Command(Pipeline):
             if not is_ending():  # otherwise the signal handler prints the message
                 print(last_line(self.name), file=sys.stderr)
             raise SystemExit(INTERRUPTED) from None
+        if is_anomalib_command():
+            gc.freeze()  # otherwise the process spends seconds at its end on collecting the objects of torch
         self.show(result)
 
     def show(self, result: Any) -> None:  # noqa: ANN401

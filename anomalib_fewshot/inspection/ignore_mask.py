@@ -3,16 +3,46 @@
 
 """Mask for a region to ignore, such as a clock, a label or a neighboring part."""
 
+from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.nn import functional as F  # noqa: N812
 
+from anomalib_fewshot.atomic import complete_file
 from anomalib_fewshot.data.validation.image import read_upright
-from anomalib_fewshot.errors import DataValidationError
+from anomalib_fewshot.errors import ArgumentError, DataValidationError
 
+MASK = "ignore.png"  # file in the folder of a run
 GRAY = 0.5  # a constant, so the fill value does not depend on the pictures
+
+
+def write_mask(path: Path, size: tuple[int, int], rectangles: Sequence[tuple[float, float, float, float]]) -> None:
+    """Write a mask image that is white in rectangles.
+
+    Args:
+        path (Path): The file.
+        size (tuple[int, int]): Width and height of the mask in pixels.
+        rectangles (Sequence[tuple[float, float, float, float]]): x, y, width and height as fractions of the image.
+
+    Raises:
+        ArgumentError: If a rectangle lies outside the image, or if the mask would cover all of it.
+    """
+    width, height = size
+    mask = np.zeros((height, width), dtype=np.uint8)
+    for x, y, w, h in rectangles:
+        if not (0 <= x < 1 and 0 <= y < 1 and 0 < w <= 1 and 0 < h <= 1):
+            msg = f"Rectangles must be x, y, width and height between 0 and 1, got {(x, y, w, h)}."
+            raise ArgumentError(msg)
+        mask[round(y * height) : ceil((y + h) * height), round(x * width) : ceil((x + w) * width)] = 255
+    if mask.all():
+        msg = "The region to ignore must leave a part of the picture, got rectangles that cover all of it."
+        raise ArgumentError(msg)
+    with complete_file(path) as part:
+        Image.fromarray(mask).save(part, format="PNG")
 
 
 class IgnoreMask:

@@ -7,25 +7,27 @@ from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
 
-from .rendering import PARTS, page_file
+from .rendering import PARTS, good_file, page_file
 
 MAX_MEGABYTES = 64  # a larger page loads slowly in a browser and exceeds the limits of mail servers
 MEDIA_TYPES = {"jpg": "image/jpeg", "png": "image/png"}
 
 
-def choose_parts(folder: Path, names: Sequence[str]) -> tuple[list[str], str]:
+def choose_parts(folder: Path, names: Sequence[str], num_good: int) -> tuple[list[str], str]:
     """Return the kinds of files that fit into the page, and a note about the ones that do not.
 
     Args:
         folder (Path): Folder of the run.
         names (Sequence[str]): Paths of the pictures, relative to the folder of new pictures.
+        num_good (int): Number of good pictures, which are embedded if anything is.
 
     Returns:
         tuple[list[str], str]: All of ``"photos"``, ``"thumbnails"`` and ``"heat"``, only the last two, or none; and the
             note, empty if everything fits.
     """
-    sizes = {part: _megabytes(folder, part, names) for part in PARTS}
-    total = sum(sizes.values())
+    good = _megabytes([good_file(folder, number) for number in range(num_good)])
+    sizes = {part: _megabytes([page_file(folder, part, name) for name in names]) for part in PARTS}
+    total = good + sum(sizes.values())
     reduced = total - sizes["photos"]
     if total <= MAX_MEGABYTES:
         return list(PARTS), ""
@@ -47,8 +49,12 @@ def encode_files(folder: Path, parts: Sequence[str], names: Sequence[str]) -> di
     return uris
 
 
-def _megabytes(folder: Path, part: str, names: Sequence[str]) -> float:
-    files = [page_file(folder, part, name) for name in names]
+def encode_good(folder: Path, count: int) -> list[str]:
+    """Return the data URIs of the photos of the good pictures, in order."""
+    return [_data_uri(good_file(folder, number)) for number in range(count)]
+
+
+def _megabytes(files: Sequence[Path]) -> float:
     num_bytes = sum(file.stat().st_size for file in files if file.is_file())
     return num_bytes * 4 / 3 / 1e6  # base64 encodes three bytes as four
 

@@ -3,95 +3,130 @@
 
 """The web page of a run. It works offline and shows pictures from the folders next to it, or embedded ones."""
 
+import hashlib
 import json
-from collections.abc import Sequence
-from typing import Any
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from anomalib_fewshot._templates import template_environment
 from anomalib_fewshot.atomic import write_atomically
 from anomalib_fewshot.post_processing import CalibrationScheme, SupportPostProcessor
 
-from .inline import choose_parts, encode_files
-from .run_folder import RunFolder
+from . import summary
+from .ignore_mask import MASK
+from .inline import choose_parts, encode_files, encode_good
+from .run_folder import Entry
+
+if TYPE_CHECKING:
+    from .session import Session
 
 PAGE = "index.html"
+MAX_ISSUES = 200  # on the page; findings.csv lists all
 
 
-def write_page(
-    run: RunFolder,
-    post_processor: SupportPostProcessor,
-    issues: Sequence[tuple[str, str, str]],
-    drift: str,
-    pool: str = "",
-    *,
-    inline: bool = False,
-) -> str:
+def write_page(folder: Path, data: dict[str, Any]) -> None:
     """Write the page of a run.
 
     Args:
-        run (RunFolder): The run.
-        post_processor (SupportPostProcessor): Thresholds and their guarantee.
-        issues (Sequence[tuple[str, str, str]]): Path, severity and message of each data issue.
-        drift (str): Drift report.
-        pool (str): Sentence about the unlabeled pictures that the model has learned from. Defaults to ``""``.
-        inline (bool): Embed the pictures. Defaults to ``False``.
+        folder (Path): Folder of the run.
+        data (dict[str, Any]): Content, see :func:`page_data`.
+    """
+    write_atomically(folder / PAGE, render(data).encode(errors="replace"))
 
-    Returns:
-        str: A note about pictures that are too large to embed, or an empty string.
+
+def render(data: dict[str, Any]) -> str:
+    """Return the HTML text of a page.
+
+    Args:
+        data (dict[str, Any]): Content, see :func:`page_data`. With the entry ``server``, the page may send requests.
     """
     templates = template_environment("anomalib_fewshot.inspection")
-    settings, names = run.settings, list(run.entries)
-    parts, note = choose_parts(run.path, names) if inline else ([], "")
-    data = {
-        "id": settings["started"],
-        "good": settings["good"],
-        "new": settings["new"],
-        "unlabeled": settings.get("unlabeled", []),
-        "pool": settings.get("pool", False),
-        "ignore": str(run.path / "ignore.png") if (run.path / "ignore.png").is_file() else None,
-        "pictures": [
-            [entry.path, entry.score, entry.p_value, entry.width, entry.height] for entry in run.entries.values()
-        ],
-        "inlined": encode_files(run.path, parts, names) if parts else None,
-        **_thresholds(post_processor),
-    }
-    content = {
-        "title": f"{len(run.entries)} pictures of {settings['new']}",
-        "description": post_processor.describe(),
-        "pool": pool,
-        "drift": drift,
-        "issues": issues,
-        "data": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),  # no name can close <script>
-    }
-    write_atomically(run.path / PAGE, templates.get_template("page.html.j2").render(content).encode(errors="replace"))
-    return note
+    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # no name can close <script>
+    serves = data["server"] is not None
+    return templates.get_template("web/page.html.j2").render(title=data["title"], data=text, serves=serves)
 
 
-def _thresholds(post_processor: SupportPostProcessor) -> dict[str, Any]:
-    """Return the thresholds, the calibration scores, and the text below each threshold."""
-    metadata = post_processor.metadata()
-    scheme, rank = post_processor.scheme, post_processor.rank
-    count = metadata.get("num_normal", 0)
-    if scheme is CalibrationScheme.SELF_VIEWS:
-        text = "Calibrated on augmented views of a single good picture: the false-alarm rate is not guaranteed."
-        return {
-            "calibration_scores": [],
-            "review": metadata["review_score"],
-            "defect": None,
-            "guarantees": {"review": text},
-        }
-    num_folds = post_processor.num_folds
-    review = rank if scheme is None else scheme.review_rank(rank, count, num_folds)
-    guarantees = {
-        "defect": _guarantee(scheme, rank, count, "called a defect", num_folds),
-        "review": _guarantee(scheme, review, count, "marked for review or called a defect", num_folds),
-    }
-    calibration_scores = [level["score_up_to"] for level in metadata.get("p_values", [])]
+def page_data(session: "Session", *, inline: bool = False) -> dict[str, Any]:
+    """Return the content of the page as values for JSON.
+
+    Args:
+        session (Session): The run.
+        inline (bool): Embed the pictures. Defaults to ``False``.
+    """
+    run, settings = session.run, session.settings
+    entries = list(run.entries.values())
+    names = [entry.path for entry in entries]
+    parts, note = choose_parts(run.path, names, len(session.good)) if inline else ([], "")
+    issues = [(str(issue.path), issue.severity, issue.message) for issue in session.pictures.issues]
+    title = f"{summary.count_pictures(len(entries), 'new')} in {settings.new}"
     return {
-        "calibration_scores": calibration_scores,
+        "id": settings.started,
+        "title": f"{settings.name}: {title}" if settings.name else title,
+        "date": settings.started[:10],
+        "run": str(run.path),
+        "labels_key": hashlib.sha256(os.fsencode(os.path.realpath(settings.new))).hexdigest()[:16],
+        "good": settings.good,
+        "bad": settings.bad,
+        "new": settings.new,
+        "unlabeled": settings.unlabeled,
+        "pool": settings.pool,
+        "ignore": str(run.path / MASK) if (run.path / MASK).is_file() else None,
+        "options": settings.training_options(),
+        "notes": [session.post_processor.describe(), *summary.describe_run(session)],
+        "warnings": summary.describe_warnings(session) + ([note] if note else []),
+        "issues": issues[:MAX_ISSUES],
+        "num_issues": len(issues),
+        **threshold_data(session.post_processor),
+        "min_area": settings.min_area,
+        "pictures": [_picture(entry) for entry in entries],
+        "support": [asdict(picture) for picture in session.good],
+        "labels": session.labels,
+        "server": None,
+        "inlined": encode_files(run.path, parts, names) if parts else None,
+        "inlined_good": encode_good(run.path, len(session.good)) if parts else None,
+        "inline_note": note,
+    }
+
+
+def _picture(entry: Entry) -> dict[str, Any]:
+    return {
+        "path": entry.path,
+        "score": entry.score,
+        "p": entry.p_value,
+        "width": entry.width,
+        "height": entry.height,
+        "region": entry.region,
+        "nearest": entry.nearest,
+    }
+
+
+def threshold_data(post_processor: SupportPostProcessor) -> dict[str, Any]:
+    """Return the thresholds, those of the calibration, the calibration scores, and the text below each threshold."""
+    metadata = post_processor.metadata()
+    has_views = post_processor.scheme is CalibrationScheme.SELF_VIEWS  # of a single picture, which are not its peers
+    return {
+        "calibration_scores": [] if has_views else [level["score_up_to"] for level in metadata["p_values"]],
         "review": metadata["review_score"],
         "defect": metadata["defect_score"],
-        "guarantees": guarantees,
+        "guaranteed": {"review": metadata["calibrated_review_score"], "defect": metadata["calibrated_defect_score"]},
+        "moved": post_processor.has_manual_thresholds,
+        "guarantees": _guarantees(post_processor),
+    }
+
+
+def _guarantees(post_processor: SupportPostProcessor) -> dict[str, str]:
+    """Return the guarantee of each calibrated threshold as text."""
+    scheme, rank = post_processor.scheme, post_processor.rank
+    count, num_folds = len(post_processor.calibration_scores), post_processor.num_folds
+    if scheme is CalibrationScheme.SELF_VIEWS:
+        text = "Calibrated on augmented views of a single good picture: the false-alarm rate is not guaranteed."
+        return {"review": text}
+    review = rank if scheme is None else scheme.review_rank(rank, count, num_folds)
+    return {
+        "defect": _guarantee(scheme, rank, count, "called a defect", num_folds),
+        "review": _guarantee(scheme, review, count, "marked for review or called a defect", num_folds),
     }
 
 

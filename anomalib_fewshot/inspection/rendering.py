@@ -3,11 +3,15 @@
 
 """Image files of a run: thumbnail, enlarged photo and heat map for the page, and an overlay at full size."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
+
+from anomalib_fewshot.data.validation.image import read_upright
 
 from .scoring import ScoredImage
 
@@ -19,6 +23,21 @@ MIN_VISIBLE = 0.3  # lower values of the anomaly map are transparent
 MAX_OPACITY = 0.75
 COLORS = np.array([[255, 221, 64], [255, 140, 0], [225, 30, 60], [150, 0, 110]], dtype=np.float32)  # low to high
 OUTLINE = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class GoodPicture:
+    """Good picture on the page.
+
+    Args:
+        path (str): The file.
+        width (int): Width in pixels.
+        height (int): Height in pixels.
+    """
+
+    path: str
+    width: int
+    height: int
 
 
 def heat_layer(heat: np.ndarray) -> Image.Image:
@@ -35,7 +54,7 @@ def heat_layer(heat: np.ndarray) -> Image.Image:
 
 
 def overlay(scored: ScoredImage) -> Image.Image:
-    """Return a picture with its heat map at full size. Unless the verdict is good, anomalous regions are outlined."""
+    """Return a picture with its heat map at full size. Anomalous regions are outlined."""
     photo, heat = scored.photo, scored.heat
     if photo is None or heat is None:
         msg = f"`scored` must have a photo and an anomaly map, got none for {scored.path}. Score the picture first."
@@ -43,8 +62,6 @@ def overlay(scored: ScoredImage) -> Image.Image:
     layer = heat_layer(heat).resize(photo.size, Image.Resampling.BILINEAR)
     result = photo.copy()
     result.paste(layer, mask=layer.getchannel("A"))
-    if scored.verdict == "good":
-        return result
     mask = (cv2.resize(heat, photo.size, interpolation=cv2.INTER_LINEAR) > PIXEL_THRESHOLD).astype(np.uint8)
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     pixels = np.array(result)
@@ -71,6 +88,27 @@ def write_images(scored: ScoredImage, folder: Path, name: str) -> None:
         _save(small, page_file(folder, part, name), quality=85)
     layer = heat_layer(scored.heat).resize(small.size, Image.Resampling.BILINEAR)  # the page enlarges it
     _save(layer, page_file(folder, "heat", name))
+
+
+def write_good_pictures(paths: Sequence[Path], folder: Path) -> list[GoodPicture]:
+    """Write the photos of the good pictures to ``page/good``, numbered in order, and return their sizes.
+
+    Args:
+        paths (Sequence[Path]): The good pictures.
+        folder (Path): Folder of the run.
+    """
+    good = []
+    for number, path in enumerate(paths):
+        photo = read_upright(path)
+        good.append(GoodPicture(str(path), *photo.size))
+        photo.thumbnail((PHOTO // 2, PHOTO // 2), reducing_gap=2.0)
+        _save(photo, good_file(folder, number), quality=85)
+    return good
+
+
+def good_file(folder: Path, number: int) -> Path:
+    """Return the path of the photo of a good picture, by its number."""
+    return folder / "page" / "good" / f"{number}.jpg"
 
 
 def page_file(folder: Path, part: str, name: str) -> Path:

@@ -6,8 +6,8 @@
 import csv
 import io
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ import pandas as pd
 
 from anomalib_fewshot.atomic import write_atomically
 from anomalib_fewshot.errors import ArgumentError
+
+from .settings import Settings
 
 SETTINGS, JOURNAL, TABLE, ISSUES = "run.json", "scored.jsonl", "scores.csv", "findings.csv"
 COLUMNS = ("path", "verdict", "score", "p_value")
@@ -36,6 +38,10 @@ class Entry:
         modified (int): Modification time of the file, in nanoseconds.
         num_unlabeled (int): Number of unlabeled pictures that the model had learned from. With `watch` it grows, and
             scores of another number are outdated. Defaults to ``0``, for runs of earlier versions.
+        region (list[int] | None): Largest anomalous region: x, y, width, height and area in pixels. ``None`` if no
+            pixel is above the threshold. Defaults to ``None``.
+        nearest (list[float] | None): Most similar region of a good picture, see :class:`NearestGood`: number of the
+            picture, x and y there, side, and x and y in this picture, in pixels. Defaults to ``None``.
     """
 
     path: str
@@ -47,6 +53,14 @@ class Entry:
     num_bytes: int
     modified: int
     num_unlabeled: int = 0
+    region: list[int] | None = None
+    nearest: list[float] | None = None
+
+    def to_result(self) -> dict[str, Any]:
+        """Return the result of the picture as values for JSON."""
+        names = ("x", "y", "width", "height", "area")
+        region = None if self.region is None else dict(zip(names, self.region, strict=True))
+        return {name: getattr(self, name) for name in COLUMNS} | {"region": region}
 
 
 class RunFolder:
@@ -81,21 +95,21 @@ class RunFolder:
                 return cls(root / f"v{number}")
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         """Settings of the run.
 
         Raises:
             ArgumentError: If the folder does not belong to a run.
         """
         try:
-            return json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
+            return Settings.from_dict(json.loads((self.path / SETTINGS).read_text(encoding="utf-8")))
+        except (OSError, json.JSONDecodeError, TypeError) as error:
             msg = f"The folder must contain an earlier run, got {self.path} without {SETTINGS}. Check the path."
             raise ArgumentError(msg) from error
 
-    def write_settings(self, **settings: Any) -> None:  # noqa: ANN401
+    def write_settings(self, settings: Settings) -> None:
         """Write the settings of the run."""
-        write_atomically(self.path / SETTINGS, json.dumps(settings, indent=2) + "\n")
+        write_atomically(self.path / SETTINGS, json.dumps(settings.to_dict(), indent=2) + "\n")
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Append to the journal. If a picture has several lines, the last one is used."""
@@ -107,6 +121,15 @@ class RunFolder:
             for entry in entries:
                 file.write(json.dumps(asdict(entry)).encode() + b"\n")
                 self.entries[entry.path] = entry
+
+    def update_verdicts(self, verdict: Callable[[Entry], str]) -> None:
+        """Append the entries whose verdict has changed."""
+        changed = []
+        for entry in self.entries.values():
+            new_verdict = verdict(entry)
+            if new_verdict != entry.verdict:
+                changed.append(replace(entry, verdict=new_verdict))
+        self.add(changed)
 
     def table(self) -> pd.DataFrame:
         """Return path, verdict, score and p-value of each picture, sorted from the highest to the lowest score."""

@@ -3,7 +3,7 @@
 
 """Scoring of pictures. They are read in small batches to limit memory use, and rotated to their EXIF orientation."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +21,8 @@ from anomalib_fewshot.models import CoftAD
 from anomalib_fewshot.post_processing import SupportPostProcessor
 
 from .ignore_mask import IgnoreMask
+from .nearest import MAX_IMAGES
+from .reference import GoodReference
 
 BATCH_SIZE = 4  # up to two batches are in memory
 NUM_THREADS = 2
@@ -38,6 +40,7 @@ class ScoredImage:
         score (float): Distance relative to that of the most unusual held-out good picture, which has 1.
         p_value (float): p-value, or NaN if the model provides none.
         heat (np.ndarray | None): Anomaly map between 0 and 1 with threshold 0.5, shape ``(H, W)``.
+        nearest (list[float] | None): Most similar region of a good picture, see :class:`.GoodReference`.
     """
 
     path: Path
@@ -47,6 +50,7 @@ class ScoredImage:
     score: float = float("nan")
     p_value: float = float("nan")
     heat: np.ndarray | None = None
+    nearest: list[float] | None = None
 
 
 class Scorer:
@@ -55,14 +59,32 @@ class Scorer:
     Args:
         model (CoftAD): A fitted model.
         ignored (IgnoreMask | None): Region to ignore. Defaults to ``None``.
+        good (Sequence[Path]): Good pictures, which new ones are compared with. Defaults to none.
+
+    Attributes:
+        reference (GoodReference | None): Comparison with the good pictures. ``None`` if there are none.
     """
 
-    def __init__(self, model: CoftAD, ignored: IgnoreMask | None = None) -> None:
+    def __init__(self, model: CoftAD, ignored: IgnoreMask | None = None, good: Sequence[Path] = ()) -> None:
         self.model = model
         self.transform: Transform = model.pre_processor.transform  # type: ignore[union-attr]
         (self.resize,) = extract_transforms_by_type(self.transform, Resize)
         self.ignored = ignored
         self.pool = ThreadPoolExecutor(NUM_THREADS)
+        self.reference = self._read_reference(good[:MAX_IMAGES])
+
+    def _read_reference(self, paths: Sequence[Path]) -> GoodReference | None:
+        pictures = [self._read(path) for path in paths]
+        if not pictures or any(scored.error for scored, _ in pictures):  # a picture has been replaced
+            return None
+        sizes = [scored.photo.size for scored, _ in pictures if scored.photo is not None]
+        inputs = torch.stack([image for _, image in pictures]).to(self.model.device)
+        return GoodReference(self.model, [str(path) for path in paths], sizes, inputs)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the network's input, in pixels."""
+        return self.resize.size[0], self.resize.size[1]
 
     @property
     def post_processor(self) -> SupportPostProcessor:
@@ -101,7 +123,8 @@ class Scorer:
         if not batch:
             return
         images = torch.stack([image for _, image in batch]).to(self.model.device)
-        result = self.post_processor(self.model.score_images(images))
+        features = self.model.model.features(images)
+        result = self.post_processor(self.model.model.score_features(features))
         scores = result.pred_score.flatten().cpu()
         verdicts = self.post_processor.verdicts(scores)
         p_values = self.post_processor.p_value(scores).tolist()
@@ -111,3 +134,7 @@ class Scorer:
             scored.score = float(scores[index])
             scored.p_value = p_values[index]
             scored.heat = heats[index] if self.ignored is None else self.ignored.clear(heats[index])
+            if self.reference is not None and scored.photo is not None:
+                own = slice(index, index + 1)
+                scored.nearest = self.reference.nearest(features[own], scored.heat, scored.photo.size)
+                self.reference.compare(str(scored.path), images[own], features[own])

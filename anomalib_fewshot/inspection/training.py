@@ -30,6 +30,7 @@ from anomalib_fewshot.models.components import StepReport
 from anomalib_fewshot.post_processing import SupportPostProcessor
 
 from .ignore_mask import IgnoreMask
+from .settings import Settings
 
 CHECKPOINT, SUPPORT = "model.ckpt", "support.json"
 
@@ -93,9 +94,15 @@ class _GoodDataset(AnomalibDataset):
         return ImageItem(image=image, gt_label=torch.tensor(LabelName.NORMAL), image_path=path, mask_path="")
 
 
-def new_model(false_alarm_rate: float | None = None) -> CoftAD:
-    """Return an untrained model with default settings, except for the false-alarm rate."""
-    return CoftAD(post_processor=SupportPostProcessor(false_alarm_rate), evaluator=False, visualizer=False)
+def new_model(settings: Settings) -> CoftAD:
+    """Return an untrained model with the false-alarm rate and the image size of a run, and defaults otherwise."""
+    size = settings.image_size
+    return CoftAD(
+        image_size="auto" if size is None else size if isinstance(size, int) else (size[0], size[1]),
+        post_processor=SupportPostProcessor(settings.false_alarm_rate),
+        evaluator=False,
+        visualizer=False,
+    )
 
 
 def train(
@@ -103,8 +110,8 @@ def train(
     folder: Path,
     ignored: IgnoreMask | None,
     report_progress: Callable[[int, int], object],
-    pool: Sequence[Path] = (),
-    false_alarm_rate: float | None = None,
+    pool: Sequence[Path],
+    settings: Settings,
 ) -> CoftAD:
     """Train a model on good pictures and write its checkpoint and support manifest to a folder.
 
@@ -115,11 +122,11 @@ def train(
         folder (Path): Folder of the run.
         ignored (IgnoreMask | None): Region to ignore.
         report_progress (Callable[[int, int], object]): Called with the number of completed steps and the total.
-        pool (Sequence[Path]): Unlabeled pictures to learn from. They are read as the good ones. Defaults to none.
-        false_alarm_rate (float | None): See :class:`SupportPostProcessor`. Defaults to ``None``.
+        pool (Sequence[Path]): Unlabeled pictures to learn from. They are read as the good ones. May be empty.
+        settings (Settings): Settings of the run.
     """
     with tempfile.TemporaryDirectory() as root, quiet(), interruptible():
-        model = new_model(false_alarm_rate)
+        model = new_model(settings)
         data = FewShot(GoodImages(paths, ignored), k_shot=len(paths), unlabeled=list(pool))
         engine = Engine(
             default_root_dir=root,
@@ -167,6 +174,22 @@ def load(model: Path) -> CoftAD:
         )
         raise CheckpointMismatchError(msg)
     return loaded
+
+
+def save_post_processor(model: CoftAD, checkpoint: Path) -> None:
+    """Replace the post-processor in a checkpoint of a model, which holds the thresholds.
+
+    Args:
+        model (CoftAD): The model of the checkpoint, with a changed post-processor.
+        checkpoint (Path): The checkpoint. It is replaced at once, so a crash leaves the old or the new one.
+    """
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    for name, value in model.state_dict().items():
+        if name.startswith("post_processor."):
+            content["state_dict"][name] = value.cpu()
+    model.on_save_checkpoint(content)  # the settings of the post-processor
+    with complete_file(checkpoint) as part:
+        torch.save(content, part)
 
 
 def checkpoint_of(model: Path) -> Path:

@@ -182,11 +182,15 @@ class SupportPostProcessor(OpenPostProcessor):
         if defect is None or not (isfinite(review) and isfinite(defect) and review <= defect):
             msg = f"`review` must be finite and not higher than `defect`, got review={review}, defect={defect}."
             raise ArgumentError(msg)
-        width = self.image_max - self.image_min if self.enable_normalization else 1
-        lowest = self.image_min if self.enable_normalization else 0
-        sensitivity = 2 * super().normalized_image_threshold
-        self.review_threshold.copy_(review * width + lowest)
-        self.set_threshold("image", defect / sensitivity * width + lowest)
+        sensitivity = 2 * float(super().normalized_image_threshold)
+        self.review_threshold.copy_(self._raw(review))
+        self.set_threshold("image", self._raw(defect / sensitivity))
+
+    def _raw(self, score: float) -> torch.Tensor:
+        """Return the raw score of a score as :meth:`forward` returns it."""
+        if not self.enable_normalization:
+            return torch.tensor(score)
+        return score * (self.image_max - self.image_min) + self.image_min
 
     @property
     def _calibrated_review_threshold(self) -> torch.Tensor:
@@ -200,6 +204,17 @@ class SupportPostProcessor(OpenPostProcessor):
     def _calls_defects(self) -> bool:
         """Whether an image can be called a defect. With a single normal image, only a manual threshold does so."""
         return len(self.calibration_scores) > 1 or bool(self.image_threshold > self.review_threshold)
+
+    def _threshold_metadata(self) -> dict[str, float | None]:
+        """Return the current and the calibrated thresholds as scores. Without a defect threshold, it is ``None``."""
+        sensitivity = 2 * float(super().normalized_image_threshold)
+        calibrated = sensitivity * float(self._shown(self._at_rank(self.calibration_scores, self.rank)))
+        return {
+            "review_score": float(self._shown(self.review_threshold)),
+            "defect_score": float(self.normalized_image_threshold) if self._calls_defects else None,
+            "calibrated_review_score": float(self._shown(self._calibrated_review_threshold)),
+            "calibrated_defect_score": calibrated if len(self.calibration_scores) > 1 else None,
+        }
 
     @property
     def rank(self) -> int:
@@ -433,8 +448,7 @@ class SupportPostProcessor(OpenPostProcessor):
                 "num_normal": len(calibration_scores),
                 "guaranteed_false_alarm_rate": self.guaranteed_fpr,
                 "false_alarm_rate_bound": self._rate_bound,
-                "review_score": float(self._shown(self.review_threshold)),
-                "defect_score": float(self.normalized_image_threshold) if self._calls_defects else None,
+                **self._threshold_metadata(),
                 "p_values": levels,
             }
         return values

@@ -48,7 +48,7 @@ def _(model: CoftADModel, images: torch.Tensor) -> torch.Tensor:
     features = model.features(images)
     if model.published:
         return features.embeddings[:, None]
-    density = model.densities[0]
+    density = model.scorer.densities[0]
     mean, metric = density.get_buffer("mean"), density.get_buffer("metric")
     return ((features.patches[0] - mean[0]) @ metric[0]).flatten(1, 2)
 

@@ -23,7 +23,7 @@ from anomalib_fewshot import CoftAD
 from anomalib_fewshot.models.coft_ad.adaptation import AdaptationSettings
 from anomalib_fewshot.models.coft_ad.features import Features
 from anomalib_fewshot.models.coft_ad.folds import MIN_POOL_SIZE, FoldFeatures
-from anomalib_fewshot.models.coft_ad.memory_bank import MemoryBank
+from anomalib_fewshot.models.coft_ad.patch_scorer import PatchScorer
 from anomalib_fewshot.models.coft_ad.torch_model import CoftADModel
 from anomalib_fewshot.models.components import Moments, RankedScore, seeded_generator
 
@@ -58,8 +58,7 @@ def as_fold(features: Features, num_views: int = 1) -> FoldFeatures:
 def make_network() -> CoftADModel:
     """Return CoftAD's model for the reduced features. Its backbone is not used."""
     network = CoftADModel("tf_efficientnet_lite0", None, pre_trained=False, weights=None, image_size=(64, 64)).eval()
-    network.memory_bank = MemoryBank(DIM)
-    network.densities = torch.nn.ModuleList([type(density)(DIM) for density in network.densities])
+    network.scorer = PatchScorer(network.groups, DIM, DIM)
     return network
 
 
@@ -71,7 +70,8 @@ def trial(
 ) -> tuple[list[bool], list[bool]]:
     """Return whether each image of the pool and each later image ranks above all support images."""
     folds = [as_fold(features, 1 if pool else 2) for features in support]
-    network.fit(folds, NO_TRAINING, print, [as_fold(features) for features in pool])
+    views = [as_fold(features, 2) for features in support] if pool else []
+    network.fit(folds, NO_TRAINING, print, [as_fold(features) for features in pool], views)
     result = network.score_out_of_fold(folds)
     ranked = RankedScore()
     ranked.fit(result.scores, result.fold, 1, network.score_support(folds) if pool else None)
@@ -80,7 +80,7 @@ def trial(
         above: list[bool] = []
         if images:
             features = Features.cat([image[:1] for image in images])
-            own = network.memory_bank.find_own(features.bank) if pool else None
+            own = network.scorer.memory_bank.find_own(features.bank) if pool else None
             scores, _ = network.score(features, own=own)
             above = (ranked(scores[0], scores[1:], None if own is None else own.any(-1)) > 1).tolist()
         alarms.append(above)

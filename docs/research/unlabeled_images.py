@@ -71,13 +71,15 @@ def measure(root: Path, cache: dict, k_shot: int, seed: int, size: int, contamin
     images = cache[image_size]
     network, settings = images.model.model, images.model.fold_settings()
     pool: list[FoldFeatures] = []
+    support_folds: list[FoldFeatures] = []
+    support = [images.model.pre_processor.transform(batch.image) for batch in datamodule.support_dataloader()]
     if size:
+        support_folds = extract_fold_features(network.features, support, settings)
         settings = settings.with_pool(k_shot + size)
         paths = [path for batch in datamodule.unlabeled_dataloader() for path in batch.image_path]
         pool = images.pool(paths, settings)
-    support = [images.model.pre_processor.transform(batch.image) for batch in datamodule.support_dataloader()]
     folds = extract_fold_features(network.features, support, settings)
-    network.fit(folds, images.model.adaptation, lambda _: None, pool)
+    network.fit(folds, images.model.adaptation, lambda _: None, pool, support_folds)
     ranked = RankedScore(network.ranked_score.weight)
     if network.num_fits > 1:
         result = network.score_out_of_fold(folds)
@@ -89,7 +91,7 @@ def measure(root: Path, cache: dict, k_shot: int, seed: int, size: int, contamin
         features = images.score_features(str(path))
         by_fit, _ = network.score(features)
         scores.append(ranked(by_fit[0], by_fit[1:]))
-        highest.append(nearest_distances(features.bank, network.memory_bank.bank).amin(-1).max())
+        highest.append(nearest_distances(features.bank, network.scorer.memory_bank.bank).amin(-1).max())
     values, labels = torch.cat(scores), torch.tensor(samples.label_index.to_numpy()).bool()
     row = {"set": root.name, "k_shot": k_shot, "seed": seed, "pool": size, "contamination": contamination}
     row |= {"auroc": roc_auc_score(labels, values), "bank": roc_auc_score(labels, torch.stack(highest))}

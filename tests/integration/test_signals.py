@@ -248,7 +248,8 @@ def test_interrupted_training_is_not_tested(mvtec_root: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("signum", BOTH)
 @pytest.mark.parametrize("name", ["inspect", "fewshot", "fit", "predict"])
 def test_imports(name: str, signum: signal.Signals, tmp_path: Path) -> None:
-    command = Command(tmp_path, name, "--model", "CoftAD")
+    arguments = ("--good", ".", "--new", ".") if name == "inspect" else ("--model", "CoftAD")
+    command = Command(tmp_path, name, *arguments)
     command.wait_for(lambda: "started" in command.output())
     time.sleep(0.5)
     assert command.end(signum) == ""

@@ -15,7 +15,7 @@ from anomalib_fewshot._cli import signals
 
 @pytest.mark.parametrize(
     ("arguments", "policy"),
-    [(["inspect"], "PASSIVE"), (["fit", "--model", "CoftAD"], "PASSIVE"), (["train"], None), ([], None)],
+    [(["fewshot"], "PASSIVE"), (["fit", "--model", "CoftAD"], "PASSIVE"), (["train"], None), ([], None)],
 )
 def test_threads_wait_without_a_loop(
     arguments: list[str],
@@ -34,7 +34,7 @@ def test_threads_wait_without_a_loop(
 
 @pytest.mark.parametrize("program", ["train.py", "-c", ""])
 def test_other_programs_keep_their_handlers(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", [program, "inspect"])
+    monkeypatch.setattr(sys, "argv", [program, "fewshot"])
     before = signal.getsignal(signal.SIGINT)
     signals.raise_on_signals()
     _autoload._prepare_command_line()  # noqa: SLF001
@@ -47,7 +47,7 @@ def test_command_line_replaces_the_handler_before_anomalib_is_imported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     handlers = {}
-    monkeypatch.setattr(sys, "argv", [program, "inspect"])
+    monkeypatch.setattr(sys, "argv", [program, "fewshot"])
     monkeypatch.setattr(signal, "signal", handlers.setdefault)
     _autoload._prepare_command_line()  # noqa: SLF001
     assert signal.SIGINT in handlers

@@ -200,23 +200,29 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         """
         num_unlabeled = self._num_unlabeled()
         settings = self.fold_settings()
+        folds = extract_fold_features(self._extract, self.support(), settings)
+        support_folds: list[FoldFeatures] = []
         if num_unlabeled:
             logger.info("%d unlabeled images are used.", num_unlabeled)
             settings = settings.with_pool(num_unlabeled + sum(len(batch) for batch in self.support()))
-        folds = extract_fold_features(self._extract, self.support(), settings)
-        num_fits = 1 + len(folds)
-        if len(folds) <= 2 and not num_unlabeled:
-            num_fits = len(folds) - 1  # a fit to a single fold is not fine-tuned
-        total = self.num_steps * num_fits if settings.synthesize else 0
+            support_folds, folds = folds, extract_fold_features(self._extract, self.support(), settings)
+        total = self.num_steps * self._num_adapted_fits(len(folds), num_unlabeled) if settings.synthesize else 0
         with step_progress(num_unlabeled + total, "Adapting", self.trainer.progress_bar_callback) as on_step:
             pool: list[FoldFeatures] = []
             if num_unlabeled:  # each of them is a step of the progress bar
                 batches = self.unlabeled(MAX_POOL_SIZE)
                 pool = extract_pool_features(self._extract, batches, settings, lambda: on_step(nan))
-            self.model.fit(folds, self.adaptation, on_step, pool, always_rotated=self.rotations == "any")
-        if self.model.memory_bank.is_rotated[0]:
+            is_any = self.rotations == "any"
+            self.model.fit(folds, self.adaptation, on_step, pool, support_folds, always_rotated=is_any)
+        if self.model.scorer.memory_bank.is_rotated[0]:
             logger.info("Arbitrary rotations detected: rotated patches are added to the memory bank.")
         return self._calibrate(folds)
+
+    @staticmethod
+    def _num_adapted_fits(num_folds: int, num_unlabeled: int) -> int:
+        """Return the number of fits that are fine-tuned. A fit to a single fold is not."""
+        of_support = 0 if num_folds == 1 else 1 if num_folds == 2 else 1 + num_folds
+        return of_support + (1 + num_folds if num_unlabeled else 0)
 
     def _num_unlabeled(self) -> int:
         """Return the number of unlabeled images that the fit uses."""
@@ -241,7 +247,7 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
             own = self.post_processor
             post_processor = own if isinstance(own, SupportPostProcessor) else SupportPostProcessor()
             num_ranks = scheme.num_distinct_ranks(post_processor.false_alarm_rate, count, len(folds))
-            in_bag_scores = self.model.score_support(folds) if self.model.memory_bank.has_pool else None
+            in_bag_scores = self.model.score_support(folds) if self.model.has_pool else None
         self.model.ranked_score.fit(result.scores, result.fold, num_ranks, in_bag_scores)
         scores, maps = self.model.ranked_score.calibration_scores, self.model.upsample(result.maps)[:, None]
         return CalibrationScores(scheme, [InferenceBatch(scores, anomaly_map=maps)], num_folds=len(folds))

@@ -29,8 +29,8 @@ class RankedScore(DynamicBufferMixin):
     limited to the interval between two levels, the j-th highest and the one above it. Distances beyond the interval
     stay in order, within a hundredth of it.
 
-    An image that the fit to all images contains, such as one of a pool of unlabeled images, is scored by this fit
-    without itself. It is compared with the scores of the k images by the same rule (full conformal prediction).
+    An image that every fit contains, such as one of a pool of unlabeled images, is scored without itself. The k images
+    are then scored in the same way, each without itself and without its fold, and compared by the same rule.
 
     Reference:
         Jackknife+, theorem 1 of https://arxiv.org/abs/1905.02928.
@@ -65,8 +65,8 @@ class RankedScore(DynamicBufferMixin):
             out_of_fold_scores (torch.Tensor): Score of each image, computed without its fold, shape ``(k,)``.
             fold (torch.Tensor): Index of the fold of each image, 0 to F - 1, shape ``(k,)``.
             ranks (int): Number R of distinct highest ranks. It is limited to k. 0: distances are not limited.
-            in_bag_scores (torch.Tensor | None): Score of each image by the fit to all images without itself, shape
-                ``(k,)``. Defaults to ``None``: no image that the fit contains is scored.
+            in_bag_scores (torch.Tensor | None): Score of each image as those of images that every fit contains, shape
+                ``(k,)``. Defaults to ``None``: no image that the fits contain is scored.
         """
         self.out_of_fold_scores = out_of_fold_scores
         self.fold = fold.to(out_of_fold_scores.device)
@@ -98,8 +98,8 @@ class RankedScore(DynamicBufferMixin):
         Args:
             scores (torch.Tensor): Scores of the fit to all images, shape ``(B,)``.
             fold_scores (torch.Tensor): Scores of the fit without each fold, shape ``(F, B)``.
-            is_in_bag (torch.Tensor | None): Whether the fit contains each image, and scored it without itself, shape
-                ``(B,)``. Defaults to ``None``: it contains none.
+            is_in_bag (torch.Tensor | None): Whether the fits contain each image, and scored it without itself, shape
+                ``(B,)``. Defaults to ``None``: they contain none.
 
         Returns:
             torch.Tensor: Distances, shape ``(B,)``.
@@ -112,7 +112,7 @@ class RankedScore(DynamicBufferMixin):
             return distances
         exceeds = fold_scores[self.fold] > self.out_of_fold_scores[:, None]  # (k, B)
         if is_in_bag is not None:
-            in_bag = scores > self.in_bag_scores[:, None]
+            in_bag = fold_scores[self.fold] > self.in_bag_scores[:, None]
             exceeds = (is_in_bag & in_bag) | (~is_in_bag & exceeds)  # ONNX Runtime has no `where` of booleans
             in_bag_distances = ((scores - self.in_bag_scores.max()) / self.weight).exp()
             distances = torch.where(is_in_bag, in_bag_distances, distances)

@@ -3,6 +3,8 @@
 
 """Fixtures: a finished run on synthetic images."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -40,3 +42,15 @@ def trained(part: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with mock.patch.object(training, "new_model", small_model):
         inspect(part / "good", part / "new", out=root, progress=False)
     return root / "v0"
+
+
+@pytest.fixture
+def run(trained: Path, part: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of a finished run, whose pictures are in the folders good and new of the working directory."""
+    for name in ("good", "new"):
+        shutil.copytree(part / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    copy = Path(shutil.copytree(trained, "runs/v0"))
+    settings = json.loads((copy / "run.json").read_text(encoding="utf-8"))
+    (copy / "run.json").write_text(json.dumps(settings | {"good": ["good"], "new": "new"}), encoding="utf-8")
+    return copy

@@ -20,7 +20,7 @@ from weave import HEIGHT, WIDTH, draw, small_model
 
 from anomalib_fewshot import CoftAD, inspect
 from anomalib_fewshot.errors import ArgumentError
-from anomalib_fewshot.inspection import inspection
+from anomalib_fewshot.inspection import session, watch
 from anomalib_fewshot.inspection.cli import Inspect
 from anomalib_fewshot.inspection.run_folder import RunFolder
 from anomalib_fewshot.inspection.scoring import Scorer
@@ -171,14 +171,14 @@ def test_support_images_are_not_scored() -> None:
 
 @pytest.mark.parametrize("killed", [False, True])
 def test_resumes(trained: Path, parts: Path, monkeypatch: pytest.MonkeyPatch, killed: bool) -> None:
-    write = inspection.write_images
+    write = session.write_images
 
     def interrupt(scored: object, folder: Path, name: str) -> None:
         if name == NAMES[2]:
             raise SystemError if killed else KeyboardInterrupt
         write(scored, folder, name)
 
-    monkeypatch.setattr(inspection, "write_images", interrupt)
+    monkeypatch.setattr(session, "write_images", interrupt)
     with pytest.raises((KeyboardInterrupt, SystemError)):
         inspect(new="new", model=trained, progress=False)
     run = Path("results/inspect/v0")
@@ -189,7 +189,7 @@ def test_resumes(trained: Path, parts: Path, monkeypatch: pytest.MonkeyPatch, ki
         with (run / "scored.jsonl").open("a") as file:
             file.write('{"path": "b/0.p')
     scored = []
-    monkeypatch.setattr(inspection, "write_images", lambda *args: scored.append(args[2]) or write(*args))
+    monkeypatch.setattr(session, "write_images", lambda *args: scored.append(args[2]) or write(*args))
     table = inspect(resume=run, progress=False)
     assert scored == NAMES[2:]
     assert sorted(table.path) == NAMES
@@ -218,7 +218,7 @@ def test_watch_scores_new_files(trained: Path, parts: Path, monkeypatch: pytest.
         elif len(seen) == 8:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(inspection.time, "sleep", sleep)
+    monkeypatch.setattr(watch.time, "sleep", sleep)
     table = inspect(new="new", model=trained, watch=True, progress=False)
     assert list(table.path) == ["1.png", "0.png"]
     assert seen[0] == 0
@@ -259,7 +259,7 @@ def test_interrupted_training_leaves_no_folder(parts: Path, monkeypatch: pytest.
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(inspection, "train", interrupt)
+    monkeypatch.setattr(session, "fit_model", interrupt)
     with pytest.raises(KeyboardInterrupt):
         inspect("good", "new", progress=False)
     assert not list((parts / "results" / "inspect").iterdir())
@@ -299,7 +299,7 @@ def test_memory_does_not_grow_with_the_number_of_images(
     def measure(*_: object) -> None:
         used.append(int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]))
 
-    monkeypatch.setattr(inspection, "write_images", measure)
+    monkeypatch.setattr(session, "write_images", measure)
     assert len(inspect(new="many", model=trained, progress=False)) == 2000
     assert max(used[1500:]) - max(used[400:500]) < 4 * 256  # 4 MB for more than 1000 pictures
 
@@ -352,7 +352,7 @@ def test_command(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "anomalib inspect --model runs/v0 --new FOLDER",
     ):
         assert words in said
-    assert len(said.splitlines()) <= 12
+    assert len(said.splitlines()) <= 14
     arguments = Inspect.get_parser().parse_args(["--good", "a", "b.png", "--new", "new"])
     with pytest.raises(SystemExit, match="anomalib inspect: .* must exist, got a"):
         Inspect().run(arguments)

@@ -18,13 +18,14 @@ from PIL import ExifTags, Image
 from weave import HEIGHT, WIDTH, draw, small_model
 
 from anomalib_fewshot import inspect
-from anomalib_fewshot.inspection import inspection, pool, training
+from anomalib_fewshot.inspection import pool, session, training
 from anomalib_fewshot.inspection.cli import Inspect
 from anomalib_fewshot.inspection.ignore_mask import IgnoreMask
 from anomalib_fewshot.inspection.run_folder import RunFolder
 from anomalib_fewshot.inspection.scoring import Scorer
 from anomalib_fewshot.inspection.training import load
 from anomalib_fewshot.models.coft_ad import lightning_model
+from anomalib_fewshot.models.coft_ad.features import Features
 
 ROTATED = {"6.png": 6, "7.jpg": 8}
 NAMES = [*(f"{number}.png" for number in range(4)), "4.jpg", "5.jpg", *ROTATED, "hole.png"]
@@ -104,8 +105,8 @@ def test_new_pictures_are_the_pool(pooled: Path) -> None:
     settings = settings_of(pooled)
     assert settings["pool"] is True
     assert (settings["unlabeled_used"], settings["unlabeled_found"]) == (9, 9)
-    assert load(pooled).model.memory_bank.pool_size == 9
-    assert '<p class="quiet" id="pool">9 unlabeled pictures used.</p>' in (pooled / "index.html").read_text()
+    assert load(pooled).model.scorer.memory_bank.pool_size == 9
+    assert '"9 unlabeled pictures used."' in (pooled / "index.html").read_text()
     table = pd.read_csv(pooled / "scores.csv")
     assert set(table.path) == set(NAMES)
     assert (table.path[0], table.verdict[0]) == ("hole.png", "defect")
@@ -117,13 +118,13 @@ def test_scored_pictures_are_found_in_the_pool(pooled: Path, source: Path) -> No
     model = load(pooled).eval()
     paths = sorted((source / "new").iterdir())
     seen = []
-    score_images = model.score_images
+    score_features = model.model.score_features
 
-    def record(images: torch.Tensor) -> object:
-        seen.append(model.model.memory_bank.find_own(model.model.features(images).bank))
-        return score_images(images)
+    def record(features: Features) -> object:
+        seen.append(model.model.scorer.memory_bank.find_own(features.bank))
+        return score_features(features)
 
-    with mock.patch.object(model, "score_images", record):
+    with mock.patch.object(model.model, "score_features", record):
         scored = list(Scorer(model, IgnoreMask(source / "mask.png"))(paths))
     found = torch.cat(seen)[:, 4:]  # after four good ones
     assert [each.path for each in scored] == paths
@@ -244,7 +245,7 @@ def test_errors(folder: Path, arguments: dict, message: str) -> None:
 
 
 def test_resumed_run_has_the_same_scores(pooled: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = inspection.write_images
+    write = session.write_images
 
     def interrupt(scored: object, run: Path, name: str) -> None:
         if name == "4.jpg":
@@ -252,7 +253,7 @@ def test_resumed_run_has_the_same_scores(pooled: Path, folder: Path, monkeypatch
         write(scored, run, name)
 
     with monkeypatch.context() as context:
-        context.setattr(inspection, "write_images", interrupt)
+        context.setattr(session, "write_images", interrupt)
         with pytest.raises(KeyboardInterrupt):
             inspect("good", "new", ignore="mask.png", progress=False)
     assert len(RunFolder(RUN).entries) == 4
@@ -266,7 +267,7 @@ def test_resumed_run_has_the_same_scores(pooled: Path, folder: Path, monkeypatch
 def test_model_of_a_run_with_a_pool(pooled: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No model is trained, and pictures of its pool are still scored without themselves."""
     shutil.copytree(pooled, folder / "run")
-    with mock.patch.object(inspection, "train", side_effect=AssertionError):
+    with mock.patch.object(session, "fit_model", side_effect=AssertionError):
         table = inspect(new="new", model="run")
     assert_same(table, pd.read_csv(pooled / "scores.csv"))
     assert "unlabeled" not in capsys.readouterr().out
@@ -286,7 +287,7 @@ class Watch:
     def __call__(self, actions: list, **arguments: object) -> pd.DataFrame:
         """Return the table after all actions."""
         scans = self._scans(actions)
-        self.monkeypatch.setattr(inspection.time, "sleep", lambda _: next(scans))
+        self.monkeypatch.setattr("time.sleep", lambda _: next(scans))
         return inspect(watch=True, **arguments)
 
     def _scans(self, actions: list) -> Iterator[None]:
@@ -338,7 +339,7 @@ def test_pool_grows(arrive, watch: Watch, folder: Path, capsys: pytest.CaptureFi
     assert "Stopped. All results are saved.\n" in said
     assert (settings_of(RUN)["unlabeled_used"], settings_of(RUN)["unlabeled_found"]) == (8, 9)
     assert {entry.num_unlabeled for entry in RunFolder(RUN).entries.values()} == {8}
-    assert load(RUN).model.memory_bank.pool_size == 8
+    assert load(RUN).model.scorer.memory_bank.pool_size == 8
     assert not list(RUN.rglob("*.part"))
     ninth = sorted(NAMES)[8]  # arrived after the last training
     for name in ("broken.png", ninth):
@@ -350,20 +351,20 @@ def test_pool_grows(arrive, watch: Watch, folder: Path, capsys: pytest.CaptureFi
 @pytest.mark.usefixtures("small_pools")
 def test_interrupted_growth(arrive, watch: Watch, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: ANN001
     """In the training: the earlier model is kept. In the scoring: it is completed by `resume`, which grows further."""
-    train = inspection.train
+    train = session.fit_model
 
     def interrupt(*arguments: object) -> object:
         if len(arguments[-2]) == 4:
             raise KeyboardInterrupt
         return train(*arguments)
 
-    with mock.patch.object(inspection, "train", interrupt):
+    with mock.patch.object(session, "fit_model", interrupt):
         before = watch([arrive("0.png", "1.png"), arrive("2.png", "3.png")], good="good", new="new")
-    assert load(RUN).model.memory_bank.pool_size == 2
+    assert load(RUN).model.scorer.memory_bank.pool_size == 2
     assert len(before) == 4
     assert "2 of 4 unlabeled pictures used.\n" in capsys.readouterr().out
 
-    write, again = inspection.write_images, []
+    write, again = session.write_images, []
 
     def interrupt_scoring(scored: object, run: Path, name: str) -> None:
         again.append(name)
@@ -371,7 +372,7 @@ def test_interrupted_growth(arrive, watch: Watch, folder: Path, capsys: pytest.C
             raise KeyboardInterrupt
         write(scored, run, name)
 
-    with mock.patch.object(inspection, "write_images", interrupt_scoring):
+    with mock.patch.object(session, "write_images", interrupt_scoring):
         watch([lambda: None, lambda: None], resume=RUN)
     said = capsys.readouterr().out
     assert "Trained again with 4 unlabeled pictures." in said
@@ -389,7 +390,7 @@ def test_interrupted_growth(arrive, watch: Watch, folder: Path, capsys: pytest.C
 @pytest.mark.usefixtures("small_pools")
 def test_pictures_that_vanish(arrive, watch: Watch, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: ANN001
     """Between two trainings, and during a training."""
-    train, failed = inspection.train, []
+    train, failed = session.fit_model, []
 
     def remove_one(*arguments: object) -> object:
         if len(arguments[-2]) >= 4 and not failed:
@@ -397,7 +398,7 @@ def test_pictures_that_vanish(arrive, watch: Watch, folder: Path, capsys: pytest
         return train(*arguments)
 
     names = sorted(NAMES)
-    with mock.patch.object(inspection, "train", remove_one):
+    with mock.patch.object(session, "fit_model", remove_one):
         table = watch(
             [
                 arrive("0.png", "1.png"),
@@ -422,4 +423,4 @@ def test_pool_that_does_not_grow(arrive, watch: Watch, trained: Path, arguments:
     start = {"model": trained} if "model" in arguments else {"good": "good", **arguments}
     table = watch([arrive("0.png", "1.png"), arrive("2.png")], new="new", progress=False, **start)
     assert len(table) == 3
-    assert load(RUN).model.memory_bank.pool_size == 0
+    assert load(RUN).model.scorer.memory_bank.pool_size == 0

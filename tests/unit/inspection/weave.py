@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from anomalib_fewshot import CoftAD, SupportPostProcessor
+from anomalib_fewshot.inspection.settings import Settings
 
 WIDTH, HEIGHT = 96, 64
 
@@ -24,6 +25,7 @@ def draw(path: Path, seed: int, *, hole: bool = False) -> None:
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=95)
 
 
-def small_model(false_alarm_rate: float | None = None) -> CoftAD:
-    post_processor = SupportPostProcessor(false_alarm_rate)
+def small_model(settings: Settings | None = None) -> CoftAD:
+    """Return a model that trains in a second, with the false-alarm rate of the settings."""
+    post_processor = SupportPostProcessor(None if settings is None else settings.false_alarm_rate)
     return CoftAD(image_size=64, num_steps=1, post_processor=post_processor, evaluator=False, visualizer=False)

@@ -84,9 +84,9 @@ def test_shapes_and_scores(published: bool) -> None:
         result = model(images())
         features = model.features(images())
         shallow, deep = (
-            density(patches)[:, 0] for density, patches in zip(model.densities, features.patches, strict=True)
+            density(patches)[:, 0] for density, patches in zip(model.scorer.densities, features.patches, strict=True)
         )
-        from_bank = model.memory_bank(features.bank)[:, 0]
+        from_bank = model.scorer.memory_bank(features.bank)[:, 0]
     assert result.pred_score.shape == (3,)
     assert result.anomaly_map.shape == (3, 1, 64, 96)
     assert [part.shape[:3] for part in features.patches] == [(3, 8, 12), (3, 2, 3)]
@@ -170,7 +170,7 @@ def test_either_kind_of_pairs_alone_changes_the_metric(weights: dict, mvtec_root
     models = [small(**weights), small(num_steps=0)]
     for model in models:
         train(model, mvtec_root, tmp_path)
-    for method, control in zip(*(model.model.densities for model in models), strict=True):
+    for method, control in zip(*(model.model.scorer.densities for model in models), strict=True):
         assert not torch.allclose(method.metric[0], control.metric[0], rtol=1e-4)
 
 
@@ -180,10 +180,10 @@ def test_control_without_fine_tuning_is_paired(k_shot: int, mvtec_root: Path, tm
     models = [small(num_steps=steps) for steps in (0, 2)]
     for model in models:
         train(model, mvtec_root, tmp_path, k_shot=k_shot)
-    for control, method in zip(*(model.model.densities for model in models), strict=True):
+    for control, method in zip(*(model.model.scorer.densities for model in models), strict=True):
         assert torch.equal(control.mean, method.mean)
         assert torch.equal(control.metric[0], method.metric[0]) is (k_shot == 1)
-    assert torch.equal(models[0].model.memory_bank.bank, models[1].model.memory_bank.bank)
+    assert torch.equal(models[0].model.scorer.memory_bank.bank, models[1].model.scorer.memory_bank.bank)
     if k_shot == 1:
         torch.testing.assert_close(scores(models[1]), scores(models[0]), rtol=0, atol=0)
 
@@ -206,7 +206,7 @@ def test_without_few_shot_all_images_are_the_support(published: bool, mvtec_root
     assert scores(model).isfinite().all()
     if not published:
         train(other, mvtec_root, tmp_path, k_shot=10)
-        for one, two in zip(model.model.densities, other.model.densities, strict=True):
+        for one, two in zip(model.model.scorer.densities, other.model.scorer.densities, strict=True):
             torch.testing.assert_close(one.mean, two.mean)
 
 
@@ -287,8 +287,7 @@ def test_an_image_is_compared_with_each_other_by_a_model_of_the_rest(
         other = small(num_steps=num_steps)
         others = FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0), support=names[:index] + names[index + 1 :])
         Engine(default_root_dir=tmp_path, enable_progress_bar=False).fit(other, datamodule=others)
-        for part in ("densities", "memory_bank"):  # without a rank
-            getattr(plain, part).load_state_dict(getattr(other.model, part).state_dict())
+        plain.scorer.load_state_dict(other.model.scorer.state_dict())  # without a rank
         with torch.no_grad():
             exceeded += plain(new).pred_score > plain(support[index, None]).pred_score
             if num_steps == 0:  # the anomalies of an image follow from its position
@@ -329,7 +328,7 @@ def test_more_images_than_folds(mvtec_root: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(CoftAD, "fold_settings", lambda model: FoldSettings(model.augment, max_folds=3))
     model = small(num_steps=0)
     train(model, mvtec_root, tmp_path, k_shot=7)
-    assert len(model.model.densities[0].mean) == 1 + 3
+    assert len(model.model.scorer.densities[0].mean) == 1 + 3
     assert model.model.ranked_score.fold.tolist() == [0, 0, 0, 1, 1, 2, 2]
     assert model.post_processor.scheme is CalibrationScheme.CV_PLUS
     assert model.post_processor.num_folds == 3
@@ -445,7 +444,7 @@ def test_densities_are_of_embeddings_as_the_test_images_have_them(
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         mean = model.eval().model.features(images).patches[0].mean((0, 1, 2))
         assert model.model(images).anomaly_map.dtype == torch.float32
-    torch.testing.assert_close(model.model.densities[0].mean[0], mean)
+    torch.testing.assert_close(model.model.scorer.densities[0].mean[0], mean)
     with torch.no_grad():
         exact = model.model.features(images).patches[0].mean((0, 1, 2))
     assert not torch.allclose(exact, mean, rtol=1e-5)

@@ -180,8 +180,8 @@ def drawn_parts(*, rotated: bool) -> torch.Tensor:
 def test_the_support_shows_whether_orientation_is_arbitrary(rotated: bool) -> None:
     model = CoftAD(image_size=160, num_steps=0).eval()
     settings = replace(model.fold_settings(), num_views=2, right_angles=False)
-    model.model.memory_bank.fit(folds_of(model.model, [drawn_parts(rotated=rotated)], settings))
-    assert model.model.memory_bank.is_rotated.tolist() == [rotated] * 5
+    model.model.scorer.memory_bank.fit(folds_of(model.model, [drawn_parts(rotated=rotated)], settings))
+    assert model.model.scorer.memory_bank.is_rotated.tolist() == [rotated] * 5
 
 
 def test_no_image_is_refused(model: CoftADModel) -> None:

@@ -12,10 +12,11 @@ import torch
 from anomalib.data import MVTecAD
 from anomalib.data.utils import read_image
 from anomalib.engine import Engine
+from sklearn.metrics import roc_auc_score
 
 from anomalib_fewshot import CoftAD, FewShot
 from anomalib_fewshot.models.coft_ad.adaptation import AdaptationSettings
-from anomalib_fewshot.models.coft_ad.features import Features
+from anomalib_fewshot.models.coft_ad.features import Features, mean_of_highest
 from anomalib_fewshot.models.coft_ad.folds import (
     MAX_POOL_SIZE,
     FoldFeatures,
@@ -24,6 +25,7 @@ from anomalib_fewshot.models.coft_ad.folds import (
     extract_pool_features,
 )
 from anomalib_fewshot.models.coft_ad.memory_bank import MAX_ROWS, MemoryBank, lowest_without_each
+from anomalib_fewshot.models.coft_ad.patch_scorer import PatchScorer
 from anomalib_fewshot.models.coft_ad.torch_model import CoftADModel
 from anomalib_fewshot.models.components import Moments, RankedScore, seeded
 from anomalib_fewshot.post_processing import CalibrationScheme
@@ -56,8 +58,7 @@ class Network(CoftADModel):
     def __init__(self) -> None:
         with seeded(0):
             super().__init__("test_efficientnet", None, pre_trained=False, weights=None, image_size=(64, 64))
-        self.memory_bank = MemoryBank(DIM)
-        self.densities = torch.nn.ModuleList([type(density)(DIM) for density in self.densities])
+        self.scorer = PatchScorer(self.groups, DIM, DIM)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def network() -> Network:
 
 
 def fit(network: CoftADModel, support: list[FoldFeatures], pool: list[FoldFeatures]) -> CoftADModel:
-    network.fit(support, AdaptationSettings(num_steps=0, learning_rate=0.0), print, pool)
+    network.fit(support, AdaptationSettings(num_steps=0, learning_rate=0.0), print, pool, support)
     return network
 
 
@@ -99,9 +100,11 @@ def test_images_of_the_bank_are_found() -> None:
 
 def test_copies_of_one_image_have_finite_scores(network: Network) -> None:
     (fold,) = draw_folds(1)
-    fit(network, [fold] * 2, [fold] * 8)
-    assert not network.memory_bank.find_own(fold.images.bank).any()
-    assert torch.isfinite(network.score_support([fold, *draw_folds(2, seed=3)])).all()
+    fit(network, [fold] * 3, [fold] * 8)
+    assert not network.scorer.memory_bank.find_own(fold.images.bank).any()
+    assert torch.isfinite(network.score_support([fold] * 3)).all()
+    others = Features.cat([other.images for other in draw_folds(2, seed=3)])
+    assert torch.isfinite(network.score(others)[0]).all()
 
 
 def test_an_image_of_the_bank_is_compared_with_the_others() -> None:
@@ -132,7 +135,7 @@ def test_the_number_of_rows_is_limited() -> None:
 
 
 def test_scores_do_not_depend_on_which_images_are_labeled(network: Network) -> None:
-    """The condition of full conformal prediction: swapping a support image and one of the pool changes no score."""
+    """Swapping a support image and one of the pool changes neither their scores without fold 0, nor those of others."""
     folds = draw_folds(14)
     fit(network, folds[:4], folds[4:])
     before = [score_in_bag(network, fold) for fold in folds]
@@ -153,6 +156,35 @@ def test_a_fit_without_a_support_image_has_not_seen_it(network: Network) -> None
         assert float(by_fold[1 + number]) == pytest.approx(float(network.score(new.images)[0][0, 0]), rel=1e-3)
 
 
+def test_score_is_the_mean_of_both_scorers(network: Network) -> None:
+    """With a pool, half of a score is that of the labeled images alone. It does not change with the pool."""
+    folds, (new,) = draw_folds(13), draw_folds(1, seed=5)
+    fit(network, folds[:3], folds[3:])
+    assert network.is_mixed
+    scores, maps = network.score(new.images)
+    with_pool = mean_of_highest(network.scorer(new.images)).T
+    fit(network, folds[:3], [])
+    assert not network.is_mixed
+    alone, alone_maps = network.score(new.images)
+    torch.testing.assert_close(scores, (with_pool + alone) / 2)
+    assert maps.shape == alone_maps.shape
+    fit(network, folds[:1], folds[3:])  # a single labeled image has no scorer without its fold
+    assert not network.is_mixed
+
+
+def test_defects_of_the_pool_are_not_learned_completely(network: Network) -> None:
+    """If half of the pool shows one defect, the labeled images still tell it from good images."""
+    rng = torch.Generator().manual_seed(1)
+    support = draw_folds(4)
+    pool = [as_fold(draw_features(rng, anomalous=number % 2 == 0)) for number in range(12)]
+    fit(network, support, pool)
+    later = [as_fold(draw_features(rng, anomalous=number < 20)) for number in range(40)]
+    scores = network.score(Features.cat([fold.images for fold in later]))[0][0]
+    alone = mean_of_highest(network.scorer(Features.cat([fold.images for fold in later]), slice(0, 1)))[:, 0]
+    labels = torch.arange(40) < 20
+    assert roc_auc_score(labels, scores) >= roc_auc_score(labels, alone)
+
+
 @pytest.mark.parametrize("num_anomalous", [0, 3])
 def test_false_alarm_rate_of_images_of_the_pool_and_of_later_ones(network: Network, num_anomalous: int) -> None:
     """On average over support sets, at most 1 / (k + 1) of the good images rank above all k support images."""
@@ -170,7 +202,7 @@ def test_false_alarm_rate_of_images_of_the_pool_and_of_later_ones(network: Netwo
         ranked.fit(result.scores, result.fold, 1, network.score_support(support))
         for kind, images in (("pool", pool), ("later", later)):
             features = Features.cat([fold.images for fold in images])
-            own = network.memory_bank.find_own(features.bank)
+            own = network.scorer.memory_bank.find_own(features.bank)
             assert own.any(-1).tolist() == [kind == "pool"] * len(images)
             scores, _ = network.score(features, own=own)
             is_defect = ranked(scores[0], scores[1:], own.any(-1)) > 1
@@ -214,7 +246,7 @@ def test_anomalies_are_synthesized_from_a_share_of_the_images() -> None:
 def test_ranks_of_images_in_the_bag() -> None:
     ranked = RankedScore()
     ranked.fit(torch.tensor([1.0, 2.0, 3.0]), torch.arange(3), 3, torch.tensor([1.5, 2.5, 3.5]))
-    scores, by_fold = torch.tensor([2.0, 2.0]), torch.full((3, 2), 9.0)
+    scores, by_fold = torch.tensor([2.0, 2.0]), torch.tensor([[2.0, 9.0]] * 3)
     result = ranked(scores, by_fold, torch.tensor([True, False]))
     assert ((result[:, None] > ranked.levels).sum(1) == torch.tensor([1, 3])).all()  # 2.0 exceeds 1.5 only
 
@@ -248,14 +280,14 @@ def test_checkpoint_scores_images_of_the_pool_without_themselves(
     model, engine, datamodule = train(mvtec_root, tmp_path, k_shot, unlabeled)
     assert model.post_processor.scheme is CalibrationScheme.JACKKNIFE_PLUS
     assert model.post_processor.guaranteed_fpr == pytest.approx(1 / (k_shot + 1))
-    assert len(model.model.memory_bank.bank) == k_shot + unlabeled
+    assert len(model.model.scorer.memory_bank.bank) == k_shot + unlabeled
     paths = [path for batch in datamodule.unlabeled_dataloader() for path in batch.image_path]
     test_paths = list(datamodule.test_data.samples.image_path)
     scores = score_files(model, paths + test_paths)
     assert scores.isfinite().all()
     loaded = CoftAD.load_from_checkpoint(engine.trainer.checkpoint_callback.best_model_path)
     torch.testing.assert_close(score_files(loaded, paths + test_paths), scores, rtol=0, atol=0)
-    maps = model.model.anomaly_maps(model.model.features(torch.zeros(1, 3, 64, 64)))
+    maps = model.model.scorer(model.model.features(torch.zeros(1, 3, 64, 64)))
     assert maps.shape[1] == model.model.num_fits == 1 + k_shot
     engine.test(model, datamodule=datamodule)
     if k_shot == 1:
@@ -286,7 +318,7 @@ def test_the_published_form_warns_that_it_uses_no_pool(
     with caplog.at_level(logging.WARNING):
         model, _, _ = train(mvtec_root, tmp_path, 2, 8, published=True, num_steps=0)
     assert "CoftAD does not use the 8 unlabeled images" in caplog.text
-    assert not model.model.memory_bank.has_pool
+    assert not model.model.scorer.memory_bank.has_pool
 
 
 def test_few_unlabeled_images_are_not_used(

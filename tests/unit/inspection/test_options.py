@@ -56,6 +56,7 @@ def test_thresholds_are_part_of_the_run(run: Path, capsys: pytest.CaptureFixture
     assert load(run).post_processor.guaranteed_fpr == pytest.approx(0.2)
 
 
+@pytest.mark.slow
 def test_exported_model_has_the_thresholds(run: Path, tmp_path: Path) -> None:
     scores = RunFolder(run).table().score
     inspect(resume=run, thresholds=f"review={scores[3] - 0.1},defect={scores[1:3].mean()}", progress=False)

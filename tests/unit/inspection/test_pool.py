@@ -348,6 +348,7 @@ def test_pool_grows(arrive, watch: Watch, folder: Path, capsys: pytest.CaptureFi
     assert_same(table[table.path != ninth].reset_index(drop=True), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_pools")
 def test_interrupted_growth(arrive, watch: Watch, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: ANN001
     """In the training: the earlier model is kept. In the scoring: it is completed by `resume`, which grows further."""

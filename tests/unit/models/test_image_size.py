@@ -93,7 +93,7 @@ def test_one_image_of_another_shape_among_many() -> None:
     assert choose_image_size([(100, 250), (104, 250), (98, 255)], 320 * 320, 32) == (192, 480)  # nearly one shape
 
 
-@pytest.mark.parametrize("unlabeled", [None, 8])
+@pytest.mark.parametrize("unlabeled", [None, pytest.param(8, marks=pytest.mark.slow)])
 def test_fit_checkpoint_test_and_export(
     wide: Path,
     tmp_path: Path,

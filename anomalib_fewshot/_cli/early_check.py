@@ -10,7 +10,8 @@ The start-up hook imports this file, so it imports only the standard library.
 
 import os
 
-PATH_OPTIONS = {"--good", "--new", "--model", "--resume", "--bad", "--ignore", "--unlabeled", "--labels"}
+PATH_OPTIONS = {"--good", "--new", "--model", "--resume", "--marked_good", "--bad", "--ignore", "--unlabeled"}
+PATH_OPTIONS |= {"--labels"}
 SOURCES_MESSAGE = "`new` and one of `good` and `model` must be given. For example: --good good/ --new new/."
 
 

@@ -28,7 +28,7 @@ class Inspect(Command):
 
     name = "inspect"
     extra = "inspect"
-    skip = {"good", "new", "out", "model", "resume", "bad", "ignore", "unlabeled", "pool"}  # noqa: RUF012
+    skip = {"good", "new", "out", "model", "resume", "marked_good", "bad", "ignore", "unlabeled", "pool"}  # noqa: RUF012
     skip |= {"false_alarm_rate", "image_size", "thresholds", "min_area", "labels", "name"}
     skip |= {"strict", "watch", "serve", "port", "inline", "progress", "on_result"}
     _fail_on: str | None = None
@@ -54,6 +54,12 @@ class Inspect(Command):
         )
         parser.add_argument("--model", type=str, help="Folder of an earlier run, or a checkpoint, to score with.")
         parser.add_argument("--resume", type=str, help="Folder of an earlier run to continue, with its settings.")
+        parser.add_argument(
+            "--marked_good",
+            nargs="+",
+            type=str,
+            help="Good pictures chosen by their scores, such as false alarms. They do not set the thresholds.",
+        )
         parser.add_argument("--bad", nargs="+", type=str, help="Defective pictures that the model must not learn from.")
         parser.add_argument("--ignore", type=str, help="Mask image. White regions are ignored.")
         parser.add_argument(

@@ -30,6 +30,7 @@ def inspect(
     out: str | Path = "results/inspect",
     model: str | Path | None = None,
     resume: str | Path | None = None,
+    marked_good: ImagePaths | None = None,
     bad: ImagePaths | None = None,
     ignore: str | Path | None = None,
     unlabeled: ImagePaths | None = None,
@@ -69,6 +70,9 @@ def inspect(
         model (str | Path | None): Folder of an earlier run, or a checkpoint of ``anomalib fit``. Its model scores the
             pictures, and no model is trained. Defaults to ``None``.
         resume (str | Path | None): Folder of an earlier run to continue, with its settings. Defaults to ``None``.
+        marked_good (ImagePaths | None): Further good pictures that were chosen by their scores, such as false alarms: a
+            folder, a file, or a list of them. The model learns from them, but they do not set the thresholds, because
+            unusual pictures would raise them. Defaults to ``None``.
         bad (ImagePaths | None): Pictures known to be defective: a folder, a file, or a list of them. The model does not
             learn from them. Those in ``new`` are scored. Defaults to ``None``.
         ignore (str | Path | None): Mask image. White regions are ignored. Defaults to ``None``.
@@ -120,7 +124,7 @@ def inspect(
     marks = {} if labels is None else read_labels(_existing(labels))
     options: dict[str, Any] = {"strict": strict, "inline": inline, "on_result": on_result}
     if resume is not None:
-        inputs = (good, new, model, bad, ignore, unlabeled, false_alarm_rate, image_size)
+        inputs = (good, new, model, marked_good, bad, ignore, unlabeled, false_alarm_rate, image_size)
         if any(value is not None for value in inputs) or not pool:
             msg = f"`resume` must be the only input, got {resume} and others. The run has stored its inputs."
             raise ArgumentError(msg)
@@ -136,6 +140,7 @@ def inspect(
             "good": good,
             "new": new,
             "model": model,
+            "marked_good": marked_good,
             "bad": bad,
             "ignore": ignore,
             "unlabeled": unlabeled,
@@ -147,6 +152,7 @@ def inspect(
         settings = Settings(
             str(new),
             as_list(good),
+            as_list(marked_good),
             as_list(bad),
             as_list(unlabeled),
             pool,
@@ -157,7 +163,8 @@ def inspect(
         )
         if model is not None:
             ignore = _use_model(settings, Path(model))
-        paths = [*settings.good, *settings.bad, *settings.unlabeled] if model is None else []
+        own = [*settings.good, *settings.marked_good, *settings.bad, *settings.unlabeled]
+        paths = own if model is None else []
         check_paths_exist([settings.new, *paths])
         if ignore is not None:
             IgnoreMask(Path(ignore))  # raises if the mask is not valid
@@ -190,7 +197,8 @@ def _use_model(settings: Settings, model: Path) -> Path | None:
     earlier = RunFolder(model)
     if not model.is_file():  # a checkpoint does not list its good pictures
         stored = earlier.settings
-        settings.good, settings.bad, settings.unlabeled = stored.good, stored.bad, stored.unlabeled
+        settings.good, settings.marked_good = stored.good, stored.marked_good
+        settings.bad, settings.unlabeled = stored.bad, stored.unlabeled
         settings.pool, settings.image_size = stored.pool, stored.image_size
         settings.false_alarm_rate = stored.false_alarm_rate
         settings.min_area = stored.min_area if settings.min_area is None else settings.min_area

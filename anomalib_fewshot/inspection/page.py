@@ -68,6 +68,7 @@ def page_data(session: "Session", *, inline: bool = False) -> dict[str, Any]:
         "run": str(run.path),
         "labels_key": hashlib.sha256(os.fsencode(os.path.realpath(settings.new))).hexdigest()[:16],
         "good": settings.good,
+        "marked_good": settings.marked_good,
         "bad": settings.bad,
         "new": settings.new,
         "unlabeled": settings.unlabeled,

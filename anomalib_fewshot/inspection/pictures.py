@@ -28,7 +28,8 @@ class Pictures:
         strict (bool): Raise an error if a picture cannot be used.
 
     Attributes:
-        good (list[Path]): Usable good pictures.
+        good (list[Path]): Usable good pictures, those that were marked good last.
+        marked_good (set[Path]): Good pictures that do not set the thresholds.
         good_realpaths (set[str]): Real paths of all good pictures. They are not scored.
         bad_realpaths (set[str]): Real paths of the pictures that the model must not learn from.
         issues (dict[DataIssue, None]): All issues, in order.
@@ -40,6 +41,7 @@ class Pictures:
         self.console = console
         self.strict = strict
         self.good: list[Path] = []
+        self.marked_good: set[Path] = set()
         self.good_realpaths: set[str] = set()
         self.bad_realpaths: set[str] = set()
         self.issues: dict[DataIssue, None] = {}
@@ -60,7 +62,7 @@ class Pictures:
 
     def find_good(self) -> None:
         """Find the usable good pictures without duplicates, and record the issues of the others."""
-        parts = self.settings.good
+        parts = [*self.settings.good, *self.settings.marked_good]
         if not self.settings.trains:  # the pictures of the earlier run may have been moved
             parts = [part for part in parts if Path(part).exists()]
         unusable = self.add_issues(check_images(parts, upright=True))
@@ -68,6 +70,7 @@ class Pictures:
         self.good_realpaths = {os.path.realpath(path) for path in files}
         self.bad_realpaths = {os.path.realpath(path) for path in _list_all(self.settings.bad)}
         self.good = [path for path in files if path not in unusable]
+        self.marked_good = set(_list_all(self.settings.marked_good)) - set(_list_all(self.settings.good))
 
     def find_unusable(self, paths: Sequence[Path], *, decode: bool) -> set[Path]:
         """Record the issues of unlabeled pictures, and return those that cannot be used."""

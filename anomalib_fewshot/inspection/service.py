@@ -138,14 +138,21 @@ class InspectionService:
             path = old.pictures.path(name)
             if path.is_file():
                 marked[kind].append(str(path))
-        good = list(dict.fromkeys([*old.settings.good, *marked["good"]]))
+        marked_good = list(dict.fromkeys([*old.settings.marked_good, *marked["good"]]))
         bad = list(dict.fromkeys([*old.settings.bad, *marked["bad"]]))
         missing = [path for path in old.settings.good if not Path(path).exists()]
         if missing or not old.settings.good:
             which = missing[0] if missing else f"the checkpoint {old.settings.model}"
             msg = f"Training requires the good pictures of the model, but those of {which} do not exist."
             raise ArgumentError(msg)
-        return replace(old.settings, good=good, bad=bad, model=None, started=now(), warnings=[])
+        return replace(
+            old.settings,
+            marked_good=marked_good,
+            bad=bad,
+            model=None,
+            started=now(),
+            warnings=[],
+        )
 
     def _report(self, text: str, done: int, total: int | None) -> None:
         self._job = {"text": text, "done": done, "total": total}

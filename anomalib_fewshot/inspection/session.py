@@ -36,7 +36,7 @@ from .rendering import GoodPicture, write_good_pictures, write_images
 from .run_folder import Entry, RunFolder
 from .scoring import ScoredImage, Scorer
 from .settings import Settings
-from .training import CHECKPOINT, SUPPORT, checkpoint_of, load, save_post_processor, to_device
+from .training import CHECKPOINT, SUPPORT, checkpoint_of, load, save_state, to_device
 from .training import train as fit_model
 
 PAGE_INTERVAL = 20.0  # seconds between two updates of the page during a run
@@ -165,7 +165,8 @@ class Session:
 
     def _check_good(self) -> None:
         """Check that there are enough good pictures."""
-        good, settings = self.pictures.good, self.settings
+        settings = self.settings
+        good = [path for path in self.pictures.good if path not in self.pictures.marked_good]
         if not good and settings.trains:
             details = "".join(f"\n  {issue}" for issue in list(self.pictures.issues)[:MAX_PRINTED_ERRORS])
             msg = f"`good` must contain usable pictures, got none in {', '.join(settings.good)}.{details}"
@@ -259,7 +260,8 @@ class Session:
         if unlabeled:
             text = f"{len(good)} good and {summary.count_pictures(len(unlabeled), 'unlabeled')}"
         with self.progress(f"Training on {text}", TaskProgressColumn()) as update:
-            self.model = fit_model(good, self.run.path, self.ignored, update, unlabeled, self.settings)
+            marked = self.pictures.marked_good
+            self.model = fit_model(good, self.run.path, self.ignored, update, unlabeled, self.settings, marked)
         self._write_settings()
 
     def _write_settings(self) -> None:
@@ -354,7 +356,7 @@ class Session:
             self.post_processor.set_verdict_thresholds((review, thresholds.get("defect", metadata["defect_score"])))
         else:
             self.post_processor.set_verdict_thresholds(None)
-        save_post_processor(self.model, self.run.path / CHECKPOINT)
+        save_state(self.model, self.run.path / CHECKPOINT)
         self.run.update_verdicts(self.verdict)
 
     def set_labels(self, labels: Mapping[str, str | None]) -> None:

@@ -28,6 +28,7 @@ class Settings:
     Args:
         new (str): Folder of new pictures, or a single picture.
         good (list[str]): Folders and files of good pictures.
+        marked_good (list[str]): Good pictures that were chosen by their scores. They do not set the thresholds.
         bad (list[str]): Folders and files of pictures that the model must not learn from.
         unlabeled (list[str]): Folders and files of older pictures to learn from.
         pool (bool): Learn from unlabeled pictures.
@@ -44,6 +45,7 @@ class Settings:
 
     new: str
     good: list[str] = field(default_factory=list)
+    marked_good: list[str] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
     unlabeled: list[str] = field(default_factory=list)
     pool: bool = False
@@ -108,7 +110,7 @@ def check_training_arguments(arguments: Mapping[str, Any]) -> None:
         reason = "`model`, because no model is trained" if "model" in given else "`--no-pool`"
         msg = f"`unlabeled` must be omitted with {reason}, got {arguments['unlabeled']}."
         raise ArgumentError(msg)
-    for name in ("false_alarm_rate", "image_size", "bad", "ignore"):
+    for name in ("false_alarm_rate", "image_size", "marked_good", "bad", "ignore"):
         if name in given and "model" in given:
             hint = "The mask of the earlier run is used." if name == "ignore" else "Train a new model."
             msg = f"`{name}` must be omitted with `model`, got {arguments[name]}. {hint}"

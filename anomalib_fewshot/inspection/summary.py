@@ -67,6 +67,7 @@ def describe_warnings(session: "Session") -> list[str]:
 def describe_run(session: "Session") -> list[str]:
     """Return what a user should know about the verdicts. Sentences that do not apply are omitted."""
     texts = [
+        describe_marked(session),
         describe_sensitivity(session.post_processor),
         describe_size(session),
         describe_pool(session),
@@ -82,6 +83,14 @@ def describe_misses(session: "Session") -> str:
         return ""
     missed = describe_missed(session.labels, verdicts)
     return f"Pictures called good may be defective. Check those with the highest scores first. {missed}".rstrip()
+
+
+def describe_marked(session: "Session") -> str:
+    """Return how many pictures marked good the model has learned from, or an empty string."""
+    count = len(session.pictures.marked_good)
+    if not count:
+        return ""
+    return f"The model has learned from {count_pictures(count, 'further good')}, which do not set the thresholds."
 
 
 def describe_sensitivity(post_processor: SupportPostProcessor) -> str:

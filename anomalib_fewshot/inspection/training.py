@@ -7,7 +7,7 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError  # noqa: S403  only the exception class
@@ -112,6 +112,7 @@ def train(
     report_progress: Callable[[int, int], object],
     pool: Sequence[Path],
     settings: Settings,
+    marked: Collection[Path] = (),
 ) -> CoftAD:
     """Train a model on good pictures and write its checkpoint and support manifest to a folder.
 
@@ -124,6 +125,8 @@ def train(
         report_progress (Callable[[int, int], object]): Called with the number of completed steps and the total.
         pool (Sequence[Path]): Unlabeled pictures to learn from. They are read as the good ones. May be empty.
         settings (Settings): Settings of the run.
+        marked (Collection[Path]): Good pictures that were chosen by their scores. The thresholds are calibrated on the
+            others, if there are at least two. Defaults to none.
     """
     with tempfile.TemporaryDirectory() as root, quiet(), interruptible():
         model = new_model(settings)
@@ -138,8 +141,14 @@ def train(
         engine.fit(model, datamodule=data)
         if data.manifest is not None:
             data.manifest.write(folder / SUPPORT)
+        checkpoint = Path(str(engine.best_model_path))
+        support = [Path(path) for batch in data.support_dataloader() for path in batch.image_path]
+        others = [number for number, path in enumerate(support) if path not in marked]
+        if 2 <= len(others) < len(support):
+            model.calibrate_on(others)
+            save_state(model, checkpoint)
         with complete_file(folder / CHECKPOINT) as part:  # a resumed run must not find half a file
-            shutil.copyfile(str(engine.best_model_path), part)
+            shutil.copyfile(checkpoint, part)
     return model
 
 
@@ -176,17 +185,15 @@ def load(model: Path) -> CoftAD:
     return loaded
 
 
-def save_post_processor(model: CoftAD, checkpoint: Path) -> None:
-    """Replace the post-processor in a checkpoint of a model, which holds the thresholds.
+def save_state(model: CoftAD, checkpoint: Path) -> None:
+    """Replace the state of a model in its checkpoint, which holds the thresholds.
 
     Args:
-        model (CoftAD): The model of the checkpoint, with a changed post-processor.
+        model (CoftAD): The model of the checkpoint, with changed thresholds.
         checkpoint (Path): The checkpoint. It is replaced at once, so a crash leaves the old or the new one.
     """
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    for name, value in model.state_dict().items():
-        if name.startswith("post_processor."):
-            content["state_dict"][name] = value.cpu()
+    content["state_dict"] = {name: value.cpu() for name, value in model.state_dict().items()}
     model.on_save_checkpoint(content)  # the settings of the post-processor
     with complete_file(checkpoint) as part:
         torch.save(content, part)

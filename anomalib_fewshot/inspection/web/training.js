@@ -11,7 +11,9 @@ function markedFiles(label) {
 function trainingCommand() {
   const good = data.good.length ? data.good : ["GOOD_FOLDER"];
   const bad = [...data.bad, ...markedFiles("bad")];
-  const words = ["anomalib", "inspect", "--good", ...good, ...markedFiles("good"), "--new", data.new];
+  const markedGood = [...data.marked_good, ...markedFiles("good")];
+  const words = ["anomalib", "inspect", "--good", ...good, "--new", data.new];
+  if (markedGood.length) words.push("--marked_good", ...markedGood);
   if (bad.length) words.push("--bad", ...bad);
   if (data.unlabeled.length) words.push("--unlabeled", ...data.unlabeled);
   else if (!data.pool) words.push("--no-pool");
@@ -24,7 +26,7 @@ function trainingText() {
   const numGood = labeledPictures("good").length, numBad = labeledPictures("bad").length;
   if (numGood + numBad === 0) return "Mark pictures first: the model learns from those marked good, and not from those marked bad.";
   const sentences = [];
-  if (numGood > 0) sentences.push(`The training adds ${plural(numGood, "picture")} marked good to the good pictures, and does not score them again.`);
+  if (numGood > 0) sentences.push(`The model learns from the ${plural(numGood, "picture")} marked good, which do not set the thresholds and are not scored again.`);
   if (numBad > 0) sentences.push(`The model does not learn from the ${plural(numBad, "picture")} marked bad.`);
   sentences.push("You chose them after seeing their scores, so the false-alarm rate is no longer guaranteed.");
   return sentences.join(" ");

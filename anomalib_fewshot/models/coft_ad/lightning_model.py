@@ -8,7 +8,7 @@ description, and settings that it does not give are ours.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from math import nan
 from typing import Any, Literal
@@ -251,6 +251,32 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
         self.model.ranked_score.fit(result.scores, result.fold, num_ranks, in_bag_scores)
         scores, maps = self.model.ranked_score.calibration_scores, self.model.upsample(result.maps)[:, None]
         return CalibrationScores(scheme, [InferenceBatch(scores, anomaly_map=maps)], num_folds=len(folds))
+
+    @torch.no_grad()
+    def calibrate_on(self, images: Collection[int]) -> None:
+        """Calibrate the thresholds of a fitted model on some of its support images only.
+
+        The model is not changed. It has learned from the other images, but they do not set the thresholds: such as
+        images that were added because their scores were high.
+
+        Args:
+            images (Collection[int]): Numbers of the images, in the order of the support set.
+
+        Raises:
+            ArgumentError: If there is none, or if the thresholds were not calibrated on the support set.
+        """
+        post_processor, ranked = self.post_processor, self.model.ranked_score
+        num_folds, count = self.fold_settings().max_folds, len(ranked.out_of_fold_scores)
+        order = sorted(range(count), key=lambda image: image % num_folds)  # the scores are ordered by fold
+        kept = torch.tensor([position for position, image in enumerate(order) if image in images])
+        if not isinstance(post_processor, SupportPostProcessor) or post_processor.scheme is None or not len(kept):
+            msg = f"`images` must be numbers of support images that set the thresholds, got {list(images)}."
+            raise ArgumentError(msg)
+        scheme, folds = post_processor.scheme, post_processor.num_folds
+        num_ranks = scheme.num_distinct_ranks(post_processor.false_alarm_rate, len(kept), folds)
+        in_bag_scores = ranked.in_bag_scores[kept] if self.model.has_pool else None
+        ranked.fit(ranked.out_of_fold_scores[kept], ranked.fold[kept], num_ranks, in_bag_scores)
+        post_processor.fit_normal(CalibrationScores(scheme, [InferenceBatch(ranked.calibration_scores)], folds))
 
     def fold_settings(self) -> FoldSettings:
         """Return which views and anomalies of the support set are computed."""

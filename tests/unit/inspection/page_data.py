@@ -34,6 +34,7 @@ def page_data(**changes: object) -> dict[str, Any]:
         "run": "results/inspect/v0",
         "labels_key": "ab12",
         "good": ["good"],
+        "marked_good": [],
         "bad": [],
         "new": "new",
         "unlabeled": [],

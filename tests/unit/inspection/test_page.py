@@ -296,7 +296,8 @@ def test_marks_are_stored_and_give_a_command(page: Page, part: Path) -> None:
     command = page.one("#command").get_attribute("value")
     words = shlex.split(command)
     assert words[:4] == ["anomalib", "inspect", "--good", str(part / "good")]
-    assert words[4:] == [str(part / "new" / path), "--new", str(part / "new"), "--bad", str(part / "new" / bad)]
+    marked = ["--marked_good", str(part / "new" / path), "--bad", str(part / "new" / bad)]
+    assert words[4:] == ["--new", str(part / "new"), *marked]
     page.one("#copy").click()
     WebDriverWait(page.driver, 10).until(lambda _: page.text("#copied"))  # the clipboard is asynchronous
     assert page.text("#copied").startswith("Copied.")

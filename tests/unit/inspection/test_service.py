@@ -153,7 +153,8 @@ def test_training_with_marks(client: Client) -> None:
     data = client.get("/api/data")
     assert data["run"] == "runs/v1"
     assert data["labels"] == {"a/0.png": "good", hole: "bad"}
-    assert "new/a/0.png" in data["good"]
+    assert (data["good"], data["marked_good"]) == (["good"], ["new/a/0.png"])
+    assert len(data["calibration_scores"]) == 4  # the marked picture does not set the thresholds
     assert "a/0.png" not in {picture["path"] for picture in data["pictures"]}
     assert Path("runs/v1/ignore.png").is_file()
     manifest = json.loads(Path("runs/v1/support.json").read_text(encoding="utf-8"))

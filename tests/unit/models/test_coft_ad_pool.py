@@ -15,6 +15,7 @@ from anomalib.engine import Engine
 from sklearn.metrics import roc_auc_score
 
 from anomalib_fewshot import CoftAD, FewShot
+from anomalib_fewshot.errors import ArgumentError
 from anomalib_fewshot.models.coft_ad.adaptation import AdaptationSettings
 from anomalib_fewshot.models.coft_ad.features import Features, mean_of_highest
 from anomalib_fewshot.models.coft_ad.folds import (
@@ -293,6 +294,31 @@ def test_checkpoint_scores_images_of_the_pool_without_themselves(
     if k_shot == 1:
         assert set(model.post_processor.verdicts(torch.tensor([0.0, 1.1]))) == {"good", "review"}
         assert "no image is called a defect" in model.post_processor.describe()
+
+
+@pytest.mark.parametrize(("k_shot", "unlabeled", "kept"), [(3, 0, [0, 2]), (2, 8, [1])])
+def test_some_images_do_not_set_the_thresholds(
+    k_shot: int,
+    unlabeled: int,
+    kept: list[int],
+    mvtec_root: Path,
+    tmp_path: Path,
+) -> None:
+    model, _, datamodule = train(mvtec_root, tmp_path, k_shot, unlabeled)
+    ranked, post_processor = model.model.ranked_score, model.post_processor
+    scores, in_bag_scores = ranked.out_of_fold_scores.clone(), ranked.in_bag_scores.clone()
+    paths = list(datamodule.test_data.samples.image_path)
+    before = score_files(model, paths)
+    model.calibrate_on(kept)
+    assert torch.equal(ranked.out_of_fold_scores, scores[kept])
+    assert torch.equal(ranked.in_bag_scores, in_bag_scores[kept])
+    assert ranked.fold.tolist() == kept
+    assert len(post_processor.calibration_scores) == len(kept)
+    assert post_processor.guaranteed_fpr == pytest.approx(1 / (1 + len(kept)))
+    assert float(post_processor.calibration_scores[-1]) == pytest.approx(1)
+    assert (score_files(model, paths) >= before - 1e-4).all()  # relative to the most unusual of fewer images
+    with pytest.raises(ArgumentError, match="`images` must be numbers of support images"):
+        model.calibrate_on([])
 
 
 def test_export_with_a_pool(mvtec_root: Path, tmp_path: Path) -> None:

@@ -355,7 +355,7 @@ def test_interrupted_growth(arrive, watch: Watch, folder: Path, capsys: pytest.C
     train = session.fit_model
 
     def interrupt(*arguments: object) -> object:
-        if len(arguments[-2]) == 4:
+        if len(arguments[4]) == 4:
             raise KeyboardInterrupt
         return train(*arguments)
 

@@ -121,6 +121,10 @@ def inspect(
     if min_area is not None and min_area < 1:
         msg = f"`min_area` must be at least 1 pixel, got {min_area}."
         raise ArgumentError(msg)
+    if serve:
+        from .server import check_port
+
+        check_port(port)
     marks = {} if labels is None else read_labels(_existing(labels))
     options: dict[str, Any] = {"strict": strict, "inline": inline, "on_result": on_result}
     if resume is not None:

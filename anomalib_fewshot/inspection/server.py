@@ -32,6 +32,22 @@ MAX_BODY = 10_000_000  # bytes of a request
 STOP_TIMEOUT = 0.5  # seconds
 
 
+def check_port(port: int) -> None:
+    """Check that a port is free, before a training.
+
+    Args:
+        port (int): Port. 0 means a free one.
+
+    Raises:
+        ArgumentError: If another program uses the port.
+    """
+    try:
+        socket.create_server((HOST, port)).close()
+    except (OSError, OverflowError) as error:
+        msg = f"`port` must be a free port, got {port} ({error}). Omit it to use a free one."
+        raise ArgumentError(msg) from error
+
+
 class PageServer:
     """Server of the page, in a thread of its own. Use it as a context manager.
 

@@ -17,7 +17,9 @@ import pytest
 from rich.console import Console
 from weave import draw, small_model
 
-from anomalib_fewshot.inspection import service, training
+from anomalib_fewshot import inspect
+from anomalib_fewshot.errors import ArgumentError
+from anomalib_fewshot.inspection import service, training, watch
 from anomalib_fewshot.inspection.labels import read_labels
 from anomalib_fewshot.inspection.run_folder import RunFolder
 from anomalib_fewshot.inspection.server import PageServer
@@ -68,7 +70,8 @@ class Client:
 def client(run: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
     """Return a client of a served run."""
     monkeypatch.setattr(training, "new_model", small_model)
-    monkeypatch.setattr(service, "WATCH_INTERVAL", 0.02)
+    for module in (service, watch):
+        monkeypatch.setattr(module, "WATCH_INTERVAL", 0.02)
     folder = RunFolder(run)
     session = Session(folder.settings, Console(quiet=True))
     session.resume(folder, watch=False)
@@ -207,5 +210,19 @@ def test_ctrl_c_stops_the_server(client: Client, capsys: pytest.CaptureFixture[s
 
 
 def test_port_in_use(client: Client) -> None:
-    with pytest.raises(OSError, match="in use"):
-        PageServer(client.service, client.port)
+    """The command tells it before the training."""
+    with pytest.raises(ArgumentError, match=f"`port` must be a free port, got {client.port}"):
+        inspect("good", "new", serve=True, port=client.port, progress=False)
+    assert not Path("results").exists()
+
+
+def test_watched_folder(client: Client) -> None:
+    """Pictures that arrive are scored, and the page learns of it."""
+    inspection = InspectionService(client.service.session, watch=True, port=0)
+    draw(Path("new/later.png"), 90)
+    version = inspection.version
+    for _ in range(3):  # a file is scored when it no longer changes
+        inspection._run_next_task()  # noqa: SLF001
+    assert "later.png" in inspection.session.run.entries
+    assert inspection.version > version
+    assert inspection.state()["job"] is None

@@ -90,7 +90,8 @@ class InspectionService:
         """Score the pictures that have arrived."""
         if watcher.step(lambda done, total: self._report("Scoring", done, total)):
             self._changed()
-        self._job = None
+        if self._tasks.empty():  # otherwise a training has been requested in the meantime
+            self._job = None
 
     def _score(self) -> None:
         self.session.score()
@@ -121,10 +122,11 @@ class InspectionService:
         new.check(complete=False)
         masks = [path for path in (old.run.path / NEXT_MASK, old.run.path / MASK) if path.is_file()]
         new.create(old.run.path.parent, masks[0] if masks else None)
-        new.labels = dict(old.labels)  # marks of the meantime
-        new.set_labels({})
         new.score()
-        self.session = new
+        with self._lock:
+            new.labels = {}
+            new.set_labels(old.labels)  # as they are now: the page may have changed them in the meantime
+            self.session = new
         if self.watcher is not None:
             self.watcher = Watcher(new)
         table = new.write()
@@ -224,8 +226,9 @@ class InspectionService:
         Raises:
             ArgumentError: If a task is in progress.
         """
-        self._check_idle()
-        self._job = {"text": "Training", "done": 0, "total": None}
+        with self._lock:  # two tabs start one training
+            self._check_idle()
+            self._job = {"text": "Training", "done": 0, "total": None}
         self._tasks.put(lambda: self._do("Training", self._train))
 
     def _check_idle(self) -> None:

@@ -167,6 +167,19 @@ def test_training_with_marks(client: Client) -> None:
     assert client.request("GET", "/page/good/4.jpg", Cookie=client.cookie)[0] == 200
 
 
+def test_marks_during_a_training_come_along(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    score = Session.score
+
+    def mark_and_score(session: Session) -> None:
+        score(session)
+        client.service.set_labels({"b/0.jpg": "bad"})
+
+    monkeypatch.setattr(Session, "score", mark_and_score)
+    assert client.post("/api/train", {})[0] == 202
+    assert read_labels(Path("runs/v1/labels.csv")) == {"b/0.jpg": "bad"}
+    assert client.get("/api/data")["labels"] == {"b/0.jpg": "bad"}
+
+
 def test_failed_training_keeps_the_run(client: Client) -> None:
     shutil.rmtree("good")
     assert client.post("/api/train", {})[0] == 202

@@ -62,8 +62,9 @@ def measure(root: Path, cache: dict, k_shot: int, seed: int, size: int, contamin
     """Return the figures of one support set and pool. ``cache`` has the :class:`Images` of each image size."""
     source = MVTecFolder(root.parent, root.name, num_workers=0)
     size = min(size, len(list((root / "train").glob("*/*"))) - k_shot)
-    size = size if size >= MIN_POOL_SIZE else 0
-    datamodule = FewShot(source, k_shot=k_shot, seed=seed, unlabeled=size or None, contamination=contamination if size else 0)
+    if size < MIN_POOL_SIZE:
+        size, contamination = 0, 0
+    datamodule = FewShot(source, k_shot=k_shot, seed=seed, unlabeled=size or None, contamination=contamination)
     datamodule.setup("fit")
     image_size = choose_image_size(image_shapes(datamodule), prod(CoftAD.default_image_size), 32)
     if image_size not in cache:

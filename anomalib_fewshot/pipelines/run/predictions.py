@@ -4,14 +4,19 @@
 """Raw test predictions, and anomalib's metrics computed on them."""
 
 from collections.abc import Collection
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from anomalib.data import Batch, ImageBatch
-from anomalib.metrics import AUPR, AUPRO, AUROC, AnomalibMetric, F1Score
+from anomalib.metrics import AUPIMO, AUPR, AUPRO, AUROC, AnomalibMetric, F1Max, F1Score, create_anomalib_metric
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torchmetrics.classification import BinaryAveragePrecision
+
+AveragePrecision = create_anomalib_metric(BinaryAveragePrecision)
+PIXEL_METRICS = {"AUROC": AUROC, "AUPRO": AUPRO, "AP": AveragePrecision, "F1Max": F1Max, "AUPIMO": AUPIMO}
 
 
 @dataclass
@@ -87,8 +92,9 @@ def compute_metrics(predictions: Predictions, threshold: float) -> dict[str, flo
         threshold (float): Images with a higher score are predicted as anomalous. NaN if the model has no threshold.
 
     Returns:
-        dict[str, float]: ``image_AUROC`` and ``image_AUPR``; ``image_F1Score``, ``false_alarms`` and ``recall`` at the
-        threshold; ``pixel_AUROC`` and ``pixel_AUPRO``. Metrics without a threshold, masks or maps are NaN.
+        dict[str, float]: ``image_AUROC``, ``image_AUPR`` and ``image_F1Max``; ``image_F1Score``, ``false_alarms`` and
+        ``recall`` at the threshold; ``pixel_`` and the names of ``PIXEL_METRICS``. Metrics without a threshold, masks
+        or maps are NaN, and so is AUPIMO if there are too few normal pixels.
 
     Raises:
         ValueError: If a score or map is not finite, or if the test images are all normal or all anomalous.
@@ -104,8 +110,7 @@ def compute_metrics(predictions: Predictions, threshold: float) -> dict[str, flo
     metrics = {
         "image_AUROC": _compute(AUROC(fields=fields), images),
         "image_AUPR": _compute(AUPR(fields=fields), images),
-        "pixel_AUROC": float("nan"),
-        "pixel_AUPRO": float("nan"),
+        "image_F1Max": _compute(F1Max(fields=fields), images),
     }
     f1_score = _compute(F1Score(fields=["pred_label", "gt_label"]), images)
     above = (predictions.scores > threshold).double()
@@ -115,11 +120,12 @@ def compute_metrics(predictions: Predictions, threshold: float) -> dict[str, flo
         "recall": float(above[predictions.labels].mean()),
     }
     metrics |= dict.fromkeys(at_threshold, float("nan")) if np.isnan(threshold) else at_threshold
+    metrics |= {f"pixel_{name}": float("nan") for name in PIXEL_METRICS}
     if predictions.maps is not None and predictions.masks is not None and predictions.masks.any():
         images.anomaly_map, images.gt_mask = _to_unit(predictions.maps)[:, None], predictions.masks
-        fields = ["anomaly_map", "gt_mask"]
-        metrics["pixel_AUROC"] = _compute(AUROC(fields=fields), images)
-        metrics["pixel_AUPRO"] = _compute(AUPRO(fields=fields), images)
+        for name, metric in PIXEL_METRICS.items():
+            with suppress(RuntimeError, ValueError) if metric is AUPIMO else nullcontext():  # too few pixels
+                metrics[f"pixel_{name}"] = _compute(metric(fields=["anomaly_map", "gt_mask"]), images)
     return metrics
 
 

@@ -25,6 +25,8 @@ from anomalib.models import AnomalibModule
 from lightning.pytorch import Callback
 from torch import nn
 
+from anomalib_fewshot.models.components.backbone import Backbone
+from anomalib_fewshot.models.components.weights import first_weights_hash
 from anomalib_fewshot.pipelines.plan.spec import Spec, instantiate
 
 MIB = 2**20
@@ -175,6 +177,18 @@ def weights_hash(module: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:8]
+
+
+def backbone_hash(model: AnomalibModule) -> str:
+    """Return a hash that is equal for all models with the same backbone weights. Empty if the model has no weights.
+
+    Methods use different layers of a backbone, under different names. Therefore the hash has only the values of the
+    first weights, which all methods use.
+    """
+    for module in model.modules():
+        if isinstance(module, Backbone):  # its weights may contain those of batch normalization
+            return module.weights_hash
+    return first_weights_hash(model.model)
 
 
 class PeakMemory:

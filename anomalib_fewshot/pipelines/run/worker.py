@@ -29,7 +29,7 @@ from anomalib_fewshot.pipelines.results.store import Training, Trainings
 from .environment import package_versions
 from .examples import draw_features, make_examples
 from .predictions import Recorder, compute_metrics
-from .resources import MIB, PeakMemory, TimedEngine, latencies, make_model, suppress_output, weights_hash
+from .resources import MIB, PeakMemory, TimedEngine, backbone_hash, latencies, make_model, suppress_output, weights_hash
 from .sources import Sources
 
 TRAINING_SEED = 2**16  # seed offset of a training on other categories, so that no run has the same support set
@@ -80,7 +80,8 @@ class Worker:
             with suppress_output(), interruptible():
                 return self._run(job, save_examples)
         except Exception as error:  # noqa: BLE001  a failed run must not stop the others
-            return failed_outcome(job, f"{type(error).__name__}: {error}".strip())
+            message = f"{type(error).__name__}: {error}".strip()
+            return failed_outcome(job, message, threads=torch.get_num_threads(), **package_versions())
 
     def _run(self, job: Job, save_examples: bool) -> Outcome:
         start = time.perf_counter()
@@ -88,7 +89,7 @@ class Worker:
         datamodule, parts = self._data(job)
         seed_everything(job.seed, workers=True, verbose=False)  # after the data setup, which several runs share
         model = make_model(_model_spec(job, training))
-        weights = weights_hash(model)
+        weights, backbone_weights = weights_hash(model), backbone_hash(model)
         recorder = Recorder()
         cost = self._fit_and_test(job, model, datamodule, recorder)
         first = parts[job.test_categories[0]].test_data
@@ -103,6 +104,7 @@ class Worker:
             latency_p95_ms=p95,
             seconds=time.perf_counter() - start,
             backbone=_argument(model, job, "backbone"),
+            backbone_weights=backbone_weights,
             weights=weights,
             image_size=_image_size(first.augmentations),
             augmentation=_argument(model, job, "augmentation"),

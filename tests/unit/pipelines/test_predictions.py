@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
 
 from anomalib_fewshot import FewShot, ImageStatistic, MVTecFolder
 from anomalib_fewshot.pipelines.run.examples import make_examples
@@ -38,6 +38,21 @@ def test_figures_are_those_of_scikit_learn(predictions: Predictions) -> None:
     pixels = roc_auc_score(predictions.masks.flatten(), predictions.maps.flatten())
     assert figures["pixel_AUROC"] == pytest.approx(pixels)
     assert 0 < figures["pixel_AUPRO"] < 1
+    pixel_labels, pixel_scores = predictions.masks.flatten().numpy(), predictions.maps.flatten().numpy()
+    assert figures["pixel_AP"] == pytest.approx(average_precision_score(pixel_labels, pixel_scores), abs=1e-6)
+    assert figures["image_F1Max"] == pytest.approx(max(f1_score(labels, scores >= score) for score in scores))
+    precision, recall, _ = precision_recall_curve(pixel_labels, pixel_scores)
+    assert figures["pixel_F1Max"] == pytest.approx((2 * precision * recall / (precision + recall)).max(), abs=1e-6)
+    assert np.isnan(figures["pixel_AUPIMO"])  # 3,072 normal pixels do not resolve a false positive rate of 1e-5
+
+
+def test_aupimo_of_maps_with_enough_pixels() -> None:
+    labels = torch.tensor([False] * 4 + [True] * 2)
+    masks = torch.zeros(6, 256, 256, dtype=torch.bool)
+    masks[labels, 100:120, 100:120] = True
+    maps = torch.rand(6, 256, 256, generator=torch.Generator().manual_seed(0)) + 2 * masks
+    found = Predictions(list("abcdef"), labels.float(), labels, maps, masks)
+    assert 0.9 < compute_metrics(found, float("nan"))["pixel_AUPIMO"] <= 1  # the bounds are between two pixels
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(1e-3, 0.0), (1.0, -1000.0), (50.0, 1e6)])
@@ -45,7 +60,7 @@ def test_figures_do_not_depend_on_the_scale(predictions: Predictions, scale: flo
     scores, maps = predictions.scores.double(), predictions.maps.double()
     moved = replace(predictions, scores=scores * scale + shift, maps=maps * scale + shift)
     expected = compute_metrics(replace(predictions, scores=scores, maps=maps), 1000.5)
-    assert compute_metrics(moved, 1000.5 * scale + shift) == pytest.approx(expected)
+    assert compute_metrics(moved, 1000.5 * scale + shift) == pytest.approx(expected, nan_ok=True)
 
 
 def test_equal_scores_know_nothing(predictions: Predictions) -> None:

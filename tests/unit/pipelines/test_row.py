@@ -23,6 +23,7 @@ FORMER = {
     *("augmentation", "train_on", "weights", "python", "torch", "anomalib", "anomalib_fewshot", "seconds"),
     *("support", "test_normal", "test_anomalous"),
     *("false_alarms", "recall", "guaranteed_fpr"),
+    *("image_F1Max", "pixel_AP", "pixel_F1Max", "pixel_AUPIMO", "backbone_weights", "commit"),
 }
 
 
@@ -49,8 +50,8 @@ def test_labels_are_those_of_a_report() -> None:
         "fit, s",
     ]
     assert list(labeled_columns("accuracy")) == [
-        *("image_AUROC", "image_AUPR", "image_F1Score", "false_alarms", "recall", "guaranteed_fpr"),
-        *("pixel_AUROC", "pixel_AUPRO"),
+        *("image_AUROC", "image_AUPR", "image_F1Max", "image_F1Score", "false_alarms", "recall", "guaranteed_fpr"),
+        *("pixel_AUROC", "pixel_AUPRO", "pixel_AP", "pixel_F1Max", "pixel_AUPIMO"),
     ]
     assert "augmentation" not in labeled_columns("settings")
     assert columns()["threshold"].heading == "threshold from"
@@ -71,6 +72,7 @@ def test_a_row_of_a_run_survives_json_and_a_table() -> None:
     (found,) = as_table([content]).itertuples()
     assert (found.image_AUROC, found.steps, found.k_shot) == (0.75, 4, "all")
     assert math.isnan(found.pixel_AUROC)
+    assert as_table([content]).to_csv(index=False).splitlines()[1].count("4.0") == 0  # integers stay integers
     assert list(as_table([])) == list(columns())
 
 

@@ -79,6 +79,8 @@ class Model:
             score = float(values["pred_score"])
             label = bool(values.get("pred_label"))
             verdict = verdict_of(score, label, self.settings)
+            if "verdict" in values and not math.isnan(score):  # the graph was exported with `verdict: true`
+                verdict = VERDICTS[int(values["verdict"])]
             results.append(Result(score, verdict, p_value_of(score, self.settings), values.get("anomaly_map")))
         return results
 

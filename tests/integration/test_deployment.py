@@ -21,6 +21,7 @@ import pytest
 import torch
 from anomalib.engine import Engine
 from PIL import ExifTags, Image
+from score_images import VERDICTS, Model, read_image
 from small_models import SMALL
 
 from anomalib_fewshot import CoftAD, FewShot, ImageStatistic, MVTecFolder
@@ -101,7 +102,7 @@ def test_example_agrees_with_predict(
     assert {line["verdict"] for line in found.values()} <= wanted
 
 
-def score_images(packages: Path, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess:
+def run_example(packages: Path, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess:
     """Run the example with the given packages only, whatever its exit status is."""
     start = f"import sys; sys.path.append({str(packages)!r}); {EXAMPLE_AS_MAIN}"
     command = [sys.executable, "-I", "-S", "-c", start, *map(str, arguments)]
@@ -129,8 +130,8 @@ def test_batches_of_folders_equal_single_images(
     Image.new("RGB", (90, 70), "red").save(folder / "good" / "000_other_size.JPG")
     (folder / "notes.txt").write_text("no image", encoding="utf-8")
     (folder / "good" / "._000.png").write_bytes(b"system file")
-    single = score_images(packages, onnx_file, "new", cwd=tmp_path)
-    batched = score_images(packages, onnx_file, "new", "new/good", "--batch", "3", "--csv", "table.csv", cwd=tmp_path)
+    single = run_example(packages, onnx_file, "new", cwd=tmp_path)
+    batched = run_example(packages, onnx_file, "new", "new/good", "--batch", "3", "--csv", "table.csv", cwd=tmp_path)
     assert single.returncode == batched.returncode == 0, single.stderr + batched.stderr
     expected = [json.loads(line) for line in single.stdout.splitlines()]
     found = [json.loads(line) for line in batched.stdout.splitlines()]
@@ -156,7 +157,7 @@ def test_heat_maps_of_equal_names_do_not_overwrite_each_other(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", size).save(tmp_path / name)
     for _ in range(2):  # the second time, the heat maps are in a scored folder
-        run = score_images(packages, onnx_file, ".", "--heat_maps", "heat", cwd=tmp_path)
+        run = run_example(packages, onnx_file, ".", "--heat_maps", "heat", cwd=tmp_path)
         assert len(run.stdout.splitlines()) == 3, run.stderr
     sizes = {str(path.relative_to(tmp_path / "heat")): Image.open(path).size for path in tmp_path.glob("heat/*/*")}
     assert sizes == {"a/1.png.png": (80, 60), "b/1.png.png": (70, 50), "b/1.jpg.png": (60, 40)}
@@ -175,7 +176,7 @@ def test_unreadable_images_are_reported_and_the_rest_is_scored(
     Image.new("I;16", (64, 64)).save(tmp_path / "4.png")
     Image.new("RGB", (48, 64)).save(tmp_path / "5.png")
     Image.new("RGB", (64, 64), "white").save(tmp_path / "6.png")
-    run = score_images(packages, statistic_file, tmp_path, "missing.png", "--batch", "9", cwd=tmp_path)
+    run = run_example(packages, statistic_file, tmp_path, "missing.png", "--batch", "9", cwd=tmp_path)
     assert run.returncode == 1
     assert [Path(json.loads(line)["path"]).name for line in run.stdout.splitlines()] == ["1.png", "6.png"]
     errors = run.stderr.splitlines()
@@ -208,10 +209,36 @@ def test_wrong_arguments_are_explained_in_one_line(
     if arguments[0] == "alone.onnx":
         shutil.move(tmp_path / "model.onnx", tmp_path / "other" / "model.onnx")
         arguments = ("other/model.onnx", arguments[1])
-    run = score_images(packages, *arguments, cwd=tmp_path)
+    run = run_example(packages, *arguments, cwd=tmp_path)
     assert run.returncode == 1
     (line,) = run.stderr.splitlines()
     assert message in line
+
+
+def test_verdict_output_agrees_with_predict(fitted: CoftAD, mvtec_root: Path, tmp_path: Path) -> None:
+    model = Model(fitted.eval().to_onnx(tmp_path, verdict=True))
+    assert model.outputs == ["pred_score", "pred_label", "anomaly_map", "pred_mask", "verdict"]
+    seen = set()
+    for path in mvtec_root.glob("bolt/test/*/*.png"):
+        image = read_image(path)[None]
+        verdict = model.session.run(["verdict"], {"input": image})[0]
+        assert verdict.dtype == np.int64
+        assert verdict.shape == (1,)
+        with torch.no_grad():
+            score = fitted(torch.from_numpy(image)).pred_score
+        assert [VERDICTS[verdict.item()]] == fitted.post_processor.verdicts(score)
+        assert model.score(image)[0].verdict == VERDICTS[verdict.item()]
+        seen.add(verdict.item())
+    assert len(seen) > 1
+
+
+def test_verdict_output_of_other_runtimes(fitted: CoftAD, mvtec_root: Path, tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    path = fitted.eval().to_onnx(tmp_path, verdict=True)
+    compiled = openvino.Core().compile_model(path, "CPU", {"EXECUTION_MODE_HINT": "ACCURACY"})
+    for file in mvtec_root.glob("bolt/test/*/*.png"):
+        image = read_image(file)[None]
+        assert VERDICTS[compiled(image)["verdict"].item()] == Model(path).score(image)[0].verdict
 
 
 def test_heat_map_is_red_above_the_threshold() -> None:
@@ -248,7 +275,7 @@ def test_verdict(settings: dict[str, Any], score: float, expected: tuple[str, fl
 
 def test_fixed_input_size_is_explained(statistic_file: Path, packages: Path, tmp_path: Path) -> None:
     Image.new("RGB", (80, 48)).save(tmp_path / "wrong.png")
-    (line,) = score_images(packages, statistic_file, "wrong.png", cwd=tmp_path).stderr.splitlines()
+    (line,) = run_example(packages, statistic_file, "wrong.png", cwd=tmp_path).stderr.splitlines()
     for part in ("wrong.png", "80 x 48", "64 x 64", "--input_size"):
         assert part in line
 

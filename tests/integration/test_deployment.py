@@ -5,6 +5,7 @@
 
 import csv
 import json
+import re
 import resource
 import runpy
 import shutil
@@ -221,6 +222,14 @@ def verdict_file(fitted: CoftAD, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return fitted.eval().to_onnx(tmp_path_factory.mktemp("verdict"), verdict=True)
 
 
+def test_each_field_of_the_metadata_is_documented(onnx_file: Path) -> None:
+    reference = (DOCS / "deployment.md").read_text(encoding="utf-8").partition("## Reference of metadata.json")[2]
+    metadata = json.loads(onnx_file.with_name("metadata.json").read_text(encoding="utf-8"))
+    for field in [*metadata, *metadata["preprocess"], *metadata["postprocess"]]:
+        if field not in {"preprocess", "postprocess"}:
+            assert re.search(rf"^\|.*\b{field}`.* \|", reference, flags=re.MULTILINE), field
+
+
 def test_verdict_output_agrees_with_predict(fitted: CoftAD, verdict_file: Path, mvtec_root: Path) -> None:
     model = Model(verdict_file)
     assert model.outputs == ["pred_score", "pred_label", "anomaly_map", "pred_mask", "verdict"]
@@ -241,11 +250,12 @@ def test_verdict_output_agrees_with_predict(fitted: CoftAD, verdict_file: Path, 
 def test_verdict_output_of_openvino_in_cpp(verdict_file: Path, mvtec_root: Path, tmp_path: Path) -> None:
     """Build the C++ example with the OpenVINO of the Python package."""
     openvino_utils = pytest.importorskip("openvino.utils")
-    if shutil.which("cmake") is None or shutil.which("c++") is None:
+    cmake = shutil.which("cmake")
+    if cmake is None or shutil.which("c++") is None:
         pytest.skip("needs CMake and a C++ compiler")
     source = ["-S", EXAMPLE.parent / "cpp", f"-DOpenVINO_DIR={openvino_utils.get_cmake_path()}"]
-    subprocess.run(["cmake", "-B", tmp_path / "build", *source], check=True, capture_output=True)
-    subprocess.run(["cmake", "--build", tmp_path / "build"], check=True, capture_output=True)
+    subprocess.run([cmake, "-B", tmp_path / "build", *source], check=True, capture_output=True)
+    subprocess.run([cmake, "--build", tmp_path / "build"], check=True, capture_output=True)
     expected = []
     for index, path in enumerate(sorted(mvtec_root.glob("bolt/test/*/*.png"))):
         Image.open(path).convert("RGB").save(tmp_path / f"{index}.ppm")

@@ -3,50 +3,108 @@
 
 """Score images with an exported ONNX model. Requires only onnxruntime, numpy and Pillow.
 
-Usage: python score_images.py weights/onnx/model.onnx IMAGE...
+Usage: python score_images.py weights/onnx/model.onnx IMAGE_OR_FOLDER...
 
-The script prints one line of JSON per image and writes its heat map to the working directory as `IMAGE_heat.png`. It
-reads the thresholds from `metadata.json` in the folder of the model.
+The script prints one line of JSON per image. It reads the thresholds from `metadata.json` in the folder of the model.
 """
 
+import argparse
+import csv
 import json
+import math
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
+VERDICTS = ("good", "review", "defect")
+SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+FIELDS = ("path", "score", "verdict", "p_value")
 
-def read_image(path: str) -> np.ndarray:
-    """Read an image at its original size as RGB between 0 and 1, shape (1, 3, H, W)."""
-    upright = ImageOps.exif_transpose(Image.open(path))
+
+def read_image(file: Any) -> np.ndarray:  # noqa: ANN401  a path or a binary file
+    """Read an image at its original size as RGB between 0 and 1, shape (3, H, W)."""
+    upright = ImageOps.exif_transpose(Image.open(file))
+    if upright.mode.startswith(("I", "F")):
+        msg = f"the image must have 8 bits per channel, got mode {upright.mode}"
+        raise ValueError(msg)
     pixels = np.asarray(upright.convert("RGB"), dtype=np.float32) / 255
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def check_size(path: str, image: np.ndarray, shape: list) -> None:
-    """Exit with an error if the model has a fixed input size, such as ["batch", 3, 64, 64], and the image differs."""
-    for actual, expected in zip(image.shape[2:], shape[2:], strict=True):
-        if isinstance(expected, int) and actual != expected:  # dynamic axes are strings
-            size, required = f"{image.shape[3]} x {image.shape[2]}", f"{shape[3]} x {shape[2]}"
-            sys.exit(f"The model requires {required} pixels, got {size}. Export it without --input_size. Image: {path}")
+class Result(NamedTuple):
+    """Result of one image. The anomaly map, shape (H, W), is above 0.5 in anomalous regions."""
+
+    score: float
+    verdict: str
+    p_value: float | None
+    anomaly_map: np.ndarray | None
 
 
-def verdict_and_p_value(score: float, label: bool, settings: dict) -> tuple[str, float | None]:
-    """Return the verdict and the conformal p-value, or ``None`` if there is no p-value."""
+class Model:
+    """An exported model. `path` is the ONNX file, with `metadata.json` in the same folder."""
+
+    def __init__(self, path: str | Path) -> None:
+        metadata = Path(path).with_name("metadata.json")
+        for file in (Path(path), metadata):
+            if not file.is_file():
+                sys.exit(f"The file does not exist. Copy the folder of the export as a whole: {file}")
+        self.settings = json.loads(metadata.read_text(encoding="utf-8"))["postprocess"]
+        try:
+            self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        except Exception as error:  # noqa: BLE001  ONNX Runtime has an error class for each cause
+            sys.exit(f"ONNX Runtime cannot load the model: {str(error).splitlines()[0]}")
+        self.shape = self.session.get_inputs()[0].shape  # such as ["batch", 3, 64, 64]: dynamic axes are strings
+        self.outputs = [output.name for output in self.session.get_outputs()]
+
+    def check_size(self, image: np.ndarray) -> None:
+        """Raise an error if the model has a fixed input size and the image differs."""
+        for actual, expected in zip(image.shape[1:], self.shape[2:], strict=True):
+            if isinstance(expected, int) and actual != expected:
+                required, found = f"{self.shape[3]} x {self.shape[2]}", f"{image.shape[2]} x {image.shape[1]}"
+                msg = f"the model requires {required} pixels, got {found}. Export it without --input_size"
+                raise ValueError(msg)
+
+    def score(self, images: np.ndarray) -> list[Result]:
+        """Score images of one size, shape (B, 3, H, W)."""
+        found = dict(zip(self.outputs, self.session.run(self.outputs, {"input": images}), strict=True))
+        results = []
+        for index in range(len(images)):
+            values = {name: value[index].squeeze() for name, value in found.items()}
+            score = float(values["pred_score"])
+            label = bool(values.get("pred_label"))
+            verdict = verdict_of(score, label, self.settings)
+            if "verdict" in values and not math.isnan(score):  # the graph was exported with `verdict: true`
+                verdict = VERDICTS[int(values["verdict"])]
+            results.append(Result(score, verdict, p_value_of(score, self.settings), values.get("anomaly_map")))
+        return results
+
+
+def verdict_of(score: float, label: bool, settings: dict) -> str:
+    """Return the verdict of a score. `label` is the label that the model predicts."""
+    if math.isnan(score):
+        return "unknown"
     if "scheme" not in settings:  # the threshold was fitted to validation images with defects
-        return "defect" if label else "good", None
+        return "defect" if label else "good"
     defect = settings["defect_score"]  # None: calibrated on a single image, so no image is called a defect
-    verdict = "review" if score > settings["review_score"] else "good"
     if defect is not None and score > defect:
-        verdict = "defect"
-    if settings["scheme"] in {"self-views", "training"}:  # no guarantee
-        return verdict, None
+        return "defect"
+    return "review" if score > settings["review_score"] else "good"
+
+
+def p_value_of(score: float, settings: dict) -> float | None:
+    """Return the conformal p-value of a score, or `None` if there is no p-value."""
+    if math.isnan(score) or settings.get("scheme") in {None, "self-views", "training"}:  # no guarantee
+        return None
     for row in settings["p_values"]:
         if score <= row["score_up_to"]:
-            return verdict, row["p"]
-    return verdict, 1 / (settings["num_normal"] + 1)  # the score exceeds all calibration scores
+            return row["p"]
+    return 1 / (settings["num_normal"] + 1)  # the score exceeds all calibration scores
 
 
 def heat_map(image: np.ndarray, anomaly_map: np.ndarray) -> Image.Image:
@@ -54,25 +112,75 @@ def heat_map(image: np.ndarray, anomaly_map: np.ndarray) -> Image.Image:
     height, width = image.shape[-2:]
     heat = Image.fromarray(anomaly_map.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
     red = (2 * np.asarray(heat) - 1).clip(0, 1)
-    gray = 0.5 * image[0].mean(0)
+    gray = 0.5 * image.mean(0)
     return Image.fromarray((255 * np.stack([gray + 0.5 * red, gray, gray], axis=-1)).astype(np.uint8))
 
 
-def main(model: str, *paths: str) -> None:
-    """Score each image, print the results and write the heat maps."""
-    settings = json.loads(Path(model).with_name("metadata.json").read_text(encoding="utf-8"))["postprocess"]
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
+def find_images(paths: list[Path], skipped: Path | None = None) -> list[Path]:
+    """Return the given files and the images in the given folders, without those in the folder `skipped`."""
+    images = []
     for path in paths:
-        image = read_image(path)
-        check_size(path, image, session.get_inputs()[0].shape)
-        outputs = dict(zip(names, session.run(names, {"input": image}), strict=True))
-        score = outputs["pred_score"].item()
-        verdict, p_value = verdict_and_p_value(score, bool(outputs["pred_label"].item()), settings)
-        print(json.dumps({"path": path, "score": score, "verdict": verdict, "p_value": p_value}))
-        if "anomaly_map" in outputs:
-            heat_map(image, outputs["anomaly_map"].squeeze()).save(f"{Path(path).stem}_heat.png")
+        found = [path]
+        if path.is_dir():
+            files = sorted(path.rglob("*"))
+            found = [file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
+            if skipped is not None:
+                found = [file for file in found if skipped.absolute() not in file.absolute().parents]
+            if not found:
+                sys.exit(f"The folder contains no images: {path}")
+        images += found
+    return list(dict.fromkeys(images))
+
+
+def read_batches(model: Model, paths: list[Path], size: int, failed: list[Path]) -> Iterator[dict[Path, np.ndarray]]:
+    """Yield up to `size` consecutive images of equal size. Report unreadable images and append them to `failed`."""
+    batch: dict[Path, np.ndarray] = {}
+    for path in paths:
+        try:
+            image = read_image(path)
+            model.check_size(image)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            print(f"The image was not scored: {error}. Image: {path}", file=sys.stderr)
+            failed.append(path)
+            continue
+        if batch and (len(batch) == size or image.shape != next(iter(batch.values())).shape):
+            yield batch
+            batch = {}
+        batch[path] = image
+    if batch:
+        yield batch
+
+
+def main() -> int:
+    """Score each image, print the results and write the heat maps. Return 1 if an image could not be scored."""
+    parser = argparse.ArgumentParser(description="Score images with an exported ONNX model.")
+    parser.add_argument("model", type=Path, help="ONNX file, with metadata.json in the same folder")
+    parser.add_argument("images", type=Path, nargs="+", help="images, or folders that contain images")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images of equal size to score at once")
+    parser.add_argument("--heat_maps", type=Path, metavar="DIR", help="folder for heat maps")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="table of the results")
+    args = parser.parse_args()
+    model = Model(args.model)
+    paths = find_images(args.images, args.heat_maps)
+    root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    size = 1 if isinstance(model.shape[0], int) else max(1, args.batch)
+    rows, failed = [], []
+    for batch in read_batches(model, paths, size, failed):
+        for (path, image), result in zip(batch.items(), model.score(np.stack([*batch.values()])), strict=True):
+            score = None if math.isnan(result.score) else result.score
+            rows.append(dict(zip(FIELDS, (str(path), score, result.verdict, result.p_value), strict=True)))
+            print(json.dumps(rows[-1]), flush=True)
+            if args.heat_maps is not None and result.anomaly_map is not None:
+                file = args.heat_maps / path.absolute().relative_to(root).with_name(f"{path.name}.png")
+                file.parent.mkdir(parents=True, exist_ok=True)
+                heat_map(image, result.anomaly_map).save(file)
+    if args.csv is not None:
+        with args.csv.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, FIELDS)
+            writer.writeheader()
+            writer.writerows(rows)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(main())

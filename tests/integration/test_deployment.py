@@ -3,9 +3,12 @@
 
 """The deployment example returns the results of `predict` without torch, anomalib and this package."""
 
+import csv
 import json
+import re
 import resource
 import runpy
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +22,7 @@ import pytest
 import torch
 from anomalib.engine import Engine
 from PIL import ExifTags, Image
+from score_images import VERDICTS, Model, read_image
 from small_models import SMALL
 
 from anomalib_fewshot import CoftAD, FewShot, ImageStatistic, MVTecFolder
@@ -99,11 +103,177 @@ def test_example_agrees_with_predict(
     assert {line["verdict"] for line in found.values()} <= wanted
 
 
+def run_example(packages: Path, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess:
+    """Run the example with the given packages only, whatever its exit status is."""
+    start = f"import sys; sys.path.append({str(packages)!r}); {EXAMPLE_AS_MAIN}"
+    command = [sys.executable, "-I", "-S", "-c", start, *map(str, arguments)]
+    return subprocess.run(command, check=False, cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def statistic_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an export with a fixed input size of 64 x 64 pixels and without a calibrated threshold."""
+    model = ImageStatistic(image_size=64)
+    model.is_fitted.fill_(value=True)
+    return model.eval().to_onnx(tmp_path_factory.mktemp("statistic"), input_size=(64, 64))
+
+
+@pytest.mark.parametrize("fitted", [4], indirect=True)
+def test_batches_of_folders_equal_single_images(
+    onnx_file: Path,
+    packages: Path,
+    mvtec_root: Path,
+    tmp_path: Path,
+) -> None:
+    """Sizes alternate, so a batch must end where the size changes; and the results keep the order of the files."""
+    folder = tmp_path / "new"
+    shutil.copytree(mvtec_root / "bolt" / "test", folder)
+    Image.new("RGB", (90, 70), "red").save(folder / "good" / "000_other_size.JPG")
+    (folder / "notes.txt").write_text("no image", encoding="utf-8")
+    (folder / "good" / "._000.png").write_bytes(b"system file")
+    single = run_example(packages, onnx_file, "new", cwd=tmp_path)
+    batched = run_example(packages, onnx_file, "new", "new/good", "--batch", "3", "--csv", "table.csv", cwd=tmp_path)
+    assert single.returncode == batched.returncode == 0, single.stderr + batched.stderr
+    expected = [json.loads(line) for line in single.stdout.splitlines()]
+    found = [json.loads(line) for line in batched.stdout.splitlines()]
+    images = sorted(Path("new") / path.relative_to(folder) for path in folder.rglob("[!.]*.[pJ]*"))
+    assert [Path(line["path"]) for line in found] == [Path(line["path"]) for line in expected] == images
+    assert len(found) == 9
+    for line, other in zip(found, expected, strict=True):
+        assert line["score"] == pytest.approx(other["score"], abs=1e-4)
+        assert line["verdict"] == other["verdict"]
+    with (tmp_path / "table.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["path"], row["verdict"]) for row in rows] == [(line["path"], line["verdict"]) for line in found]
+    assert not list(tmp_path.rglob("*.png.png"))  # heat maps are optional
+
+
+@pytest.mark.parametrize("fitted", [4], indirect=True)
+def test_heat_maps_of_equal_names_do_not_overwrite_each_other(
+    onnx_file: Path,
+    packages: Path,
+    tmp_path: Path,
+) -> None:
+    for name, size in (("a/1.png", (80, 60)), ("b/1.png", (70, 50)), ("b/1.jpg", (60, 40))):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", size).save(tmp_path / name)
+    for _ in range(2):  # the second time, the heat maps are in a scored folder
+        run = run_example(packages, onnx_file, ".", "--heat_maps", "heat", cwd=tmp_path)
+        assert len(run.stdout.splitlines()) == 3, run.stderr
+    sizes = {str(path.relative_to(tmp_path / "heat")): Image.open(path).size for path in tmp_path.glob("heat/*/*")}
+    assert sizes == {"a/1.png.png": (80, 60), "b/1.png.png": (70, 50), "b/1.jpg.png": (60, 40)}
+
+
+def test_unreadable_images_are_reported_and_the_rest_is_scored(
+    statistic_file: Path,
+    packages: Path,
+    tmp_path: Path,
+) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "1.png")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "2.png")
+    (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:5000])
+    (tmp_path / "3.png").write_text("text", encoding="utf-8")
+    Image.new("I;16", (64, 64)).save(tmp_path / "4.png")
+    Image.new("RGB", (48, 64)).save(tmp_path / "5.png")
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "6.png")
+    run = run_example(packages, statistic_file, tmp_path, "missing.png", "--batch", "9", cwd=tmp_path)
+    assert run.returncode == 1
+    assert [Path(json.loads(line)["path"]).name for line in run.stdout.splitlines()] == ["1.png", "6.png"]
+    errors = run.stderr.splitlines()
+    assert [error.split("/")[-1].split()[-1] for error in errors] == [*(f"{i}.png" for i in range(2, 6)), "missing.png"]
+    assert "8 bits" in errors[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("none/model.onnx", "1.png"), "does not exist"),
+        (("alone.onnx", "1.png"), "metadata.json"),
+        (("broken/model.onnx", "1.png"), "cannot load the model"),
+        (("model.onnx", "empty"), "contains no images: empty"),
+    ],
+)
+def test_wrong_arguments_are_explained_in_one_line(
+    statistic_file: Path,
+    packages: Path,
+    tmp_path: Path,
+    arguments: tuple[str, str],
+    message: str,
+) -> None:
+    for file in statistic_file.parent.iterdir():
+        shutil.copy(file, tmp_path)
+    for folder in ("empty", "broken", "other"):
+        (tmp_path / folder).mkdir()
+    shutil.copy(tmp_path / "metadata.json", tmp_path / "broken")
+    (tmp_path / "broken" / "model.onnx").write_bytes(b"no graph")
+    if arguments[0] == "alone.onnx":
+        shutil.move(tmp_path / "model.onnx", tmp_path / "other" / "model.onnx")
+        arguments = ("other/model.onnx", arguments[1])
+    run = run_example(packages, *arguments, cwd=tmp_path)
+    assert run.returncode == 1
+    (line,) = run.stderr.splitlines()
+    assert message in line
+
+
+@pytest.fixture(scope="module")
+def verdict_file(fitted: CoftAD, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an export with the output `verdict`."""
+    return fitted.eval().to_onnx(tmp_path_factory.mktemp("verdict"), verdict=True)
+
+
+def test_each_field_of_the_metadata_is_documented(onnx_file: Path) -> None:
+    reference = (DOCS / "deployment.md").read_text(encoding="utf-8").partition("## Reference of metadata.json")[2]
+    metadata = json.loads(onnx_file.with_name("metadata.json").read_text(encoding="utf-8"))
+    for field in [*metadata, *metadata["preprocess"], *metadata["postprocess"]]:
+        if field not in {"preprocess", "postprocess"}:
+            assert re.search(rf"^\|.*\b{field}`.* \|", reference, flags=re.MULTILINE), field
+
+
+def test_verdict_output_agrees_with_predict(fitted: CoftAD, verdict_file: Path, mvtec_root: Path) -> None:
+    model = Model(verdict_file)
+    assert model.outputs == ["pred_score", "pred_label", "anomaly_map", "pred_mask", "verdict"]
+    seen = set()
+    for path in mvtec_root.glob("bolt/test/*/*.png"):
+        image = read_image(path)[None]
+        verdict = model.session.run(["verdict"], {"input": image})[0]
+        assert verdict.dtype == np.int64
+        assert verdict.shape == (1,)
+        with torch.no_grad():
+            score = fitted(torch.from_numpy(image)).pred_score
+        assert [VERDICTS[verdict.item()]] == fitted.post_processor.verdicts(score)
+        assert model.score(image)[0].verdict == VERDICTS[verdict.item()]
+        seen.add(verdict.item())
+    assert len(seen) > 1
+
+
+def test_verdict_output_of_openvino_in_cpp(verdict_file: Path, mvtec_root: Path, tmp_path: Path) -> None:
+    """Build the C++ example with the OpenVINO of the Python package."""
+    openvino_utils = pytest.importorskip("openvino.utils")
+    cmake = shutil.which("cmake")
+    if cmake is None or shutil.which("c++") is None:
+        pytest.skip("needs CMake and a C++ compiler")
+    source = ["-S", EXAMPLE.parent / "cpp", f"-DOpenVINO_DIR={openvino_utils.get_cmake_path()}"]
+    subprocess.run([cmake, "-B", tmp_path / "build", *source], check=True, capture_output=True)
+    subprocess.run([cmake, "--build", tmp_path / "build"], check=True, capture_output=True)
+    expected = []
+    for index, path in enumerate(sorted(mvtec_root.glob("bolt/test/*/*.png"))):
+        Image.open(path).convert("RGB").save(tmp_path / f"{index}.ppm")
+        expected.append(Model(verdict_file).score(read_image(path)[None])[0])
+    command = [tmp_path / "build" / "score_image", verdict_file, *sorted(tmp_path.glob("*.ppm"))]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert len(lines) == len(expected)
+    for line, result in zip(lines, expected, strict=True):
+        _, score, verdict = line.split("\t")
+        assert float(score) == pytest.approx(result.score, abs=1e-3)
+        assert verdict == result.verdict
+
+
 def test_heat_map_is_red_above_the_threshold() -> None:
     heat_map = runpy.run_path(str(EXAMPLE))["heat_map"]
     anomaly_map = np.full((4, 4), 0.4)
     anomaly_map[:, 3] = 1.0
-    image = np.full((1, 3, 8, 16), 0.5, dtype=np.float32)
+    image = np.full((3, 8, 16), 0.5, dtype=np.float32)
     shown = np.asarray(heat_map(image, anomaly_map))
     assert shown.shape == (8, 16, 3)
     assert (shown[:, 0] == 63).all()  # half as bright, without red
@@ -120,30 +290,20 @@ def test_heat_map_is_red_above_the_threshold() -> None:
         ({"scheme": "jackknife+"}, 0.5, ("review", 2 / 3)),  # not above the threshold
         ({"scheme": "jackknife+"}, 0.9, ("defect", 1 / 3)),
         ({"scheme": "jackknife+"}, 0.1, ("good", 1.0)),
+        ({"scheme": "jackknife+"}, float("nan"), ("unknown", None)),
     ],
 )
 def test_verdict(settings: dict[str, Any], score: float, expected: tuple[str, float | None]) -> None:
     p_values = [{"score_up_to": 0.3, "p": 1.0}, {"score_up_to": 0.5, "p": 2 / 3}]
     values = {"review_score": 0.3, "defect_score": 0.5, "num_normal": 2, "p_values": p_values}
-    verdict_and_p_value = runpy.run_path(str(EXAMPLE))["verdict_and_p_value"]
-    assert verdict_and_p_value(score, label=True, settings=values | settings if settings else {}) == expected
+    example = runpy.run_path(str(EXAMPLE))
+    used = values | settings if settings else {}
+    assert (example["verdict_of"](score, label=True, settings=used), example["p_value_of"](score, used)) == expected
 
 
-def test_example_refuses_an_image_of_another_size(
-    packages: Path,
-    mvtec_root: Path,
-    tmp_path: Path,
-) -> None:
-    """For a graph with a fixed input size, the error names the image in one line."""
-    model = ImageStatistic(image_size=64)
-    model.is_fitted.fill_(value=True)
-    path = model.eval().to_onnx(tmp_path, input_size=(64, 64))
-    right = str(min(mvtec_root.glob("bolt/test/good/*.png")))
+def test_fixed_input_size_is_explained(statistic_file: Path, packages: Path, tmp_path: Path) -> None:
     Image.new("RGB", (80, 48)).save(tmp_path / "wrong.png")
-    with pytest.raises(subprocess.CalledProcessError) as error:
-        run(packages, EXAMPLE_AS_MAIN, str(path), right, str(tmp_path / "wrong.png"), cwd=tmp_path)
-    assert json.loads(error.value.stdout)["path"] == right
-    (line,) = error.value.stderr.splitlines()
+    (line,) = run_example(packages, statistic_file, "wrong.png", cwd=tmp_path).stderr.splitlines()
     for part in ("wrong.png", "80 x 48", "64 x 64", "--input_size"):
         assert part in line
 
@@ -152,7 +312,7 @@ def test_example_reads_photographs_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     Image.new("RGB", (80, 48)).save(tmp_path / "photo.jpg", exif=exif)
-    assert runpy.run_path(str(EXAMPLE))["read_image"](tmp_path / "photo.jpg").shape == (1, 3, 80, 48)
+    assert runpy.run_path(str(EXAMPLE))["read_image"](tmp_path / "photo.jpg").shape == (3, 80, 48)
 
 
 @pytest.mark.parametrize("fitted", [4], indirect=True)

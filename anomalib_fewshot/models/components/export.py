@@ -26,6 +26,7 @@ from anomalib_fewshot.errors import ArgumentError, MissingDependencyError
 from anomalib_fewshot.post_processing import SupportPostProcessor
 
 from .image_size import AUTO
+from .onnx_verdict import add_verdict
 
 logger = logging.getLogger(__name__)
 
@@ -50,19 +51,46 @@ class MetadataExportMixin(QuantizationHook, LightningModule):
         export = super().to_torch  # type: ignore[misc]
         return self._export(lambda root: export(root, *args, **kwargs), export_root, ExportType.TORCH)
 
-    def to_onnx(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]  # noqa: ANN401
+    def to_onnx(  # type: ignore[override]
+        self,
+        export_root: Path | str,
+        *args: Any,  # noqa: ANN401
+        verdict: bool = False,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Path:
         """Export with anomalib's ``to_onnx`` and write the metadata.
 
         The weights are in the ONNX file itself if they fit into its limit of 2 GB.
+
+        Args:
+            export_root (Path | str): Output folder.
+            *args (Any): Arguments of anomalib's ``to_onnx``.
+            verdict (bool): Whether the graph has the additional output ``verdict``: 0 for good, 1 for review, 2 for
+                defect. anomalib's ``OpenVINOInferencer`` rejects additional outputs. Defaults to ``False``.
+            **kwargs (Any): Arguments of anomalib's ``to_onnx``.
+
+        Returns:
+            Path: The ONNX file.
+
+        Raises:
+            ArgumentError: If ``verdict`` is set and the model has no thresholds.
         """
         self.check_fitted()
+        settings = self._verdict_settings() if verdict else None
         _require("onnx", "onnxscript", extra="onnx")
         size = sum(tensor.nbytes for tensor in (*self.parameters(), *self.buffers()))
         # torch exports opset 18. For anomalib's default, 14, it would have to convert the graph.
         options = {"external_data": size > MAX_ONNX_WEIGHTS, "opset_version": 18}
         export: Any = super().to_onnx
+
+        def write(root: Path) -> Path:
+            path: Path = export(root, *args, **options | kwargs)
+            if settings is not None:
+                add_verdict(path, settings)
+            return path
+
         with _quiet_exporters():
-            return self._export(lambda root: export(root, *args, **options | kwargs), export_root, ExportType.ONNX)
+            return self._export(write, export_root, ExportType.ONNX)
 
     def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401
         """Export with anomalib's ``to_openvino`` and write the metadata.
@@ -121,6 +149,14 @@ class MetadataExportMixin(QuantizationHook, LightningModule):
                 f"model: {folder / written.name}",
             )
         return folder / written.name
+
+    def _verdict_settings(self) -> dict[str, Any]:
+        """Return the thresholds of the verdicts, as in ``metadata.json``."""
+        post_processor = getattr(self, "post_processor", None)
+        if not isinstance(post_processor, SupportPostProcessor) or not post_processor.enable_thresholding:
+            msg = "`verdict` requires thresholds, got a model without them. Use `SupportPostProcessor()`."
+            raise ArgumentError(msg)
+        return post_processor.metadata()
 
     def _metadata(self, path: Path) -> dict[str, Any]:
         """Return the content of ``metadata.json`` for an exported file."""

@@ -10,14 +10,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import median_low
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from anomalib_fewshot.data.manifest import sha256
 
 from .image import ImageInfo, read_image_info
-from .issue import ERROR, WARNING, DataIssue
+from .issue import ERROR, WARNING, Comparison, DataIssue
 from .mask_check import check_masks
 
 ASPECT_FACTOR = 1.5  # highest ratio between the aspect ratio of an image and the median of the support set
@@ -174,21 +173,27 @@ def _check_image(image: ImageInfo) -> Iterator[DataIssue]:
 
 
 def _check_sizes(support: Sequence[ImageInfo], new: Sequence[ImageInfo]) -> Iterator[DataIssue]:
-    """Yield issues of images whose aspect ratio or size differs from the median of the support set."""
-    median_area = median_low(map(_area, support))
-    median_aspect = median_low(map(_aspect, support))
-    for image in [*support, *new]:
-        size = f"{image.size[0]} x {image.size[1]} pixels"
-        if _ratio(_aspect(image), median_aspect) > ASPECT_FACTOR:
+    """Yield issues of images whose aspect ratio or size differs from the median of the support set.
+
+    A message gives the support image that has the median of the compared quantity. The image of median aspect ratio
+    and the image of median size may be different ones.
+    """
+    images = list(dict.fromkeys([*support, *new]))
+    by_aspect = sorted(support, key=_aspect)[(len(support) - 1) // 2]
+    by_area = sorted(support, key=_area)[(len(support) - 1) // 2]
+    aspects = Comparison(support[0].path.parent, len(images), f"median {_aspect_text(by_aspect)}")
+    areas = Comparison(support[0].path.parent, len(images), f"median {_area_text(by_area)}")
+    for image in images:
+        if _ratio(_aspect(image), _aspect(by_aspect)) > ASPECT_FACTOR:
             what, advice = "another aspect ratio than the support set", "Crop or rotate"
-            detail = f"{_aspect(image):.2f}, {size}; median of the support set: {median_aspect:.2f}"
-        elif _ratio(_area(image), median_area) > AREA_FACTOR:
+            detail, comparison = _aspect_text(image), aspects
+        elif _ratio(_area(image), _area(by_area)) > AREA_FACTOR:
             what, advice = "another size than the support set", "Resize"
-            detail = f"{size}, {_area(image):,} in all; median of the support set: {median_area:,}"
+            detail, comparison = _area_text(image), areas
         else:
             continue
-        message = f"has {what}: {detail}. {advice} it."
-        yield DataIssue(image.path, WARNING, message, f"images have {what}. {advice} them", detail)
+        message = f"has {what} ({comparison.median}): {detail}. {advice} it."
+        yield DataIssue(image.path, WARNING, message, f"images have {what}. {advice} them", detail, comparison)
 
 
 def _check_color(support: Sequence[ImageInfo], new: Sequence[ImageInfo]) -> Iterator[DataIssue]:
@@ -199,6 +204,18 @@ def _check_color(support: Sequence[ImageInfo], new: Sequence[ImageInfo]) -> Iter
     for image in [*support, *new]:
         if image.is_gray is not None and image.is_gray != is_gray:
             yield DataIssue(image.path, WARNING, f"is {what}. {advice}.", f"images are {what}. {advice}")
+
+
+def _aspect_text(image: ImageInfo) -> str:
+    return f"{_aspect(image):.2f}, {_size_text(image)}"
+
+
+def _area_text(image: ImageInfo) -> str:
+    return f"{_size_text(image)}, {_area(image):,} in all"
+
+
+def _size_text(image: ImageInfo) -> str:
+    return f"{image.size[0]} x {image.size[1]} pixels"
 
 
 def _area(image: ImageInfo) -> int:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from anomalib_fewshot.errors import DataValidationError
@@ -19,6 +19,21 @@ logger = logging.getLogger(__name__)
 NUM_SHOWN = 20  # highest number of errors in a message
 NUM_NAMES = 3  # highest number of file names in a warning
 ERROR, WARNING = "error", "warning"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison of images with the median of a support set.
+
+    Args:
+        folder (Path): Folder of the support set.
+        num_images (int): Number of compared images.
+        median (str): The compared quantity of the support set, for example ``"median 1.50, as 96 x 64 pixels"``.
+    """
+
+    folder: Path
+    num_images: int
+    median: str
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,8 @@ class DataIssue:
         kind (str): Message for several files, without numbers, for example ``"images are gray. Convert them"``.
             Issues of one kind are logged as one warning. Defaults to ``""``: issues with equal messages are one kind.
         detail (str): Numbers of this file, such as its size. Defaults to ``""``.
+        comparison (Comparison | None): What the image was compared with. Not part of the identity of an issue.
+            Defaults to ``None``.
     """
 
     path: Path
@@ -39,6 +56,7 @@ class DataIssue:
     message: str
     kind: str = ""
     detail: str = ""
+    comparison: Comparison | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         """Return the path and the message as one line."""
@@ -101,14 +119,23 @@ def _line(group: Sequence[DataIssue]) -> str:
         return str(group[0])
     paths = [issue.path for issue in group]
     folder = _common_folder(paths)
+    comparisons = {issue.comparison for issue in group}
+    common = comparisons.pop() if len(comparisons) == 1 else None
     names = []
     for issue in group[:NUM_NAMES]:
         name = str(issue.path if folder is None else issue.path.relative_to(folder))
-        names.append(f"{name} ({issue.detail})" if issue.detail else name)
+        numbers = [issue.detail] if issue.detail else []
+        if issue.comparison is not None and common is None:
+            numbers.append(f"support set: {issue.comparison.median}")
+        names.append(f"{name} ({'; '.join(numbers)})" if numbers else name)
     more = ", ..." if len(group) > NUM_NAMES else ""
     where = "" if folder is None else f", in {folder}"
     what = group[0].kind or f"times {group[0].message}".rstrip(".")
-    return f"{len(group)} {what}: {', '.join(names)}{more}{where}"
+    if common is None:
+        return f"{len(group)} {what}: {', '.join(names)}{more}{where}"
+    rule, advice = what.split(". ", maxsplit=1)
+    count = f"{len(group)} of {common.num_images}"
+    return f"{count} {rule} ({common.median}). {advice}: {', '.join(names)}{more}{where}"
 
 
 def _common_folder(paths: Sequence[Path]) -> Path | None:

@@ -6,6 +6,7 @@
 import sys
 from collections.abc import Iterable
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,6 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from anomalib_fewshot.data.validation.issue import DataIssue, summarize
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class ProgressBar:
@@ -24,7 +28,7 @@ class ProgressBar:
 
     def __init__(self, total: int) -> None:
         self._terminal = Console(file=sys.stdout)  # keep the original stdout, because runs redirect it
-        self._issues: dict[DataIssue, None] = {}  # all issues so far, in order
+        self._printed: set[tuple[Path, str]] = set()  # path and kind of each issue so far
         self._deferred: list[DataIssue] = []  # issues of a kind that is already printed
         self._progress = Progress(
             BarColumn(bar_width=20),
@@ -63,17 +67,21 @@ class ProgressBar:
         self._progress.advance(self._bar)
 
     def print_issues(self, issues: Iterable[DataIssue]) -> None:
-        """Print a warning above the bar for each new kind of issue. Further issues are printed when the bar stops."""
-        printed_kinds = {issue.kind or issue.message for issue in self._issues}
+        """Print a warning above the bar for each new kind of issue. Further files are printed when the bar stops.
+
+        A file is printed once for each kind: another support set compares it with another median.
+        """
+        printed_kinds = {kind for _, kind in self._printed}
         new_kinds = []
-        for issue in dict.fromkeys(issues):
-            if issue in self._issues:
+        for issue in issues:
+            kind = issue.kind or issue.message
+            if (issue.path, kind) in self._printed:
                 continue
-            if (issue.kind or issue.message) in printed_kinds:
+            self._printed.add((issue.path, kind))
+            if kind in printed_kinds:
                 self._deferred.append(issue)
             else:
                 new_kinds.append(issue)
-            self._issues[issue] = None
         self._print_warnings(new_kinds)
 
     def _print_warnings(self, issues: Iterable[DataIssue]) -> None:

@@ -27,3 +27,15 @@ def test_each_kind_is_printed_once_and_later_files_at_the_end(capsys: pytest.Cap
     assert first.count("Warning:") == last.count("Warning:") == 1
     assert "in bolt" in first
     assert "in cloth" in last
+
+
+def test_a_file_is_printed_once_for_each_kind(capsys: pytest.CaptureFixture) -> None:
+    """Each support set has its own median, which the messages contain."""
+    kind = "images are narrow. Crop them"
+    with ProgressBar(5) as bar:
+        for seed in range(5):
+            paths = [Path("bolt") / f"{number}.png" for number in range(57)]
+            bar.print_issues(DataIssue(path, WARNING, f"is narrow: median {seed}.", kind) for path in paths)
+    out = capsys.readouterr().out
+    assert out.count("Warning:") == 1
+    assert "57 images are narrow" in out

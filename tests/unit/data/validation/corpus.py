@@ -155,13 +155,13 @@ CORPUS: dict[str, tuple[Maker, str, str]] = {
     "portrait": (
         array("new.png", pixels(9, (HEIGHT, WIDTH))),
         "warning",
-        "another aspect ratio .*: 0.67, 64 x 96 pixels; median of the support set: 1.50. Crop or rotate it",
+        r"another aspect ratio .* \(median 1.50, 96 x 64 pixels\): 0.67, 64 x 96 pixels. Crop or rotate it",
     ),
     "strip": (array("new.png", pixels(9, (200, 20))), "warning", "another aspect ratio .*: 10.00, 200 x 20 pixels"),
     "thumbnail": (
         array("new.png", pixels(9, (30, 20))),
         "warning",
-        "another size .*: 30 x 20 pixels, 600 in all; median of the support set: 6,144",
+        r"another size .* \(median 96 x 64 pixels, 6,144 in all\): 30 x 20 pixels, 600 in all",
     ),
     "large": (array("new.png", pixels(9, (300, 200))), "warning", "another size .*: 300 x 200 pixels, 60,000"),
 }

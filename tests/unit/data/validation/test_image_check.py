@@ -15,7 +15,7 @@ from PIL import Image
 from anomalib_fewshot.data.validation import image as reading
 from anomalib_fewshot.data.validation import image_check
 from anomalib_fewshot.data.validation.image_check import check_images, find_skipped_files
-from anomalib_fewshot.data.validation.issue import DataIssue
+from anomalib_fewshot.data.validation.issue import DataIssue, summarize
 
 
 def found(issues: list[DataIssue]) -> list[tuple[str, str]]:
@@ -88,18 +88,44 @@ def test_aspect_and_area_factors(good: Path, tmp_path: Path, size: tuple[int, in
 
 
 def test_message_has_the_compared_sizes(good: Path, tmp_path: Path) -> None:
-    """No image of the support need have the median area and the median aspect ratio."""
+    """The image of median area and that of median aspect ratio differ: each message has the size that decides."""
     for number, size in enumerate([(207, 208), (160, 320), (320, 160), (140, 140)]):
         picture(number, size).save(good / f"{number}.png")
     picture(9, (100, 300)).save(tmp_path / "narrow.png")
     picture(9, (30, 30)).save(tmp_path / "small.png")
     issues = check_images(good, [tmp_path / "narrow.png", tmp_path / "small.png"])
     messages = {issue.path.name: issue.message for issue in issues}
-    own, median = re.findall(r"\d+\.\d+", messages["narrow.png"])
-    assert (float(own), float(median)) == (0.33, 1.0)
-    assert float(median) / float(own) > image_check.ASPECT_FACTOR
-    own, median = re.findall(r"(?<=[ :] )[\d,]+(?= in all|\.)|(?<=, )\d+(?= in all)", messages["small.png"])
-    assert int(own) * image_check.AREA_FACTOR < int(median.replace(",", ""))
+    assert messages["narrow.png"].startswith(
+        "has another aspect ratio than the support set (median 1.00, 207 x 208 pixels): 0.33, 100 x 300 pixels.",
+    )
+    assert messages["small.png"].startswith(
+        "has another size than the support set (median 207 x 208 pixels, 43,056 in all): 30 x 30 pixels, 900 in all.",
+    )
+
+
+def test_size_in_a_message_has_the_median_aspect_ratio(tmp_path: Path) -> None:
+    """The support image of median area, 320 x 137, has nearly the shape of the images that are warned of."""
+    for number, size in enumerate([(100, 100), (200, 200), (320, 137), (220, 220), (230, 230)]):
+        picture(number, size).save(tmp_path / f"{number}.png")
+    picture(9, (320, 134)).save(tmp_path / "wide.png")
+    issues = check_images([tmp_path / f"{number}.png" for number in range(5)], [tmp_path / "wide.png"])
+    message = next(issue.message for issue in issues if issue.path.name == "wide.png")
+    own, median = (tuple(map(int, pair)) for pair in reversed(re.findall(r"(\d+) x (\d+)", message)))
+    assert own == (320, 134)
+    assert own[0] / own[1] / (median[0] / median[1]) > image_check.ASPECT_FACTOR
+
+
+def test_images_of_another_shape_are_one_line(good: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    for number in range(57):
+        picture(number, (90, 30)).save(tmp_path / "new" / f"{number:02}.png")
+    for number in range(57, 60):
+        picture(number).save(tmp_path / "new" / f"{number:02}.png")
+    (line,) = summarize(check_images(good, tmp_path / "new"))
+    names = ", ".join(f"0{number}.png (3.00, 90 x 30 pixels)" for number in range(3))
+    num_images = 60 + len(list(good.glob("*.png")))
+    rule = "images have another aspect ratio than the support set (median 1.50, 96 x 64 pixels). Crop or rotate them"
+    assert line == f"57 of {num_images} {rule}: {names}, ..., in {tmp_path / 'new'}"
 
 
 def test_copies_of_the_support(good: Path, tmp_path: Path) -> None:

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_fewshot.data.validation.issue import ERROR, WARNING, DataIssue, report, report_together, summarize
+from anomalib_fewshot.data.validation.issue import (
+    ERROR,
+    WARNING,
+    Comparison,
+    DataIssue,
+    report,
+    report_together,
+    summarize,
+)
 from anomalib_fewshot.errors import DataValidationError
 
 KIND = "images are grey. Take all in one way"
@@ -56,6 +64,16 @@ def test_equal_messages_are_one_kind() -> None:
     (line,) = summarize(DataIssue(Path("a") / name, WARNING, "is grey.") for name in "bc")
     assert line.startswith("2 ")
     assert line.endswith("b, c, in a")
+
+
+def test_images_of_several_support_sets_have_their_own_medians() -> None:
+    issues = []
+    for category, median in (("a", "1.00"), ("b", "2.00")):
+        comparison = Comparison(Path(category) / "good", 12, f"median {median}")
+        path = Path(category) / "0.png"
+        issues.append(DataIssue(path, WARNING, "is wide.", "images are wide. Crop them", "9", comparison))
+    names = "a/0.png (9; support set: median 1.00), b/0.png (9; support set: median 2.00)"
+    assert summarize(issues) == [f"2 images are wide. Crop them: {names}"]
 
 
 def test_warnings_of_several_checks_are_logged_together(caplog: pytest.LogCaptureFixture) -> None:

@@ -112,7 +112,7 @@ def curves(
         styles (Mapping[str, Style]): Style of each method.
         label (str): Name of the metric.
         name (str): Name of the figure, unique on the page.
-        reference (Mapping[float, float] | None): Values by k for a dashed line. Defaults to ``None``.
+        reference (Mapping[float, float] | None): Values by k, drawn as gray bars. Defaults to ``None``.
         x (str): Column of the x axis: ``"k_shot"``, ``"unlabeled"`` or ``"contamination"``. Defaults to ``"k_shot"``.
     """
     axis = X_AXES[x]
@@ -132,9 +132,11 @@ def curves(
             axes.plot(
                 [reference.get(value, np.nan) for value in values],
                 color=TEXT_COLOR,
-                linestyle="--",
-                linewidth=1,
-                alpha=0.6,
+                linestyle="none",
+                marker="_",
+                markersize=44,
+                markeredgewidth=2,
+                alpha=0.5,
             )
         axes.set_xticks(range(len(ticks)), labels=ticks)
         axes.set_xlim(-0.5, len(ticks) - 0.5)

@@ -21,8 +21,10 @@ from anomalib_fewshot.data.manifest import SupportManifest
 from anomalib_fewshot.pipelines.plan.job import Job, as_number
 from anomalib_fewshot.pipelines.report import write_report
 from anomalib_fewshot.pipelines.results.outcome import failed_outcome
+from anomalib_fewshot.pipelines.results.row import columns
 from anomalib_fewshot.pipelines.results.store import Store
 
+MINUS = "\N{MINUS SIGN}"
 METHODS = {  # level at k = 1, gain a doubling of k, seconds to fit, milliseconds an image
     "CoftAD": (0.83, 0.025, 14.0, 21.0),
     "Dfkde": (0.72, 0.020, 0.8, 18.0),
@@ -96,7 +98,8 @@ def sweep(
             })  # fmt: skip
     for row in rows[len(rows) - failures :]:
         row.update(dict.fromkeys(MEASURED, np.nan), status="failed", error="RuntimeError: <memory> | line 1\nline 2")
-    text = pd.DataFrame(rows).to_csv(index=False)
+    others = [name for name in columns() if name not in rows[0]]
+    text = pd.DataFrame(rows).reindex(columns=[*rows[0], *others]).to_csv(index=False)
     return pd.read_csv(io.StringIO(text), dtype=dict.fromkeys(("key", "support", "weights"), str))
 
 
@@ -156,14 +159,52 @@ def test_answers(tmp_path: Path) -> None:
     level = rows["method"].map({"CoftAD": 0.9, "Padim": 0.89, "NoTraining": 0.8})
     rows["image_AUROC"] = level + np.where(rows["method"] == "Padim", 0.02 * (rows["seed"] - 1), 0)
     html, markdown = report(tmp_path, rows)
-    assert "CoftAD 0.900 has the highest mean; Padim is 0.010 lower, [" in markdown
+    assert f"CoftAD 0.900 has the highest mean; CoftAD minus Padim is +0.010, [{MINUS}" in markdown
     assert "6 paired runs, not significant." in markdown
-    minus, space = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
-    interval = f"[{minus}0.100,{space}{minus}0.100]"
-    assert f"Baseline: NoTraining is 0.100 lower, {interval}, 6 paired runs. CoftAD takes" in markdown
+    space = "\N{NO-BREAK SPACE}"
+    interval = f"[+0.100,{space}+0.100]"
+    assert f"Baseline: CoftAD minus NoTraining is +0.100, {interval}, 6 paired runs. CoftAD takes" in markdown
     assert "<b>CoftAD 0.900</b> has the highest mean" in html
     html, markdown = report(tmp_path, rows[rows["method"] != "Padim"])
-    assert "CoftAD 0.900 is best; NoTraining is 0.100 lower" in markdown
+    assert "CoftAD 0.900 is best; CoftAD minus NoTraining is +0.100" in markdown
+    html, markdown = report(tmp_path, rows[rows["method"] != "Padim"], "CoftAD")
+    assert f"CoftAD 0.900 is best; NoTraining minus CoftAD is {MINUS}0.100, [{MINUS}0.100" in markdown
+
+
+def test_no_verdict_at_one_shot(tmp_path: Path) -> None:
+    """One normal image gives no verdict. A threshold from test images does."""
+    rows = sweep(shots=(1, 4), seeds=2)
+    rows.loc[rows["method"] == "Padim", "threshold"] = "test images"
+    _, markdown = report(tmp_path, rows)
+    header = next(line for line in markdown.splitlines() if "threshold from" in line and "image F1" in line)
+    names = [name.strip() for name in header.split("|")]
+    cells = {}
+    for line in markdown.splitlines():
+        parts = [part.strip() for part in line.split("|")]
+        if len(parts) == len(names):
+            cells[parts[1], parts[2]] = dict(zip(names, parts, strict=True))
+    for metric in ("image F1", "false alarms", "recall", "guaranteed false-alarm rate"):
+        assert cells["k = 1", "CoftAD"][metric] == "\N{EN DASH}"
+        assert cells["k = 4", "CoftAD"][metric].startswith("0.")
+    assert cells["k = 1", "CoftAD"]["image AUROC"].startswith("0.")
+    assert cells["k = 1", "Padim"]["recall"].startswith("0.")
+
+
+def test_few_seeds_are_the_first_warning(tmp_path: Path) -> None:
+    rows = sweep(shots=(4,), seeds=5, failures=1)
+    assert "only" not in report(tmp_path, rows)[1].split("##")[0]
+    markdown = report(tmp_path, rows[rows["seed"] < 2])[1]
+    warnings = [line for line in markdown.splitlines() if line.startswith("> **Warning.**")]
+    assert "RealMini: only 2 seeds. The intervals are very wide" in warnings[0]
+
+
+def test_guaranteed_rate_is_marked_even_at_one_k(tmp_path: Path) -> None:
+    """A line through one point would be invisible."""
+    html, _ = report(tmp_path, sweep(shots=(4,), seeds=2))
+    assert "false alarms (gray bars: guaranteed)" in html
+    assert "stroke-dasharray" not in html
+    figure = html[html.index('aria-label="false alarms') :]
+    assert re.search(r"opacity: 0\.5[^>]*>", figure[: figure.index("</svg>")])
 
 
 def test_every_part_is_there(full: Path) -> None:
@@ -215,7 +256,10 @@ def test_all_images_and_a_method_without_chance(tmp_path: Path) -> None:
     ease = rows["category"].map({category: number / 100 for number, category in enumerate(CATEGORIES)})
     rows["image_AUROC"] = rows["method"].map({"Padim": 0.7, "Patchcore": 0.8}) + ease
     html, markdown = report(tmp_path, rows, "Padim")
-    assert "**k = all:** Patchcore 0.820 has the highest mean; Padim is 0.100 lower, 15 paired runs, no" in markdown
+    assert (
+        "**k = all:** Patchcore 0.820 has the highest mean; Patchcore minus Padim is +0.100, 15 paired runs, no"
+        in markdown
+    )
     assert "no interval because results do not depend on the seed." in markdown
     assert "[0.8" not in markdown
     assert "is best" not in html

@@ -14,7 +14,7 @@ from anomalib_fewshot.pipelines.results.store import Store
 
 from . import figures, tables
 from .statements import MAIN_METRIC, ReportStatement, make_statements
-from .statistics import by_category, paired_differences
+from .statistics import VERDICT_METRICS, by_category, paired_differences
 from .tables import Table, format_k
 
 EXAMPLES = {
@@ -47,6 +47,16 @@ class PoolSection:
 
 
 @dataclass(frozen=True)
+class CategoryTables:
+    """The results of one metric by category: one table per k, and the smallest and largest value of the color scale."""
+
+    metric: str
+    label: str
+    limits: tuple[str, str]
+    tables: list[Table]
+
+
+@dataclass(frozen=True)
 class Section:
     """The part of a report about one dataset, with the same unlabeled images in all runs."""
 
@@ -58,8 +68,7 @@ class Section:
     curves: list[str]
     differences: Table | None
     forests: list[tuple[str, str]]
-    heat_limits: tuple[str, str]
-    heat_tables: list[Table]
+    categories: list[CategoryTables]
     costs: Table | None
     scatters: list[str]
     example_k: str
@@ -123,12 +132,6 @@ def make_section(
     differences["order"] = differences["method"].map(methods.index)
     differences = differences.sort_values(["k_shot", "order"]).drop(columns="order")
     compared = differences.dropna(subset="mean")
-    categories = by_category(rows, MAIN_METRIC)
-    limits = (categories["mean"].min(), categories["mean"].max())
-    test_sizes = {
-        category: f"{block['test_normal'].max():.0f} + {block['test_anomalous'].max():.0f} images"
-        for category, block in done.groupby("category")
-    }
     with_examples = {row.method for row in done.itertuples() if store.has_examples(str(row.key))}
     best = next((method for method in methods if method in with_examples), baseline)
     example_k, examples = _examples(store, done, list(dict.fromkeys([best, baseline])), EXAMPLES)
@@ -158,11 +161,7 @@ def make_section(
             )
             for k, block in compared.groupby("k_shot")
         ],
-        heat_limits=(tables.format_score(limits[0]), tables.format_score(limits[1])),
-        heat_tables=[
-            tables.heat_table(block, main[main["k_shot"] == k], methods, limits, test_sizes)
-            for k, block in categories.groupby("k_shot")
-        ],
+        categories=list(_category_tables(rows, summaries, methods)),
         costs=tables.cost_table(done, methods) if len(done) else None,
         scatters=_scatters(done, main, styles, name),
         example_k=example_k,
@@ -171,6 +170,30 @@ def make_section(
         features=features,
         metrics=tables.metrics_table(summaries, rows, methods) if shown else None,
     )
+
+
+def _category_tables(
+    rows: pd.DataFrame,
+    summaries: Mapping[str, pd.DataFrame],
+    methods: Sequence[str],
+) -> Iterator[CategoryTables]:
+    """Yield the tables by category of each accuracy metric that has values and does not depend on a threshold."""
+    test_sizes = {
+        category: f"{block['test_normal'].max():.0f} + {block['test_anomalous'].max():.0f} images"
+        for category, block in rows[rows["status"] == "ok"].groupby("category")
+    }
+    for metric, summary in summaries.items():
+        categories = by_category(rows, metric)
+        if metric in VERDICT_METRICS or categories.empty:
+            continue
+        limits = (categories["mean"].min(), categories["mean"].max())
+        by_k = []
+        for k, block in categories.groupby("k_shot"):
+            of_k = summary[summary["k_shot"] == k]
+            with_values = [method for method in methods if method in set(block["method"])]
+            by_k.append(tables.heat_table(block, of_k, with_values, limits, test_sizes))
+        texts = (tables.format_score(limits[0]), tables.format_score(limits[1]))
+        yield CategoryTables(metric, tables.METRICS[metric].label, texts, by_k)
 
 
 def _false_alarm_curves(

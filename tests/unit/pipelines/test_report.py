@@ -198,6 +198,23 @@ def test_few_seeds_are_the_first_warning(tmp_path: Path) -> None:
     assert "RealMini: only 2 seeds. The intervals are very wide" in warnings[0]
 
 
+def test_categories_by_metric(tmp_path: Path) -> None:
+    """Image AUROC is open, each other metric with values is folded, with the categories and methods that it has."""
+    rows = sweep(shots=(4,), seeds=2)
+    rows["pixel_AUPRO"] = np.nan
+    html, markdown = report(tmp_path, rows)
+    parts = markdown.split("### Categories")[1].split("### Cost")[0]
+    titles = re.findall(r"^#### (.*)$", parts, re.MULTILINE)
+    assert titles == ["image AUROC", "image AUPR", "pixel AUROC"]
+    pixel = parts[parts.index("#### pixel AUROC") :]
+    assert re.findall(r"^\| (\w+\\_\w+|cookies)", pixel, re.MULTILINE) == ["cookies", "magnetic\\_tile"]
+    assert "Dfkde" in parts
+    assert "Dfkde" not in pixel  # it has no anomaly maps
+    assert "<h4>image AUROC</h4>" in html
+    assert "<details><summary>pixel AUROC</summary>" in html
+    assert "<summary>pixel PRO</summary>" not in html
+
+
 def test_guaranteed_rate_is_marked_even_at_one_k(tmp_path: Path) -> None:
     """A line through one point would be invisible."""
     html, _ = report(tmp_path, sweep(shots=(4,), seeds=2))
@@ -286,7 +303,7 @@ def test_tables_of_markdown_are_whole(full: Path) -> None:
     for before, line in itertools.pairwise(lines):
         if line.startswith("|") and before.startswith("|"):
             assert len(re.findall(r"(?<!\\)\|", line)) == len(re.findall(r"(?<!\\)\|", before)), line
-    assert sum(line.startswith("| ---") for line in lines) == (2 + 1 + 4 + 1 + 1) + (1 + 1 + 2 + 1 + 1) + 2
+    assert sum(line.startswith("| ---") for line in lines) == (2 + 1 + 4 * 4 + 1 + 1) + (1 + 1 + 2 * 2 + 1 + 1) + 2
 
 
 def test_html_is_closed_and_ids_are_unique(full: Path) -> None:

@@ -19,6 +19,7 @@ from anomalib_fewshot.pipelines.results.row import add_pool_columns, columns
 from anomalib_fewshot.pipelines.results.store import Store
 
 from . import figures, tables
+from .export import REPRODUCE_NOTE, make_exports, reproduce_command
 from .sections import PoolSection, Section, make_pool_section, make_section
 from .statements import GLOSSARY, MAIN_METRIC, make_warnings
 from .statistics import check_rows, clear_rates_without_verdicts, summarize
@@ -36,7 +37,10 @@ def write_report(
     environment: Mapping[str, Any],
     jobs: Sequence[Job] | None = None,
 ) -> Path:
-    """Write ``report.html`` and ``report.md`` to a results folder. The output is deterministic.
+    """Write a report to a results folder: ``report.html``, ``report.md``, and files for papers next to them.
+
+    These files are LaTeX tables in ``tables/``, all figures in ``figures/``, the scores of all test images in
+    ``scores.csv``, and BibTeX entries in ``references.bib``. The output is deterministic.
 
     Args:
         store (Store): Results folder, which provides support sets and example images if available.
@@ -59,16 +63,20 @@ def write_report(
     rows = add_pool_columns(rows)
     for metric in tables.METRICS:
         check_rows(rows, metric, *columns())
+    store.write_scores(rows)
     rows = rows.assign(k_shot=rows["k_shot"].map(as_number))
     rows = clear_rates_without_verdicts(rows)
     rows = rows.sort_values(["dataset", "category", "k_shot", "unlabeled", "contamination", "seed", "method"])
     content = _content(store, rows, baseline, None if jobs is None else _planned(jobs))
     content["glossary"] = GLOSSARY
+    content["command"] = reproduce_command(config)
+    content["reproduce_note"] = REPRODUCE_NOTE
     content["config"] = yaml.safe_dump(_to_json(config), sort_keys=False, allow_unicode=True)
     content["environment"] = {str(name): str(value) for name, value in _to_json(environment).items()}
     templates = template_environment("anomalib_fewshot.pipelines.report")  # escapes HTML only, so Markdown has `md`
     templates.filters |= {"md": _markdown, "breakable": _breakable}
     pages = {suffix: templates.get_template(f"report.{suffix}.j2").render(content) for suffix in ("html", "md")}
+    store.write_exports(make_exports(content["sections"], content["pool_sections"], config))
     return store.write_report(pages)
 
 

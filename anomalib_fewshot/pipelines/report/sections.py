@@ -13,6 +13,7 @@ from anomalib_fewshot.pipelines.plan.job import format_pool
 from anomalib_fewshot.pipelines.results.store import Store
 
 from . import figures, tables
+from .figures import Plot
 from .statements import MAIN_METRIC, ReportStatement, make_statements
 from .statistics import VERDICT_METRICS, by_category, paired_differences
 from .tables import Table, format_k
@@ -42,7 +43,7 @@ class PoolSection:
 
     name: str
     legend: list[tuple[str, str]]
-    curves: list[tuple[str, str]]
+    curves: list[tuple[str, Plot]]
     table: Table
 
 
@@ -64,13 +65,13 @@ class Section:
     about: str
     statements: list[ReportStatement]
     legends: list[list[tuple[str, str]]]  # for the curves and the cost plots
-    means: list[Table]
-    curves: list[str]
+    means: dict[str, Table]  # by metric
+    curves: list[Plot]
     differences: Table | None
-    forests: list[tuple[str, str]]
+    forests: list[tuple[str, Plot]]
     categories: list[CategoryTables]
     costs: Table | None
-    scatters: list[str]
+    scatters: list[Plot]
     example_k: str
     examples: list[Example]
     feature_k: str
@@ -145,7 +146,7 @@ def make_section(
             [(method, figures.swatch(styles[method], f"{name}-{part}{i}")) for i, method in enumerate(methods)]
             for part in ("curve", "cost")
         ],
-        means=[tables.mean_table(summaries[metric], methods, tables.METRICS[metric].label) for metric in shown],
+        means={metric: tables.mean_table(summaries[metric], methods, tables.METRICS[metric].label) for metric in shown},
         curves=[
             *(
                 figures.curves(summaries[metric], styles, tables.METRICS[metric].label, f"{name}-{metric}")
@@ -200,7 +201,7 @@ def _false_alarm_curves(
     summaries: Mapping[str, pd.DataFrame],
     styles: Mapping[str, figures.Style],
     name: str,
-) -> Iterator[str]:
+) -> Iterator[Plot]:
     """Yield plots of false alarms and recall, if a threshold guarantees a false-alarm rate."""
     guaranteed = summaries["guaranteed_fpr"].groupby("k_shot")["mean"].max().dropna()
     if guaranteed.empty:
@@ -218,7 +219,7 @@ def _limits(differences: pd.DataFrame) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _scatters(done: pd.DataFrame, main: pd.DataFrame, styles: Mapping[str, figures.Style], name: str) -> list[str]:
+def _scatters(done: pd.DataFrame, main: pd.DataFrame, styles: Mapping[str, figures.Style], name: str) -> list[Plot]:
     """Return plots of accuracy against cost at the largest k. Empty if the runs used different devices."""
     means = main.dropna(subset="mean")
     if means.empty or len(done[["device", "threads"]].drop_duplicates()) > 1:

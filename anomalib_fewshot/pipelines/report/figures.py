@@ -1,10 +1,11 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Figures of the report as inline SVG that uses the font and colors of the page.
+"""Figures of the report: inline SVG that uses the font and colors of the page, and SVG and PNG files.
 
-Matplotlib draws with placeholder colors. They are then replaced with ``currentColor`` and the CSS variables
-``--series-1`` to ``--series-8``, so that each figure is readable in light and dark mode. The output is deterministic.
+For the page, the colors are replaced with ``currentColor`` and the CSS variables ``--series-1`` to ``--series-8``, so
+that each figure is readable in light and dark mode. The files have a transparent background and gray text, so that they
+are readable on light and dark slides. The output is deterministic.
 """
 
 import io
@@ -18,15 +19,17 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from .tables import format_k
 
-SERIES = 8  # number of series colors in the style sheet of the page
+# The series colors of the page in light mode, which can be told apart with a color vision deficiency
+COLORS = ("#0072b2", "#c44e00", "#00855f", "#a8548a", "#b07d00", "#2f9bd6", "#6b6b6b", "#7a4ec2")
 MARKERS = "os^DvPX*p<"
-TEXT_COLOR = "#010203"  # placeholder for the text color of the page
+TEXT_COLOR = "#75777a"  # readable on white and on black
+SVG_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 WIDTH, HEIGHT = 380, 270  # in SVG units; about the width of a phone screen
 LABEL_WIDTH = 5.8  # average width of a letter in the labels of a forest plot, in SVG units
 RC: dict[Any, Any] = {
@@ -61,6 +64,15 @@ class Style:
 
 
 @dataclass(frozen=True)
+class Plot:
+    """A figure: its name, unique on the page, the inline SVG, and the files by suffix, ``svg`` and ``png``."""
+
+    name: str
+    svg: str
+    files: dict[str, bytes]
+
+
+@dataclass(frozen=True)
 class XAxis:
     """An x axis: its name in a description, its label, and the text of its values."""
 
@@ -79,7 +91,7 @@ X_AXES = {
 def make_styles(methods: Sequence[str]) -> dict[str, Style]:
     """Return a style for each method. Styles depend only on the sorted names, so they are equal in all sections."""
     return {
-        method: Style(_placeholder_color(number % SERIES), MARKERS[number % len(MARKERS)])
+        method: Style(COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)])
         for number, method in enumerate(sorted(methods))
     }
 
@@ -103,7 +115,7 @@ def curves(
     name: str,
     reference: Mapping[float, float] | None = None,
     x: str = "k_shot",
-) -> str:
+) -> Plot:
     """Plot the macro mean of a metric with its intervals, by default against k. Methods are shifted to avoid overlap.
 
     Args:
@@ -112,7 +124,7 @@ def curves(
         styles (Mapping[str, Style]): Style of each method.
         label (str): Name of the metric.
         name (str): Name of the figure, unique on the page.
-        reference (Mapping[float, float] | None): Values by k for a dashed line. Defaults to ``None``.
+        reference (Mapping[float, float] | None): Values by k, drawn as gray bars. Defaults to ``None``.
         x (str): Column of the x axis: ``"k_shot"``, ``"unlabeled"`` or ``"contamination"``. Defaults to ``"k_shot"``.
     """
     axis = X_AXES[x]
@@ -132,9 +144,11 @@ def curves(
             axes.plot(
                 [reference.get(value, np.nan) for value in values],
                 color=TEXT_COLOR,
-                linestyle="--",
-                linewidth=1,
-                alpha=0.6,
+                linestyle="none",
+                marker="_",
+                markersize=44,
+                markeredgewidth=2,
+                alpha=0.5,
             )
         axes.set_xticks(range(len(ticks)), labels=ticks)
         axes.set_xlim(-0.5, len(ticks) - 0.5)
@@ -144,7 +158,7 @@ def curves(
         means = summary.loc[summary["mean"].notna(), "mean"]
         value_range = f"{means.min():.3f} to {means.max():.3f}"
         text = f"{label} over {axis.name} = {', '.join(ticks)} for {', '.join(methods)}: {value_range}."
-        return _svg(figure, name, text)
+        return _plot(figure, name, text, {method: styles[method] for method in methods})
 
 
 def forest(
@@ -153,7 +167,7 @@ def forest(
     baseline: str,
     limits: tuple[float, float],
     name: str,
-) -> str:
+) -> Plot:
     """Plot the differences from the baseline with their intervals, and list wins, ties and losses on the right.
 
     Args:
@@ -197,10 +211,10 @@ def forest(
         axes.grid(axis="x")
         axes.set_xlabel(f"difference from {_truncate(baseline)}", parse_math=False)
         text = "; ".join(f"{row.method} {_signed(row.mean, digits=3)}" for row in rows)
-        return _svg(figure, name, f"Paired differences from {baseline}: {text}.")
+        return _plot(figure, name, f"Paired differences from {baseline}: {text}.", {})
 
 
-def scatter(points: pd.DataFrame, styles: Mapping[str, Style], labels: tuple[str, str], name: str) -> str:
+def scatter(points: pd.DataFrame, styles: Mapping[str, Style], labels: tuple[str, str], name: str) -> Plot:
     """Plot accuracy against cost.
 
     Args:
@@ -232,7 +246,8 @@ def scatter(points: pd.DataFrame, styles: Mapping[str, Style], labels: tuple[str
         axes.grid()
         _format_metric_axis(axes, labels[1])
         text = "; ".join(f"{point.method} {point.cost:.3g}, {point.mean:.3f}" for point in points.itertuples())
-        return _svg(figure, name, f"{labels[1]} against {labels[0]}: {text}.")
+        used = {point.method: styles[point.method] for point in points.itertuples()}
+        return _plot(figure, name, f"{labels[1]} against {labels[0]}: {text}.", used)
 
 
 def _panel() -> tuple[Figure, Axes]:
@@ -258,20 +273,40 @@ def _truncate(text: str, length: int = 24) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def _placeholder_color(number: int) -> str:
-    return f"#0102{16 + number:02x}"
+def _plot(figure: Figure, name: str, text: str, styles: Mapping[str, Style]) -> Plot:
+    """Return the figure for the page, and as files with a legend of the given methods."""
+    svg = _svg(figure, name, text)
+    handles = [
+        Line2D([], [], color=style.color, marker=style.marker, label=escape_math(method))
+        for method, style in styles.items()
+    ]
+    if handles:
+        figure.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2, frameon=False)
+    metadata = {"svg": SVG_METADATA, "png": {"Software": None}}
+    files = {}
+    for suffix in metadata:
+        file = io.BytesIO()
+        figure.savefig(
+            file,
+            format=suffix,
+            transparent=True,
+            bbox_inches="tight",
+            dpi=200,
+            metadata=metadata[suffix],
+        )
+        files[suffix] = file.getvalue()
+    return Plot(name, svg, files)
+
+
+def escape_math(text: str) -> str:
+    """Return text in which Matplotlib reads no formula."""
+    return text.replace("$", r"\$")
 
 
 def _svg(figure: Figure, name: str, text: str) -> str:
     """Return the figure as an SVG element with the font and colors of the page, and with unique ids."""
-    FigureCanvasSVG(figure)
     file = io.StringIO()
-    figure.savefig(
-        file,
-        format="svg",
-        transparent=True,
-        metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
-    )
+    figure.savefig(file, format="svg", transparent=True, metadata=SVG_METADATA)
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would apply to the whole page
@@ -280,7 +315,7 @@ def _svg(figure: Figure, name: str, text: str) -> str:
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg)  # the style sheet sets the size
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = svg.replace(TEXT_COLOR, "currentColor")
-    for number in range(SERIES):
-        svg = svg.replace(_placeholder_color(number), f"var(--series-{number + 1})")
+    for number, color in enumerate(COLORS, start=1):
+        svg = svg.replace(color, f"var(--series-{number})")
     role = f'role="img" aria-label="{escape(text)}"' if text else 'aria-hidden="true"'
     return svg.replace("<svg ", f'<svg {role} style="stroke-linejoin: round" ', 1)

@@ -16,6 +16,7 @@ from .tables import format_interval, format_k, format_quantity, format_score, jo
 
 MAIN_METRIC = "image_AUROC"  # the metric that ranks the methods
 NOT_SIGNIFICANT = "not significant"
+ENOUGH_SEEDS = 5
 GLOSSARY = [
     (
         "Macro mean",
@@ -28,9 +29,10 @@ GLOSSARY = [
     (
         "False alarms and recall",
         (
-            "The fractions of normal and of anomalous test images above the model's threshold. A guaranteed "
-            "false-alarm rate holds on average over support sets of exchangeable images. Single runs can be above "
-            "or below it."
+            "The fractions of normal and of anomalous test images above the model's threshold. With k normal images, a "
+            "calibrated threshold guarantees a false-alarm rate on average over support sets. The guarantee needs no "
+            "test images, but new normal images must resemble the support set. Single runs can be above or below it. "
+            "A threshold from one normal image gives no verdict, so the cells at k = 1 are empty."
         ),
     ),
     (
@@ -55,14 +57,23 @@ GLOSSARY = [
         (
             "A bootstrap over seeds within each category, widened for small numbers of seeds. It shows the effect of "
             "the choice of support sets for these categories and test images. It does not generalize to other "
-            "datasets. It is not corrected for multiple comparisons or for selecting the best method on the same data."
+            "datasets. Intervals end at the limits of the metric: 0 and 1 for scores, -1 and 1 for differences."
         ),
     ),
     (
         "Paired difference, significant",
         (
-            "The mean difference between two methods on the same category, seed and support set. It is significant if "
-            "its interval excludes 0. A difference that is not significant does not prove that two methods are equal."
+            "The mean difference between two methods on the same category, seed and support set: the first method "
+            "minus the second or the baseline, so + means that the first is better. It is significant if its interval "
+            "excludes 0. A difference that is not significant does not prove that two methods are equal."
+        ),
+    ),
+    (
+        "Several comparisons",
+        (
+            "The intervals of differences are wider than for a single comparison (Bonferroni over all pairs of methods "
+            "at one k), so that all of them hold together with 95 % confidence. Intervals of single means are not "
+            "corrected."
         ),
     ),
     (
@@ -76,15 +87,16 @@ GLOSSARY = [
     (
         "Image F1",
         (
-            "The F1 score at the threshold. A threshold computed from test images uses their labels, so its F1 score "
-            "is optimistic and not comparable with the others."
+            "The F1 score at the threshold. A threshold computed from test images uses their labels, so its F1 score, "
+            "false alarms and recall are optimistic and not comparable with the others."
         ),
     ),
     (
-        "Verifying a false-alarm rate",
+        "Verifying the rate of one fitted model",
         (
-            "A few normal images cannot verify a false-alarm rate. To verify a rate of at most 10, 5 or 1 % with 95 % "
-            "confidence, test 29, 59 or 299 held-out normal images without a false alarm."
+            "The guarantee is an average over support sets. To verify that one fitted model has a false-alarm rate of "
+            "at most 10, 5 or 1 % with 95 % confidence, test 29, 59 or 299 held-out normal images without a false "
+            "alarm."
         ),
     ),
     (
@@ -135,17 +147,27 @@ def _make_statement(rows: pd.DataFrame, ranked: pd.DataFrame, baseline: str) -> 
     if len(complete) == 1:
         interval = f" {format_interval(best)}".rstrip()
         return ReportStatement(k, name, f"{interval}, no other method to compare with.", notes)
-    differences = paired_differences(rows, best["method"], MAIN_METRIC).set_index("method")
     runner_up, *lower_ranked = complete["method"].iloc[1:]
+    from_best = paired_differences(rows, best["method"], MAIN_METRIC).set_index("method")
     if baseline in lower_ranked:
-        notes.insert(0, f"Baseline: {_describe_difference(baseline, differences.loc[baseline])}.")
-    similar = [method for method in lower_ranked if _caveat(differences.loc[method]) == NOT_SIGNIFICANT]
+        from_baseline = _reverse(from_best.loc[baseline])
+        notes.insert(0, f"Baseline: {_describe_difference(best['method'], baseline, from_baseline)}.")
+    similar = [method for method in lower_ranked if _caveat(from_best.loc[method]) == NOT_SIGNIFICANT]
     if similar:
         notes.insert(0, f"Also not significantly different from {best['method']}: {join(similar)}.")
-    is_significant = not _caveat(differences.loc[runner_up])
-    claim = "is best" if is_significant else "has the highest mean"
-    text = f" {claim}; {_describe_difference(runner_up, differences.loc[runner_up])}."
-    return ReportStatement(k, name, text, notes)
+    difference = from_best.loc[runner_up]
+    claim = "has the highest mean" if _caveat(difference) else "is best"
+    if best["method"] == baseline:
+        return ReportStatement(k, name, f" {claim}; {_describe_difference(runner_up, baseline, difference)}.", notes)
+    comparison = _describe_difference(best["method"], runner_up, _reverse(difference))
+    return ReportStatement(k, name, f" {claim}; {comparison}.", notes)
+
+
+def _reverse(difference: pd.Series) -> pd.Series:
+    """Return the difference of two methods in the other direction."""
+    reverse = difference.copy()
+    reverse["mean"], reverse["low"], reverse["high"] = -difference["mean"], -difference["high"], -difference["low"]
+    return reverse
 
 
 def _caveat(difference: pd.Series) -> str:
@@ -158,11 +180,15 @@ def _caveat(difference: pd.Series) -> str:
     return NOT_SIGNIFICANT if difference["low"] <= 0 <= difference["high"] else ""
 
 
-def _describe_difference(method: str, difference: pd.Series) -> str:
-    direction = "lower" if difference["mean"] <= 0 else "higher in paired runs"
-    size = "second" if pd.isna(difference["mean"]) else f"{format_score(abs(difference['mean']))} {direction}"
+def _describe_difference(method: str, other: str, difference: pd.Series) -> str:
+    """Return the difference ``method`` minus ``other`` as text, where + means that ``method`` is better."""
     pairs = f"{difference['runs']} paired {'run' if difference['runs'] == 1 else 'runs'}"
-    parts = [f"{method} is {size}", format_interval(difference), pairs, _caveat(difference)]
+    interval = format_interval(difference, sign=True)
+    if pd.isna(difference["mean"]):
+        parts = [f"no difference between {method} and {other}", pairs, _caveat(difference)]
+    else:
+        size = f"{method} minus {other} is {format_score(difference['mean'], sign=True)}"
+        parts = [size, interval, pairs, _caveat(difference)]
     return ", ".join(part for part in parts if part)
 
 
@@ -185,6 +211,7 @@ def make_warnings(rows: pd.DataFrame, summaries: pd.DataFrame, baseline: str) ->
     """
     done = rows[rows["status"] == "ok"]
     return [
+        *_few_seeds(done),
         *_missing_baseline(rows, baseline),
         *_failures(rows, done),
         *_mixed_versions(done),
@@ -257,5 +284,15 @@ def _missing_categories(rows: pd.DataFrame, done: pd.DataFrame) -> Iterator[str]
                     f"{where}: no result for {join(missing)}. The means use only the other "
                     f"{len(categories)} categories and are not comparable with other k."
                 )
-        if len(set(block["seed"])) == 1:
+
+
+def _few_seeds(done: pd.DataFrame) -> Iterator[str]:
+    for dataset, block in done.groupby("dataset"):
+        seeds = block["seed"].nunique()
+        if seeds == 1:
             yield f"{dataset}: intervals need two or more seeds. The choice of support sets may explain differences."
+        elif seeds < ENOUGH_SEEDS:
+            yield (
+                f"{dataset}: only {seeds} seeds. The intervals are very wide: even a method that wins every pair may "
+                f"not be significantly better. Use {ENOUGH_SEEDS} or more seeds."
+            )

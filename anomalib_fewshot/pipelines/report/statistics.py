@@ -22,6 +22,7 @@ from anomalib_fewshot.pipelines.results.row import add_pool_columns
 GROUP = ["dataset", "k_shot", "unlabeled", "contamination"]  # columns that are equal in every comparison of methods
 CELL = ["category", "seed"]  # columns to average over within a group
 RUN = ["method", "dataset", "category", "k_shot", "seed", "unlabeled", "contamination"]  # columns that identify a run
+VERDICT_METRICS = ("image_F1Score", "false_alarms", "recall", "guaranteed_fpr")  # they depend on a threshold
 TOLERANCE = 1e-9  # narrower intervals are rounding errors
 
 
@@ -169,6 +170,10 @@ def paired_differences(
     Pairs with different or unknown support sets are excluded and counted, so that a table merged from several
     benchmarks can still be reported. As in :func:`summarize`, a method with a missing category has no mean difference.
 
+    The intervals of all pairs of methods in a group hold together with the given confidence (Bonferroni): with m
+    methods, each interval has the confidence ``1 - (1 - confidence) / (m (m - 1) / 2)``. They therefore also hold for
+    pairs that are selected by their results, such as the best and the second-best method.
+
     Args:
         rows (pd.DataFrame): As for :func:`summarize`, with the additional column ``support``, a hash of the support
             set.
@@ -176,7 +181,7 @@ def paired_differences(
         metric (str): Column of the metric, with values in ``[0, 1]``.
         planned (pd.DataFrame | None): Planned runs, as for :func:`summarize`. Defaults to ``None``.
         tie (float): Maximum absolute difference of a tie.
-        confidence (float): Confidence level.
+        confidence (float): Confidence level of all intervals in a group together.
         n_resamples (int): Number of bootstrap resamples.
         seed (int): Seed of the resampling.
 
@@ -198,6 +203,7 @@ def paired_differences(
     for group, block in rows.groupby(GROUP):
         expected, categories = _expected(block, metric)
         measured = _measured(block, metric)[["method", *CELL, metric, "support"]]
+        pair_confidence = confidence_of_pairs(measured["method"].nunique(), confidence)
         base = measured[measured["method"] == baseline]
         for method in sorted(_methods(rows, group) - {baseline}):
             pairs = measured[measured["method"] == method].merge(base, on=CELL, suffixes=("", "_base"))
@@ -205,7 +211,7 @@ def paired_differences(
             values = pairs[same].set_index(CELL).eval(f"`{metric}` - `{metric}_base`")
             rounded = values.round(9)  # in floating point, 0.905 - 0.9 exceeds 0.005
             record = dict(zip(GROUP, group, strict=True)) | {"method": method}
-            record |= _macro(values, categories, confidence=confidence, n_resamples=n_resamples, seed=seed)
+            record |= _macro(values, categories, confidence=pair_confidence, n_resamples=n_resamples, seed=seed)
             record |= _bounds(record, minimum=-1)
             record |= {
                 "wins": int((rounded > tie).sum()),
@@ -218,6 +224,32 @@ def paired_differences(
     columns = [*GROUP, "method", *_macro(pd.Series(dtype=float), set())]
     columns += ["wins", "ties", "losses", "missing", "other_support"]
     return pd.DataFrame(records, columns=columns).rename(columns={"std": "category_std"})
+
+
+def confidence_of_pairs(num_methods: int, confidence: float) -> float:
+    """Return the confidence level of each interval so that the intervals of all pairs of methods hold together.
+
+    Example:
+        >>> [round(confidence_of_pairs(methods, 0.95), 4) for methods in (2, 3, 4)]
+        [0.95, 0.9833, 0.9917]
+    """
+    pairs = num_methods * (num_methods - 1) // 2
+    return 1 - (1 - confidence) / max(pairs, 1)
+
+
+def clear_rates_without_verdicts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a table without the metrics that depend on a threshold, in rows where the threshold gives no verdict.
+
+    A threshold from a single normal image does not separate normal from anomalous images: there is no second normal
+    image to calibrate it with.
+
+    Args:
+        rows (pd.DataFrame): One row per run, with the columns ``threshold`` and ``k_shot`` (numeric).
+    """
+    rows = rows.copy()
+    has_no_verdict = (rows["threshold"] == "normal images") & (rows["k_shot"] == 1)
+    rows.loc[has_no_verdict, list(VERDICT_METRICS)] = np.nan
+    return rows
 
 
 def by_category(rows: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -146,7 +146,12 @@ def difference_table(differences: pd.DataFrame, baseline: str) -> Table:
         "std over categories",
         "worst",
     ]
-    return Table(f"Paired differences in image AUROC from {baseline}", header, rows, text_columns=2)
+    return Table(
+        f"Image AUROC of each method minus that of {baseline}; + is better than {baseline}",
+        header,
+        rows,
+        text_columns=2,
+    )
 
 
 def heat_table(
@@ -199,7 +204,7 @@ def metrics_table(summaries: Mapping[str, pd.DataFrame], rows: pd.DataFrame, met
                 note = "" if pd.isna(value["seed_std"]) else f"± {format_score(value['seed_std'])}"
                 line.append(Cell(format_score(value["mean"]), note))
             lines.append(line)
-    header = ["k", "method", "F1 threshold from", *(METRICS[metric].label for metric in metrics)]
+    header = ["k", "method", "threshold from", *(METRICS[metric].label for metric in metrics)]
     return Table("Macro means ± standard deviation over seeds", header, lines, text_columns=3)
 
 

@@ -3,6 +3,7 @@
 
 """Results folder of a benchmark. Only this module knows its layout."""
 
+import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -17,10 +18,11 @@ import pandas as pd
 import yaml
 from filelock import FileLock, Timeout
 
-from anomalib_fewshot.atomic import write_atomically
+from anomalib_fewshot.atomic import complete_file, write_atomically
 from anomalib_fewshot.data.manifest import SupportManifest
 from anomalib_fewshot.pipelines.plan.job import Job
 
+from .image_scores import HEADER, ImageScore, find_category
 from .outcome import Outcome
 from .row import add_pool_columns, as_table
 
@@ -133,6 +135,48 @@ class Store:
     def scores(self, job: Job) -> dict[str, list[float]]:
         """Return label and raw score of each test image of a stored run, by image path."""
         return json.loads(self._run_file(job).read_text(encoding="utf-8"))["scores"]
+
+    def image_scores(self, key: str, categories: Sequence[str]) -> list[ImageScore]:
+        """Return the scores of the test images of a stored run. Empty if there is no file of the run.
+
+        Args:
+            key (str): Hash of the run.
+            categories (Sequence[str]): Categories that the run tests.
+        """
+        path = self.folder / "runs" / f"{key}.json"
+        if not path.is_file():
+            return []
+        scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
+        return [
+            ImageScore(find_category(image, categories), image, int(label), score)
+            for image, (label, score) in scores.items()
+        ]
+
+    def write_scores(self, table: pd.DataFrame) -> None:
+        """Write ``scores.csv``: one row per run and test image. Only one run at a time is in memory.
+
+        Args:
+            table (pd.DataFrame): The runs, with the columns of ``results.csv``.
+        """
+        done = add_pool_columns(table[table["status"] == "ok"])
+        with (
+            self._table_lock(),
+            complete_file(self.folder / "scores.csv") as part,
+            part.open("w", encoding="utf-8", newline="") as file,
+        ):
+            writer = csv.writer(file)
+            writer.writerow(HEADER)
+            for key, rows in done.groupby("key", sort=False):
+                row = rows.iloc[0]
+                pool = [row["unlabeled"], row["contamination"]]
+                for image in self.image_scores(str(key), list(rows["category"])):
+                    run = [row["method"], row["dataset"], image.category, row["k_shot"], *pool, row["seed"]]
+                    writer.writerow([*run, image.path, image.label, image.score])
+
+    def write_exports(self, files: Mapping[str, bytes]) -> None:
+        """Write the files next to the report, by their path in the folder."""
+        for name, content in files.items():
+            write_atomically(self.folder / name, content)
 
     def write_settings(self, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         """Write ``config.yaml`` and ``environment.json``."""

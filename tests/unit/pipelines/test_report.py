@@ -1,148 +1,21 @@
 # Copyright (C) 2026 anomalib-fewshot contributors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The report: its statements, incomplete sweeps, and its display in a real browser."""
+"""The report: its statements, incomplete sweeps."""
 
-import hashlib
 import io
 import itertools
-import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from report_sweep import CATEGORIES, METHODS, MINUS, WITH_FEATURES, add_files, report, sweep
 
-from anomalib_fewshot.data.manifest import SupportManifest
-from anomalib_fewshot.pipelines.plan.job import Job, as_number
-from anomalib_fewshot.pipelines.report import write_report
+from anomalib_fewshot.pipelines.plan.job import Job
 from anomalib_fewshot.pipelines.results.outcome import failed_outcome
 from anomalib_fewshot.pipelines.results.store import Store
-
-METHODS = {  # level at k = 1, gain a doubling of k, seconds to fit, milliseconds an image
-    "CoftAD": (0.83, 0.025, 14.0, 21.0),
-    "Dfkde": (0.72, 0.020, 0.8, 18.0),
-    "NoTraining": (0.78, 0.022, 0.4, 20.0),
-    "Padim": (0.74, 0.045, 1.1, 33.0),
-    "Patchcore": (0.86, 0.021, 2.6, 52.0),
-    "ImageStatistic": (0.63, 0.002, 0.05, 0.6),
-}
-CATEGORIES = ("magnetic_tile", "elpv_mono", "elpv_poly", "brick_cracks", "cookies")
-MASKED = ("magnetic_tile", "cookies")
-WITH_FEATURES = ("CoftAD", "NoTraining", "Patchcore")  # of which there are pictures
-MEASURED = (
-    "false_alarms",
-    "recall",
-    "guaranteed_fpr",
-    "image_AUROC",
-    "image_AUPR",
-    "image_F1Max",
-    "image_F1Score",
-    "pixel_AP",
-    "pixel_AUROC",
-    "pixel_AUPRO",
-    "pixel_F1Max",
-    "device",
-    "fit_seconds",
-    "latency_p50_ms",
-    "latency_p95_ms",
-    "peak_memory_mib",
-    "checkpoint_mib",
-    "test_seconds",
-    "support",
-)
-ENVIRONMENT = {"python": "3.11.7", "platform": "Linux-x86_64", "processor": "2 cores"}
-
-
-def sweep(
-    *,
-    methods: dict[str, tuple[float, float, float, float]] = METHODS,
-    categories: tuple[str, ...] = CATEGORIES,
-    shots: tuple[int, ...] = (1, 2, 4, 8),
-    seeds: int = 5,
-    dataset: str = "RealMini",
-    masked: tuple[str, ...] = MASKED,
-    failures: int = 0,
-) -> pd.DataFrame:
-    """Return the rows of a made-up benchmark, the last of which failed."""
-    generator = np.random.default_rng(0)
-    ease = dict(zip(categories, generator.normal(0, 0.05, len(categories)), strict=True))
-    rows = []
-    for category, k, seed in itertools.product(categories, shots, range(seeds)):
-        luck = generator.normal(0, 0.02)
-        for method, (level, gain, fit, latency) in methods.items():
-            image = float(
-                np.clip(level + gain * np.log2(k) + ease[category] + luck + generator.normal(0, 0.012), 0.4, 1),
-            )
-            name = f"{method} {dataset} {category} {k} {seed}"
-            maps = category in masked and method != "Dfkde"
-            rows.append({
-                "method": method, "dataset": dataset, "category": category, "k_shot": k, "seed": seed, "status": "ok",
-                "error": np.nan, "image_AUROC": image, "image_AUPR": image**1.2, "image_F1Score": image**1.5,
-                "image_F1Max": image**1.1, "pixel_AP": image**3 if maps else np.nan, "pixel_AUPIMO": np.nan,
-                "pixel_F1Max": image**2 if maps else np.nan, "backbone_weights": "2f303ace", "commit": "",
-                "false_alarms": 0.8 / (k + 1), "recall": image**2,
-                "guaranteed_fpr": 1 / (k + 1) if method == "CoftAD" else np.nan,
-                "pixel_AUROC": image**0.4 if maps else np.nan, "pixel_AUPRO": image**0.9 if maps else np.nan,
-                "threshold": "normal images", "fit_seconds": fit * generator.uniform(0.9, 1.2), "test_seconds": 3.2,
-                "latency_p50_ms": latency * generator.uniform(0.95, 1.05), "latency_p95_ms": latency * 1.3,
-                "peak_memory_mib": 910.0 + k, "gpu_memory_mib": np.nan, "checkpoint_mib": 17.2, "device": "cpu",
-                "threads": 2,
-                "augmentation": "", "seconds": 9.0, "training_seconds": np.nan,
-                "backbone": "tf_efficientnet_lite0_packaged", "weights": "57934424", "image_size": "256",
-                "steps": 30 if method == "CoftAD" else 0, "support": f"{category} {k} {seed}", "test_normal": 60,
-                "test_anomalous": 60, "train_on": "support", "python": "3.11.7", "torch": "2.9.1",
-                "anomalib": "2.7.0", "anomalib_fewshot": "0.1.0", "finished": "2026-01-05T12:00:00",
-                "key": hashlib.sha256(name.encode()).hexdigest()[:16],
-            })  # fmt: skip
-    for row in rows[len(rows) - failures :]:
-        row.update(dict.fromkeys(MEASURED, np.nan), status="failed", error="RuntimeError: <memory> | line 1\nline 2")
-    text = pd.DataFrame(rows).to_csv(index=False)
-    return pd.read_csv(io.StringIO(text), dtype=dict.fromkeys(("key", "support", "weights"), str))
-
-
-def add_files(folder: Path, rows: pd.DataFrame) -> pd.DataFrame:
-    """Write a support of every cell, and examples for the first seed and the largest k. Return rows that know them."""
-    store = Store(folder)
-    for (dataset, category, k, seed), cell in rows.groupby(["dataset", "category", "k_shot", "seed"]):
-        count = 100 if k == "all" else int(k)
-        images = {f"{(seed * 7 + number * 13) % 100:03}.png": "0" * 64 for number in range(count)}
-        manifest = SupportManifest(dataset, category, count, seed, images)
-        manifest.write(store.support_file(Job("", dataset, category, k, seed, {}, {}, {}), category))
-        rows.loc[cell.index, "support"] = manifest.digest
-    generator = np.random.default_rng(0)
-    largest = max(rows["k_shot"], key=as_number)
-    for row in rows[(rows["k_shot"] == largest) & (rows["seed"] == 0) & (rows["status"] == "ok")].itertuples():
-        (folder / "examples" / row.key / row.category).mkdir(parents=True)
-        for name in ("hit", "miss", "false_alarm"):
-            picture = generator.integers(60, 200, (6, 12, 3)).astype(np.uint8)
-            image = Image.fromarray(picture).resize((400, 200), Image.Resampling.BICUBIC)
-            image.save(folder / "examples" / row.key / row.category / f"{name}.jpg")
-        if row.method in WITH_FEATURES:
-            image.save(folder / "examples" / row.key / row.category / "features.jpg")
-    return rows
-
-
-def report(
-    folder: Path,
-    rows: pd.DataFrame,
-    baseline: str = "NoTraining",
-    jobs: list[Job] | None = None,
-) -> tuple[str, str]:
-    """Return the report as HTML and as Markdown."""
-    path = write_report(
-        Store(folder),
-        rows,
-        baseline=baseline,
-        config={"k_shot": (1, 2), "root": Path("data")},
-        environment=ENVIRONMENT,
-        jobs=jobs,
-    )
-    return path.read_text(encoding="utf-8"), (folder / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -161,14 +34,69 @@ def test_answers(tmp_path: Path) -> None:
     level = rows["method"].map({"CoftAD": 0.9, "Padim": 0.89, "NoTraining": 0.8})
     rows["image_AUROC"] = level + np.where(rows["method"] == "Padim", 0.02 * (rows["seed"] - 1), 0)
     html, markdown = report(tmp_path, rows)
-    assert "CoftAD 0.900 has the highest mean; Padim is 0.010 lower, [" in markdown
+    assert f"CoftAD 0.900 has the highest mean; CoftAD minus Padim is +0.010, [{MINUS}" in markdown
     assert "6 paired runs, not significant." in markdown
-    minus, space = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
-    interval = f"[{minus}0.100,{space}{minus}0.100]"
-    assert f"Baseline: NoTraining is 0.100 lower, {interval}, 6 paired runs. CoftAD takes" in markdown
+    space = "\N{NO-BREAK SPACE}"
+    interval = f"[+0.100,{space}+0.100]"
+    assert f"Baseline: CoftAD minus NoTraining is +0.100, {interval}, 6 paired runs. CoftAD takes" in markdown
     assert "<b>CoftAD 0.900</b> has the highest mean" in html
     html, markdown = report(tmp_path, rows[rows["method"] != "Padim"])
-    assert "CoftAD 0.900 is best; NoTraining is 0.100 lower" in markdown
+    assert "CoftAD 0.900 is best; CoftAD minus NoTraining is +0.100" in markdown
+    html, markdown = report(tmp_path, rows[rows["method"] != "Padim"], "CoftAD")
+    assert f"CoftAD 0.900 is best; NoTraining minus CoftAD is {MINUS}0.100, [{MINUS}0.100" in markdown
+
+
+def test_no_verdict_at_one_shot(tmp_path: Path) -> None:
+    """One normal image gives no verdict. A threshold from test images does."""
+    rows = sweep(shots=(1, 4), seeds=2)
+    rows.loc[rows["method"] == "Padim", "threshold"] = "test images"
+    _, markdown = report(tmp_path, rows)
+    header = next(line for line in markdown.splitlines() if "threshold from" in line and "image F1" in line)
+    names = [name.strip() for name in header.split("|")]
+    cells = {}
+    for line in markdown.splitlines():
+        parts = [part.strip() for part in line.split("|")]
+        if len(parts) == len(names):
+            cells[parts[1], parts[2]] = dict(zip(names, parts, strict=True))
+    for metric in ("image F1", "false alarms", "recall", "guaranteed false-alarm rate"):
+        assert cells["k = 1", "CoftAD"][metric] == "\N{EN DASH}"
+        assert cells["k = 4", "CoftAD"][metric].startswith("0.")
+    assert cells["k = 1", "CoftAD"]["image AUROC"].startswith("0.")
+    assert cells["k = 1", "Padim"]["recall"].startswith("0.")
+
+
+def test_few_seeds_are_the_first_warning(tmp_path: Path) -> None:
+    rows = sweep(shots=(4,), seeds=5, failures=1)
+    assert "only" not in report(tmp_path, rows)[1].split("##")[0]
+    markdown = report(tmp_path, rows[rows["seed"] < 2])[1]
+    warnings = [line for line in markdown.splitlines() if line.startswith("> **Warning.**")]
+    assert "RealMini: only 2 seeds. The intervals are very wide" in warnings[0]
+
+
+def test_categories_by_metric(tmp_path: Path) -> None:
+    """Image AUROC is open, each other metric with values is folded, with the categories and methods that it has."""
+    rows = sweep(shots=(4,), seeds=2)
+    rows["pixel_AUPRO"] = np.nan
+    html, markdown = report(tmp_path, rows)
+    parts = markdown.split("### Categories")[1].split("### Cost")[0]
+    titles = re.findall(r"^#### (.*)$", parts, re.MULTILINE)
+    assert titles == ["image AUROC", "image AUPR", "pixel AUROC"]
+    pixel = parts[parts.index("#### pixel AUROC") :]
+    assert re.findall(r"^\| (\w+\\_\w+|cookies)", pixel, re.MULTILINE) == ["cookies", "magnetic\\_tile"]
+    assert "Dfkde" in parts
+    assert "Dfkde" not in pixel  # it has no anomaly maps
+    assert "<h4>image AUROC</h4>" in html
+    assert "<details><summary>pixel AUROC</summary>" in html
+    assert "<summary>pixel PRO</summary>" not in html
+
+
+def test_guaranteed_rate_is_marked_even_at_one_k(tmp_path: Path) -> None:
+    """A line through one point would be invisible."""
+    html, _ = report(tmp_path, sweep(shots=(4,), seeds=2))
+    assert "false alarms (gray bars: guaranteed)" in html
+    assert "stroke-dasharray" not in html
+    figure = html[html.index('aria-label="false alarms') :]
+    assert re.search(r"opacity: 0\.5[^>]*>", figure[: figure.index("</svg>")])
 
 
 def test_every_part_is_there(full: Path) -> None:
@@ -220,7 +148,10 @@ def test_all_images_and_a_method_without_chance(tmp_path: Path) -> None:
     ease = rows["category"].map({category: number / 100 for number, category in enumerate(CATEGORIES)})
     rows["image_AUROC"] = rows["method"].map({"Padim": 0.7, "Patchcore": 0.8}) + ease
     html, markdown = report(tmp_path, rows, "Padim")
-    assert "**k = all:** Patchcore 0.820 has the highest mean; Padim is 0.100 lower, 15 paired runs, no" in markdown
+    assert (
+        "**k = all:** Patchcore 0.820 has the highest mean; Patchcore minus Padim is +0.100, 15 paired runs, no"
+        in markdown
+    )
     assert "no interval because results do not depend on the seed." in markdown
     assert "[0.8" not in markdown
     assert "is best" not in html
@@ -247,7 +178,7 @@ def test_tables_of_markdown_are_whole(full: Path) -> None:
     for before, line in itertools.pairwise(lines):
         if line.startswith("|") and before.startswith("|"):
             assert len(re.findall(r"(?<!\\)\|", line)) == len(re.findall(r"(?<!\\)\|", before)), line
-    assert sum(line.startswith("| ---") for line in lines) == (2 + 1 + 4 + 1 + 1) + (1 + 1 + 2 + 1 + 1) + 2
+    assert sum(line.startswith("| ---") for line in lines) == (2 + 1 + 4 * 4 + 1 + 1) + (1 + 1 + 2 * 2 + 1 + 1) + 2
 
 
 def test_html_is_closed_and_ids_are_unique(full: Path) -> None:
@@ -392,78 +323,3 @@ def test_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must have at least one run"):
         report(tmp_path, rows.iloc[:0])
     assert not list(tmp_path.glob("report*"))
-
-
-# In a browser
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-FLAGS += ["--disable-background-networking", "--disable-component-update", "--hide-scrollbars"]
-FLAGS += ["--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=1400,1000"]
-PROBE = """<script>parent.postMessage(JSON.stringify({
-  width: innerWidth, page: document.documentElement.scrollWidth,
-  background: getComputedStyle(document.body).backgroundColor,
-  text: getComputedStyle(document.querySelector("figure svg text")).fill,
-  images: [...document.images].every(image => image.complete && image.naturalWidth > 0)
-}), "*")</script>"""
-FRAME = """<!DOCTYPE html><meta name="color-scheme" content="light dark">
-<script>onmessage = event => document.title = event.data</script>
-<iframe src="probe.html" width="{}" height="900" frameborder="0">"""
-
-
-def browse(folder: Path, page: Path, *flags: str) -> subprocess.CompletedProcess:
-    if BROWSER is None:
-        pytest.skip("no Chromium or Chrome on the PATH")
-    command = [BROWSER, *FLAGS, f"--user-data-dir={folder / 'profile'}", *flags, page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-
-
-def probe(folder: Path, full: Path, *flags: str, width: int = 1280) -> dict:
-    """Return what a script finds in a copy of the page, in a frame since a window cannot be as narrow as a phone."""
-    html = (full / "report.html").read_text(encoding="utf-8")
-    html = html.replace("default-src 'none'", "default-src 'none'; script-src 'unsafe-inline'")  # allows the probe
-    (folder / "probe.html").write_text(html + PROBE, encoding="utf-8")
-    frame = folder / "frame.html"
-    frame.write_text(FRAME.format(width), encoding="utf-8")
-    dom = browse(folder, frame, "--dump-dom", *flags).stdout
-    return json.loads(re.search(r"<title>(.*?)</title>", dom).group(1))
-
-
-def requests(folder: Path, page: Path, *flags: str) -> tuple[str, list[str]]:
-    """Return what the browser says of a page, and the page's requests; the browser's own have no initiator."""
-    log = folder / "net.json"
-    done = browse(folder, page, f"--log-net-log={log}", "--enable-logging=stderr", *flags)
-    return done.stderr, re.findall(r'"initiator":"(?:null|file)[^{}]*?\{', log.read_text(encoding="utf-8"))
-
-
-@pytest.mark.parametrize("width", [390, 1280])
-def test_page_is_not_wider_than_the_window(tmp_path: Path, full: Path, width: int) -> None:
-    found = probe(tmp_path, full, width=width)
-    assert found["width"] == width
-    assert found["page"] <= width
-    assert found["images"]
-
-
-def test_dark_and_light(tmp_path: Path, full: Path) -> None:
-    dark = probe(tmp_path, full, "--blink-settings=preferredColorScheme=0")
-    light = probe(tmp_path, full, "--blink-settings=preferredColorScheme=1")
-    assert light["background"] == "rgb(255, 255, 255)"
-    assert dark["background"] == "rgb(20, 24, 28)"
-    assert light["text"] != dark["text"]
-
-
-def test_page_needs_no_network_and_prints(tmp_path: Path, full: Path) -> None:
-    pdf = tmp_path / "report.pdf"
-    said, requested = requests(tmp_path, full / "report.html", f"--print-to-pdf={pdf}")
-    assert pdf.read_bytes().startswith(b"%PDF")
-    assert pdf.stat().st_size > 50_000
-    assert "CONSOLE" not in said
-    assert not requested
-
-
-def test_a_request_would_be_seen(tmp_path: Path) -> None:
-    page = tmp_path / "page.html"
-    page.write_text('<img src="http://example.invalid/"><script>console.error("seen")</script>', encoding="utf-8")
-    said, requested = requests(tmp_path, page, "--dump-dom")
-    assert "CONSOLE" in said
-    assert requested

@@ -174,7 +174,21 @@ def test_other_datasets_methods_and_shots_change_nothing() -> None:
         alone = summarize(rows, METRIC) if "wins" not in found else paired_differences(rows, "A", METRIC)
         pd.testing.assert_frame_equal(part, alone)
     two = paired_differences(rows[rows["method"] != "C"], "A", METRIC)
-    pd.testing.assert_series_equal(only(two, "B"), only(paired_differences(rows, "A", METRIC), "B"))
+    three = paired_differences(rows, "A", METRIC)
+    bounds = ["low", "high"]
+    pd.testing.assert_series_equal(only(two, "B").drop(bounds), only(three, "B").drop(bounds))
+
+
+def test_intervals_of_differences_are_corrected_for_all_pairs() -> None:
+    """With three methods there are three pairs, so each interval has the confidence 1 - 0.05 / 3."""
+    rows = noise()
+    alone = rows[rows["method"] != "C"]
+    two, three = only(paired_differences(alone, "A", METRIC), "B"), only(paired_differences(rows, "A", METRIC), "B")
+    single = only(paired_differences(alone, "A", METRIC, confidence=1 - 0.05 / 3), "B")
+    assert three["low"] == single["low"] < two["low"]
+    assert three["high"] == single["high"] > two["high"]
+    reverse = only(paired_differences(rows, "B", METRIC), "A")
+    assert (reverse["low"], reverse["high"]) == pytest.approx((-three["high"], -three["low"]), abs=1e-3)
 
 
 def test_a_constant_moves_the_difference_by_it() -> None:

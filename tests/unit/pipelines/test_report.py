@@ -80,8 +80,8 @@ def test_categories_by_metric(tmp_path: Path) -> None:
     html, markdown = report(tmp_path, rows)
     parts = markdown.split("### Categories")[1].split("### Cost")[0]
     titles = re.findall(r"^#### (.*)$", parts, re.MULTILINE)
-    assert titles == ["image AUROC", "image AUPR", "pixel AUROC"]
-    pixel = parts[parts.index("#### pixel AUROC") :]
+    assert titles == ["image AUROC", "image AUPR", "image F1-max", "pixel AUROC", "pixel AP", "pixel F1-max"]
+    pixel = parts[parts.index("#### pixel AUROC") : parts.index("#### pixel AP")]
     assert re.findall(r"^\| (\w+\\_\w+|cookies)", pixel, re.MULTILINE) == ["cookies", "magnetic\\_tile"]
     assert "Dfkde" in parts
     assert "Dfkde" not in pixel  # it has no anomaly maps
@@ -178,7 +178,7 @@ def test_tables_of_markdown_are_whole(full: Path) -> None:
     for before, line in itertools.pairwise(lines):
         if line.startswith("|") and before.startswith("|"):
             assert len(re.findall(r"(?<!\\)\|", line)) == len(re.findall(r"(?<!\\)\|", before)), line
-    assert sum(line.startswith("| ---") for line in lines) == (2 + 1 + 4 * 4 + 1 + 1) + (1 + 1 + 2 * 2 + 1 + 1) + 2
+    assert sum(line.startswith("| ---") for line in lines) == (2 + 1 + 7 * 4 + 1 + 1) + (1 + 1 + 3 * 2 + 1 + 1) + 2
 
 
 def test_html_is_closed_and_ids_are_unique(full: Path) -> None:

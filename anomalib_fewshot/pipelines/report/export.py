@@ -78,7 +78,7 @@ def _with_name(name: str, table: Table) -> Table:
 def _plots(section: Section | PoolSection) -> list[Plot]:
     if isinstance(section, PoolSection):
         return [plot for _, plot in section.curves]
-    return [*section.curves, *(plot for _, plot in section.forests), *section.scatters]
+    return [*section.curves, *section.image_curves, *(plot for _, plot in section.forests), *section.scatters]
 
 
 def _unique_names(titles: Sequence[str]) -> list[str]:

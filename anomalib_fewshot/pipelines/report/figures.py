@@ -250,6 +250,35 @@ def scatter(points: pd.DataFrame, styles: Mapping[str, Style], labels: tuple[str
         return _plot(figure, name, f"{labels[1]} against {labels[0]}: {text}.", used)
 
 
+def image_curves(
+    points: Mapping[str, np.ndarray],
+    grid: np.ndarray,
+    styles: Mapping[str, Style],
+    labels: tuple[str, str],
+    name: str,
+) -> Plot:
+    """Plot a mean curve of each method, such as its ROC curve.
+
+    Args:
+        points (Mapping[str, np.ndarray]): Values by method, shape ``(N,)``.
+        grid (np.ndarray): Positions on the x axis, from 0 to 1, shape ``(N,)``.
+        styles (Mapping[str, Style]): Style of each method.
+        labels (tuple[str, str]): Names of the x and y axis.
+        name (str): Name of the figure, unique on the page.
+    """
+    with mpl.rc_context(RC):
+        figure, axes = _panel()
+        for number, (method, values) in enumerate(points.items()):
+            style = styles[method]
+            axes.plot(grid, values, color=style.color, marker=style.marker, markevery=(5 + 3 * number, 25))
+        axes.set(xlim=(0, 1), ylim=(0, 1.02))
+        axes.set_xlabel(labels[0])
+        axes.grid()
+        _format_metric_axis(axes, labels[1])
+        text = f"{labels[1]} over {labels[0]} for {', '.join(points)}."
+        return _plot(figure, name, text, {method: styles[method] for method in points})
+
+
 def _panel() -> tuple[Figure, Axes]:
     """Return an empty figure with one plot."""
     figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))

@@ -14,6 +14,7 @@ from anomalib_fewshot.pipelines.results.store import Store
 
 from . import figures, tables
 from .figures import Plot
+from .image_curves import GRID, ImageStatistics, image_statistics
 from .statements import MAIN_METRIC, ReportStatement, make_statements
 from .statistics import VERDICT_METRICS, by_category, paired_differences
 from .tables import Table, format_k
@@ -64,9 +65,11 @@ class Section:
     name: str
     about: str
     statements: list[ReportStatement]
-    legends: list[list[tuple[str, str]]]  # for the curves and the cost plots
+    legends: list[list[tuple[str, str]]]  # for the curves, the cost plots and the image curves
     means: dict[str, Table]  # by metric
     curves: list[Plot]
+    image_k: str
+    image_curves: list[Plot]  # mean ROC and precision-recall curves at this k
     differences: Table | None
     forests: list[tuple[str, Plot]]
     categories: list[CategoryTables]
@@ -137,16 +140,21 @@ def make_section(
     best = next((method for method in methods if method in with_examples), baseline)
     example_k, examples = _examples(store, done, list(dict.fromkeys([best, baseline])), EXAMPLES)
     feature_k, features = _examples(store, done, methods, FEATURES)
+    images = image_statistics(store, rows)
     pool = format_pool(rows["unlabeled"].iloc[0], rows["contamination"].iloc[0])
+    means = {metric: tables.mean_table(summaries[metric], methods, tables.METRICS[metric].label) for metric in shown}
+    if len(images.intervals):
+        label = tables.METRICS[MAIN_METRIC].label
+        means["image_AUROC_over_images"] = tables.interval_table(images.intervals, methods, label)
     return Section(
         name=", ".join(filter(None, [str(rows["dataset"].iloc[0]), pool])),
         about=f"Categories: {', '.join(sorted(rows['category'].unique()))}.",
         statements=make_statements(rows, main, baseline) if len(done) else [],
         legends=[
             [(method, figures.swatch(styles[method], f"{name}-{part}{i}")) for i, method in enumerate(methods)]
-            for part in ("curve", "cost")
+            for part in ("curve", "cost", "image")
         ],
-        means={metric: tables.mean_table(summaries[metric], methods, tables.METRICS[metric].label) for metric in shown},
+        means=means,
         curves=[
             *(
                 figures.curves(summaries[metric], styles, tables.METRICS[metric].label, f"{name}-{metric}")
@@ -154,6 +162,8 @@ def make_section(
             ),
             *_false_alarm_curves(summaries, styles, name),
         ],
+        image_k=format_k(images.k_shot) if images.curves else "",
+        image_curves=_image_curves(images, styles, name),
         differences=tables.difference_table(compared, baseline) if len(compared) else None,
         forests=[
             (
@@ -171,6 +181,18 @@ def make_section(
         features=features,
         metrics=tables.metrics_table(summaries, rows, methods) if shown else None,
     )
+
+
+def _image_curves(images: ImageStatistics, styles: Mapping[str, figures.Style], name: str) -> list[Plot]:
+    """Return the mean ROC and precision-recall curves. Empty without stored scores."""
+    if not images.curves:
+        return []
+    recalls = {curve.method: curve.recall for curve in images.curves}
+    precisions = {curve.method: curve.precision for curve in images.curves}
+    return [
+        figures.image_curves(recalls, GRID, styles, ("false-alarm rate", "recall"), f"{name}-roc"),
+        figures.image_curves(precisions, GRID, styles, ("recall", "precision"), f"{name}-precision_recall"),
+    ]
 
 
 def _category_tables(

@@ -61,6 +61,21 @@ GLOSSARY = [
         ),
     ),
     (
+        "95 % interval over test images",
+        (
+            "A bootstrap over the normal and the anomalous test images of each category, with fixed support sets. It "
+            "shows the effect of the choice of test images. A comparison with results on other test images needs this "
+            "interval in addition to that over support sets."
+        ),
+    ),
+    (
+        "ROC and precision-recall curves",
+        (
+            "Curves of each run, interpolated (linear for ROC, the highest precision with at least this recall), then "
+            "averaged over support sets and categories. Precision depends on the share of anomalous test images."
+        ),
+    ),
+    (
         "Paired difference, significant",
         (
             "The mean difference between two methods on the same category, seed and support set: the first method "

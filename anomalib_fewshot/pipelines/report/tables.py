@@ -99,6 +99,28 @@ def mean_table(summary: pd.DataFrame, methods: Sequence[str], label: str) -> Tab
     return Table(caption, ["method", *(f"k = {format_k(k)}" for k in shots)], rows)
 
 
+def interval_table(intervals: pd.DataFrame, methods: Sequence[str], label: str) -> Table:
+    """Return the intervals over test images, one row per method and one column per k.
+
+    Args:
+        intervals (pd.DataFrame): Columns ``method``, ``k_shot``, ``low`` and ``high``.
+        methods (Sequence[str]): Methods in the order of the rows.
+        label (str): Name of the metric.
+    """
+    shots = sorted(intervals["k_shot"].unique())
+    by_cell = intervals.set_index(["method", "k_shot"])
+    rows = []
+    for method in methods:
+        row = [Cell(method)]
+        for k in shots:
+            has_interval = (method, k) in by_cell.index
+            text = format_interval(by_cell.loc[method, k]) if has_interval else ""
+            row.append(Cell(text or EMPTY))
+        rows.append(row)
+    caption = f"{label}: 95 % interval over test images"
+    return Table(caption, ["method", *(f"k = {format_k(k)}" for k in shots)], rows)
+
+
 def pool_table(summary: pd.DataFrame, methods: Sequence[str], label: str) -> Table:
     """Return the macro means by unlabeled images, one row per method and pool and one column per k."""
     shots = sorted(summary["k_shot"].unique())

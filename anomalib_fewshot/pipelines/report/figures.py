@@ -25,7 +25,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from .tables import format_k
 
-# The series colors of the page in light mode, which can be told apart with a color vision deficiency
+# The series colors of the page in light mode, which people with a color vision deficiency can distinguish
 COLORS = ("#0072b2", "#c44e00", "#00855f", "#a8548a", "#b07d00", "#2f9bd6", "#6b6b6b", "#7a4ec2")
 MARKERS = "os^DvPX*p<"
 TEXT_COLOR = "#75777a"  # readable on white and on black

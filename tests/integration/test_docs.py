@@ -13,6 +13,7 @@ from xml.etree import ElementTree as ET  # noqa: S405  of files of this reposito
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 import yaml
 from fresh_python import FreshPython
@@ -40,16 +41,27 @@ def test_example_runs(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not list(tmp_path.iterdir())  # it writes no files to the working directory
 
 
-def test_plot_agrees_with_the_model_pages() -> None:
-    example = runpy.run_path(str(DOCS / "gallery" / "plot_which_model.py"))
-    plt.close("all")
-    assert set(example["curves"]) == {"CoftAD", "anomalib's Patchcore", "RegAD", "UniAD"}
-    assert all(len(cells) == 4 for cells in example["curves"].values())
-    assert len(example["datasets"]) == 5
-    assert all(len(values) == 4 for methods in example["datasets"].values() for values in methods.values())
-    shown = (DOCS / "which_model.md").read_text(encoding="utf-8")
-    for cells in example["curves"].values():  # the table agrees with the model pages
-        assert " ".join(f"{example['numbers'](cell)[0]:.3f}"[1:] for cell in cells) in shown
+def test_tables_are_current() -> None:
+    """README and documentation show the committed results."""
+    tables = runpy.run_path(str(DOCS / "results" / "make_tables.py"))
+    runs = tables["read"](tables["STANDING"])
+    pages = tables["pages"]()
+    used = {name for page in pages for name in re.findall("<!-- table: (.*?) -->", page.read_text(encoding="utf-8"))}
+    assert used == set(tables["TABLES"])
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert tables["fill"](text, runs) == text, "run `make tables`"
+
+
+def test_results_are_complete() -> None:
+    """Each method has five support sets of each dataset and k, with the same weights and support sets as the others."""
+    runs = pd.read_csv(DOCS / "results" / "standing.csv", dtype={"support": str})
+    assert (runs["status"] == "ok").all()
+    assert runs["backbone_weights"].nunique() == 1
+    assert (runs.groupby(["method", "category", "k_shot"])["seed"].nunique() == 5).all()
+    assert (runs.groupby(["category", "k_shot", "seed"])["support"].nunique() == 1).all()
+    for _, block in runs.groupby(["method", "dataset"]):
+        assert sorted(block["k_shot"].unique()) == [1, 2, 4, 8]
 
 
 def test_figures_are_current() -> None:

@@ -61,6 +61,13 @@ def test_figures_are_current() -> None:
         assert ET.fromstring(text).get("aria-label")  # noqa: S314
 
 
+def test_command_line_reference_is_current() -> None:
+    render = runpy.run_path(str(DOCS / "make_command_line.py"))["render"]
+    text = (DOCS / "command_line.md").read_text(encoding="utf-8")
+    assert text == render(), "run `python docs/make_command_line.py`"
+    assert re.findall(r"^\|.*\| *\|$", text, flags=re.MULTILINE) == []  # each argument has a meaning
+
+
 def test_boxes_contain_their_text_and_do_not_overlap() -> None:
     """A letter is at most 8 pixels wide in a title and 7 below it."""
     draw = runpy.run_path(str(DOCS / "figures" / "draw.py"))

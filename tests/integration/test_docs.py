@@ -77,7 +77,8 @@ def texts_of_package() -> list[str]:
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 texts.append(node.value)
             if isinstance(node, ast.JoinedStr):
-                texts.append("".join(str(getattr(part, "value", "")) for part in node.values if isinstance(part, ast.Constant)))
+                parts = [part.value for part in node.values if isinstance(part, ast.Constant)]
+                texts.append("".join(map(str, parts)))
     return texts
 
 

@@ -3,6 +3,7 @@
 
 """Documentation: examples run, figures and lists are current, and the example plug-in works."""
 
+import ast
 import re
 import runpy
 import subprocess
@@ -71,6 +72,37 @@ def test_figures_are_current() -> None:
         text = (DOCS / "figures" / f"{name}.svg").read_text(encoding="utf-8")
         assert text == draw(), "run `python docs/figures/draw.py`"
         assert ET.fromstring(text).get("aria-label")  # noqa: S314
+
+
+def test_command_line_reference_is_current() -> None:
+    render = runpy.run_path(str(DOCS / "make_command_line.py"))["render"]
+    text = (DOCS / "command_line.md").read_text(encoding="utf-8")
+    assert text == render(), "run `python docs/make_command_line.py`"
+    assert re.findall(r"^\|.*\| *\|$", text, flags=re.MULTILINE) == []  # each argument has a meaning
+
+
+def texts_of_package() -> list[str]:
+    """Return all string literals of the package. Placeholders of f-strings are empty."""
+    texts = []
+    for path in sorted((ROOT / "anomalib_fewshot").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value for part in node.values if isinstance(part, ast.Constant)]
+                texts.append("".join(map(str, parts)))
+    return texts
+
+
+def test_troubleshooting_lists_messages_of_the_package() -> None:
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    texts = texts_of_package()
+    for section in re.split(r"^## ", page, flags=re.MULTILINE):
+        if section.startswith("Messages: "):
+            table = section.split("\n\n")[1]
+            for message in re.findall(r"^\| (.+?) \| ", table, flags=re.MULTILINE)[1:]:
+                for part in message.split(" ... "):
+                    assert any(part in text for text in texts), message
 
 
 def test_boxes_contain_their_text_and_do_not_overlap() -> None:

@@ -15,6 +15,7 @@ import math
 import os
 import struct
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -179,6 +180,7 @@ def main() -> int:
     parser.add_argument("--heat_maps", type=Path, metavar="DIR", help="folder for heat maps")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="table of the results")
     args = parser.parse_args()
+    warnings.filterwarnings("ignore", module="PIL")  # about broken files, which are reported, and about large images
     model = Model(args.model)
     paths = find_images(args.images, args.heat_maps)
     try:

@@ -47,8 +47,7 @@ def openvino_runner(model: Path, threads: int) -> Run:
     import openvino
 
     options = {"EXECUTION_MODE_HINT": "ACCURACY", "INFERENCE_NUM_THREADS": threads}
-    compiled = openvino.Core().compile_model(model, "CPU", options)
-    return compiled
+    return openvino.Core().compile_model(model, "CPU", options)
 
 
 def read_images(paths: list[Path], model: Model) -> np.ndarray:

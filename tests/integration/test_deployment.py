@@ -223,7 +223,7 @@ def verdict_file(fitted: CoftAD, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_each_field_of_the_metadata_is_documented(onnx_file: Path) -> None:
-    reference = (DOCS / "deployment.md").read_text(encoding="utf-8").partition("## Reference of metadata.json")[2]
+    reference = (DOCS / "export_metadata.md").read_text(encoding="utf-8")
     metadata = json.loads(onnx_file.with_name("metadata.json").read_text(encoding="utf-8"))
     for field in [*metadata, *metadata["preprocess"], *metadata["postprocess"]]:
         if field not in {"preprocess", "postprocess"}:

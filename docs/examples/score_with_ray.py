@@ -92,9 +92,8 @@ def main() -> int:
         file = open_table(args.output)
     except OSError as error:
         sys.exit(f"The table cannot be written: {error.strerror}: {args.output}")
-    # Other machines need score_images.py.
-    modules = {"py_modules": [score_images]}
-    ray.init(log_to_driver=False, include_dashboard=False, logging_level="WARNING", runtime_env=modules)
+    ray.init(log_to_driver=False, include_dashboard=False, logging_level="WARNING")
+    ray.cloudpickle.register_pickle_by_value(score_images)  # send it to the workers, which do not have the file
     cores = int(ray.cluster_resources().get("CPU", 1))
     workers = min(args.workers, cores)  # Ray would wait forever for cores that the cluster does not have
     actor = ray.remote(num_cpus=1, max_restarts=3, max_task_retries=3)(Worker)

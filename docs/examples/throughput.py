@@ -89,9 +89,8 @@ def measure(runners: dict[Setting, Run], images: np.ndarray, count: int, repeat:
 
 def print_table(found: dict[Setting, list[float]], batches: list[int], shape: tuple[int, ...]) -> None:
     """Print the median ratios to the first setting."""
-    first, base = next(iter(found.items()))
-    print(f"Images of {shape[3]} x {shape[2]} pixels. 1.00 = {median(base):.3g} images/s (median), {first.runtime},")
-    print(f"{first.threads} threads, batch {first.batch}.\n")
+    base = next(iter(found.values()))
+    print(f"Images of {shape[3]} x {shape[2]} pixels. 1.00 means {median(base):.3g} images/s (median).\n")
     print("| Runtime | threads |", " | ".join(f"batch {batch}" for batch in batches), "|")
     print("|---" * (2 + len(batches)) + "|")
     for runtime, threads in dict.fromkeys(setting[:2] for setting in found):

@@ -30,9 +30,7 @@ BROWSER, DRIVER = (
 )
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
-READ_ROWS = (
-    "return [...document.querySelectorAll('#results tr')].map(row => [...row.cells].map(cell => cell.innerText))"
-)
+READ_ROWS = "return [...document.querySelectorAll('#results tr')].map(row => [...row.cells].map(c => c.innerText))"
 
 pytestmark = pytest.mark.slow
 

@@ -109,7 +109,7 @@ def test_throughput_table(onnx_file: Path, tmp_path: Path) -> None:
     found = run("throughput.py", onnx_file, tmp_path, *options)
     assert found.returncode == 0, found.stderr
     lines = found.stdout.splitlines()
-    assert lines[0].startswith("Images of 64 x 64 pixels. 1.00 = ")
+    assert lines[0].startswith("Images of 64 x 64 pixels. 1.00 means ")
     assert "| Runtime | threads | batch 1 | batch 2 |" in lines
     (first,) = [line for line in lines if line.startswith("| ONNX Runtime | 1 |")]
     assert first.split("|")[3].strip() == "1.00"

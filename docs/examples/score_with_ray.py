@@ -6,7 +6,7 @@
 Requires score_images.py in the same folder and `pip install ray onnxruntime numpy pillow`. All machines must have the
 model and the images under the same path.
 
-Usage: python score_with_ray.py weights/onnx/model.onnx FOLDER scores.csv --workers 8 --batch 8
+Usage: python score_with_ray.py weights/onnx/model.onnx FOLDER scores.csv --workers 8
 """
 
 import argparse

@@ -36,7 +36,7 @@ external_toc_path = "_toc.yml"  # the pages contain no toctree, so that they ren
 exclude_patterns = ["_build", "gallery", "examples/**/README.md", "results"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3  # links to `page.md#a-heading` work here as on a host of repositories
-suppress_warnings = ["config.cache"]  # the gallery's order is a function
+suppress_warnings = ["config.cache", "etoc.toctree"]  # the gallery's order is a function, and it writes a toctree
 
 python_maximum_signature_line_length = 100
 autodoc_typehints = "none"  # types stand in the docstrings

@@ -6,8 +6,7 @@ Comparison of models
 ====================
 
 Image AUROC over the number of normal images, for each model and dataset. The runs are those of the result tables: five
-industrial datasets, five support sets and one backbone. CoftAD and Patchcore use the automatic image size of about 320 x 320
-pixels, RegAD and UniAD their default of 224 x 224.
+industrial datasets, five support sets, one backbone, and the automatic image size of about 320 x 320 pixels.
 """
 
 import inspect
@@ -30,7 +29,8 @@ table = runs.pivot_table(index=["method", "category"], columns="k_shot", values=
 figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
 for (method, values), marker in zip(table.groupby("method").mean().iterrows(), "osD^", strict=False):
     axis.plot(SHOTS, values, marker=marker, label=method)
-    axis.annotate(f"{values.iloc[-1]:.3f}", (SHOTS[-1], values.iloc[-1]), (6, -3), textcoords="offset points", fontsize=9)
+    last = values[SHOTS[-1]]
+    axis.annotate(f"{last:.3f}", (SHOTS[-1], last), (6, -3), textcoords="offset points", fontsize=9)
 axis.set(xscale="log", xticks=SHOTS, xticklabels=SHOTS)
 axis.set(xlabel="normal images, k", ylabel="image AUROC, mean of five datasets")
 axis.minorticks_off()

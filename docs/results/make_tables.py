@@ -39,7 +39,7 @@ NAMES = {
     "mtoc_lens": "lenses",
     "mvtec_screw": "screws",
 }
-MARKERS = r"(<!-- table: {} -->\n\n).*?(\n<!-- end of table -->)"
+MARKERS = r"(<!-- table: {} -->\n).*?(<!-- end of table -->)"
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -100,14 +100,14 @@ def by_dataset(runs: pd.DataFrame, metric: str) -> str:
     coft_ad, patchcore = (category_means(runs, method, metric) for method in ("CoftAD", "Patchcore"))
     rows = [["**mean**", curve(coft_ad.mean()), curve(patchcore.mean())]]
     rows += [[NAMES[name], curve(coft_ad.loc[name]), curve(patchcore.loc[name])] for name in coft_ad.index]
-    return table([f"{metric.replace('_', ' ').capitalize()}, k = 1 / 2 / 4 / 8", "CoftAD", "PatchCore"], rows)
+    return table([f"{metric[0].upper() + metric[1:].replace('_', ' ')}, k = 1 / 2 / 4 / 8", "CoftAD", "PatchCore"], rows)
 
 
 def models(runs: pd.DataFrame) -> str:
-    """Return the mean image AUROC of each method over the five datasets that all methods have."""
+    """Return the mean image AUROC of each method over the five datasets of `realmini`."""
     runs = runs[runs["dataset"] == "realmini"]
     rows = []
-    for method in ("CoftAD", "Patchcore", "RegAD", "UniAD"):
+    for method in runs["method"].unique():
         means = category_means(runs, method, "image_AUROC").mean()
         rows.append([f"`{method}`", *(shown(means[k]) for k in SHOTS)])
     return table(["", *(f"k = {k}" for k in SHOTS)], rows)
@@ -151,7 +151,7 @@ def fill(text: str, runs: pd.DataFrame) -> str:
         KeyError: If the page has a table that is not in ``TABLES``.
     """
     for name in re.findall(r"<!-- table: (.*?) -->", text):
-        content = TABLES[name](runs)
+        content = f"\n{TABLES[name](runs)}\n"  # Markdown needs empty lines around a table
         pattern = MARKERS.format(re.escape(name))
         text = re.sub(pattern, lambda match, content=content: match[1] + content + match[2], text, flags=re.DOTALL)
     return text
@@ -159,9 +159,8 @@ def fill(text: str, runs: pd.DataFrame) -> str:
 
 def pages() -> list[Path]:
     """Return the pages with a table."""
-    return [
-        path for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))] if "<!-- table: " in path.read_text("utf-8")
-    ]
+    paths = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+    return [path for path in paths if "<!-- table: " in path.read_text("utf-8")]
 
 
 def main() -> None:

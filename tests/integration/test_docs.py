@@ -166,3 +166,12 @@ def test_workflow_is_yaml_and_its_targets_exist(path: Path) -> None:
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     commands = [step.get("run", "") for job in workflow.get("jobs", {}).values() for step in job.get("steps", [])]
     assert {target for text in commands for target in re.findall(r"\bmake ([\w-]+)", text)} <= set(targets)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github" / "workflows").iterdir()), ids=lambda path: path.stem)
+def test_actions_are_pinned_by_hash(path: Path) -> None:
+    """A tag of an action can be moved to other code, a hash cannot. The comment is the version, for the reader."""
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if "uses:" in line]
+    assert lines
+    for line in lines:
+        assert re.fullmatch(r"(- )?uses: [\w-]+/[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line

@@ -89,7 +89,7 @@ def texts_of_package() -> list[str]:
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 texts.append(node.value)
             if isinstance(node, ast.JoinedStr):
-                parts = [part.value for part in node.values if isinstance(part, ast.Constant)]
+                parts = [part.value for part in node.values if isinstance(part, ast.Constant)]  # noqa: PD011
                 texts.append("".join(map(str, parts)))
     return texts
 

@@ -50,11 +50,23 @@ REWRITES = [
     (r"anomalib-fewshot\[", "anomalib["),
     (r" *\"anomalib_fewshot_version\": .*\n", ""),
 ]
-# Messages and signals of the command line are handled for the start-up hook, which upstream does not need.
-REMOVED = [
-    rf"from {PACKAGE}\._cli\..*\n",
-    r"    def __init__\(.*\n +print_messages_once\(\)\n +raise_on_signals\(\)\n +super\(\)\.__init__\(.*\)\n\n",
-    r" +(print_messages_once|raise_on_signals)\(\)\n",
+# Parts of modules that upstream does not need, and their replacements. They are applied before imports are followed.
+SIMPLIFIED = [
+    # Messages and signals of the command line are handled for the start-up hook.
+    (rf"from {PACKAGE}\._cli\..*\n", ""),
+    (r"    def __init__\(.*\n +print_messages_once\(\)\n +raise_on_signals\(\)\n +super\(\)\.__init__\(.*\)\n\n", ""),
+    (r" +(print_messages_once|raise_on_signals)\(\)\n", ""),
+    # Callbacks are entry points here, and imports are not followed from an entry point. Upstream gets two of the four:
+    # `EvaluationCheck` and `PredictCheck` mention commands and data modules of this package.
+    (r"CALLBACK_GROUP = .*\n\n", ""),
+    (
+        r"    callbacks: list.*\n    for .*CALLBACK_GROUP.*\n",
+        f"    from {PACKAGE}.callbacks import FewShotRun, SupportThreshold\n\n",
+    ),
+    (
+        r"        callbacks \+= entry_point\.load.*\n    return callbacks\n",
+        "    return [SupportThreshold(), FewShotRun()]\n",
+    ),
 ]
 
 
@@ -118,16 +130,15 @@ class Imports:
             return
         self.modules.add(module)
         for base, name in imported(module):
-            if source(f"{base}.{name}") is not None:  # a submodule
-                self.follow(f"{base}.{name}")
-                continue
             path = source(base)
-            if path is not None and path.name == "__init__.py":  # a name that the package re-exports
+            if path is None or path.name != "__init__.py":
+                self.follow(base)
+            elif source(f"{base}.{name}") is not None and name not in reexports(base):
+                self.follow(f"{base}.{name}")  # a submodule, and not a function with its name
+            else:
                 defined = defining_module(base, name)
                 self.exports[base][defined].add(name)
                 self.follow(defined)
-            else:
-                self.follow(base)
 
     def packages(self) -> set[str]:
         """Return the packages whose `__init__.py` is not among the modules."""
@@ -147,8 +158,10 @@ def source(module: str) -> Path | None:
 def read(path: Path) -> str:
     """Return the text of a module without the parts that upstream does not need."""
     text = path.read_text(encoding="utf-8")
-    for pattern in REMOVED:
-        text = re.sub(f"^{pattern}", "", text, flags=re.MULTILINE)
+    for pattern, replacement in SIMPLIFIED:
+        text = re.sub(f"^{pattern}", replacement, text, flags=re.MULTILINE)
+    if "entry_points(" not in text:
+        text = text.replace("from importlib.metadata import entry_points\n", "")
     return text
 
 
@@ -167,13 +180,18 @@ def imported(module: str) -> Iterator[tuple[str, str]]:
                 yield from ((base, alias.name) for alias in node.names)
 
 
+def reexports(package: str) -> dict[str, str]:
+    """Return the names that a package imports from its modules, each with its module."""
+    return {name: base for base, name in imported(package) if base != package}
+
+
 def defining_module(package: str, name: str) -> str:
     """Return the module from which a package imports a public name."""
-    for base, exported in imported(package):
-        if exported == name:
-            return base
-    msg = f"{package} must import {name} from one of its modules, got none. Import the defining module instead."
-    raise ValueError(msg)
+    names = reexports(package)
+    if name not in names:
+        msg = f"{package} must import {name} from one of its modules, got none. Import the defining module instead."
+        raise ValueError(msg)
+    return names[name]
 
 
 def place(module: str) -> str:

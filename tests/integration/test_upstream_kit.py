@@ -140,6 +140,20 @@ def test_imports_are_followed_to_the_defining_module() -> None:
     assert found.packages() == {f"anomalib_fewshot.models.{name}" for name in ("coft_ad", "components")}
 
 
+def test_function_with_the_name_of_its_module_is_exported() -> None:
+    found = make_kit.Imports()
+    found.follow("anomalib_fewshot.models.coft_ad.lightning_model")
+    components = "anomalib_fewshot.models.components"
+    assert "step_progress" in found.exports[components][f"{components}.step_progress"]
+
+
+def test_callbacks_are_included() -> None:
+    files = make_kit.kit([make_kit.PULL_REQUESTS["few_shot"]])
+    support = files["src/anomalib/data/datamodules/few_shot/support.py"]
+    assert "from anomalib.callbacks.few_shot import FewShotRun, SupportThreshold" in support
+    assert "entry_point" not in support
+
+
 def test_every_test_gets_a_docstring() -> None:
     text = 'def test_one_is_one() -> None:\n    assert 1\n\n\ndef test_b() -> None:\n    """Keep."""\n'
     assert '    """One is one."""\n    assert 1' in make_kit.with_docstrings(text)

@@ -17,7 +17,17 @@ from anomalib_fewshot._host import is_memory_bank_class
 from anomalib_fewshot.data.few_shot import category_folders, check_category
 
 from .job import ALL, Job, as_number
-from .spec import Spec, check_spec, find_class, instantiate, parameters, read_spec, variants, with_arguments
+from .spec import (
+    Spec,
+    check_spec,
+    find_class,
+    instantiate,
+    parameters,
+    read_spec,
+    variants,
+    with_arguments,
+    without_defaults,
+)
 
 GRID = {"k_shot", "seeds", "data"}  # overrides that change which runs exist
 OVERRIDES = GRID | {"model", "trainer", "train_on"}
@@ -115,11 +125,13 @@ def _jobs_of_method(
     tests = {"": next(iter(categories.values()))} if method.train_on == "all_categories" else categories
     all_k = _numbers("k_shot", override.get("k_shot", k_shot), 1, ALL)
     all_seeds = _seeds(override.get("seeds", seeds))
+    trainer = without_defaults(override.get("trainer", {}))
     for (category, data), seed, k, pool in product(tests.items(), all_seeds, all_k, pools):
         size, share = pool
         if size and (k == ALL or not method.takes_unlabeled):
             continue  # no images are left for a pool, or the method cannot use one
         model = method.seeded_model(seed)
+        own_data = with_arguments(data, override.get("data", {}))
         yield Job(
             method=method.name,
             dataset=dataset,
@@ -127,8 +139,8 @@ def _jobs_of_method(
             k_shot=k,
             seed=seed,
             model=model,
-            data=with_arguments(data, override.get("data", {})),
-            trainer=dict(override.get("trainer", {})),
+            data=with_arguments(own_data, without_defaults(own_data["init_args"])),
+            trainer=trainer,
             train_on=method.train_on,
             categories=() if method.train_on == "support" else tuple(categories),
             defaults=_defaults(model),
@@ -175,7 +187,7 @@ def _method(name: str, spec: Spec, shared: Mapping[str, Any], overrides: Mapping
     except ValueError as error:
         msg = f"The method {name!r}: {error}"
         raise ValueError(msg) from error
-    return Method(name, model, override)
+    return Method(name, with_arguments(model, without_defaults(model["init_args"])), override)
 
 
 def _controls(

@@ -45,6 +45,7 @@ def test_curves_equal_scikit_learn(seed: int) -> None:
         at_rate = recalls[rates == rate].max()
         if np.isclose(GRID, rate).any() and recall == at_rate:
             assert found[np.isclose(GRID, rate)] == pytest.approx(at_rate)
+    assert np.trapezoid(found, GRID) == pytest.approx(roc_auc_score(labels, scores), abs=0.005)
     precisions, recalls, _ = precision_recall_curve(labels, scores)
     expected = [precisions[:-1][recalls[:-1] >= recall - 1e-9].max() for recall in GRID]
     assert precision_curve(labels, scores) == pytest.approx(expected)

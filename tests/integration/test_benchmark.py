@@ -190,6 +190,28 @@ def test_command_line(config: dict[str, Any], tmp_path: Path) -> None:
     assert "not finite" in page
 
 
+def test_stored_config_resumes(
+    config: dict[str, Any],
+    quick_runs: None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """The command line lists the defaults of nested specifications. The runs are the same."""
+    del quick_runs
+    pre_processor = {"class_path": "anomalib_fewshot.AutoSizePreProcessor", "init_args": {"image_size": 64}}
+    pre_processor["init_args"] |= {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    spec = {"class_path": "Padim", "init_args": PADIM | {"pre_processor": pre_processor}}
+    (tmp_path / "padim.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
+    config["methods"] = {"file": str(tmp_path / "padim.yaml"), "plain": PLAIN}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    AnomalibCLI(["fewshot", "--config", str(tmp_path / "config.yaml")])
+    AnomalibCLI(["fewshot", "--config", str(tmp_path / "sweep" / "config.yaml")])
+    output = " ".join(capsys.readouterr().out.split())
+    assert "16 of 16 runs are already finished" in output
+    assert "of other configurations" not in output
+    assert len(list((tmp_path / "sweep" / "runs").glob("*.json"))) == 16
+
+
 def test_all_images_beside_one(
     config: dict[str, Any],
     with_network: dict[str, Any],

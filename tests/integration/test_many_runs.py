@@ -3,21 +3,31 @@
 
 """A folder of many runs: the next one costs no more than the first, and a start reads each run once.
 
+Ten thousand planned runs, of which two Ray workers execute some with a simulated fit and test.
+
 The figures: ``python -m pytest -s -m slow tests/integration/test_many_runs.py``.
 """
 
+import json
+import resource
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import pytest
 
+from anomalib_fewshot import benchmark
+from anomalib_fewshot.pipelines.plan.grid import make_jobs
 from anomalib_fewshot.pipelines.plan.job import Job
 from anomalib_fewshot.pipelines.results.outcome import Outcome
 from anomalib_fewshot.pipelines.results.row import Row
 from anomalib_fewshot.pipelines.results.store import Store
+from anomalib_fewshot.pipelines.run import runners
+from anomalib_fewshot.pipelines.run.worker import Settings
 
 NUM_RUNS = 10_000
+NUM_RAY_RUNS = 200
 SCORES = {f"bolt/test/good/{number:03}.png": [number % 2, number / 7] for number in range(100)}
 
 
@@ -50,3 +60,81 @@ def test_cost_of_a_run_does_not_grow(tmp_path: Path) -> None:
     assert len(table) == NUM_RUNS
     assert last < 3 * first
     assert end < start_up  # nothing is read again
+
+
+def simulated_outcome(job: Job) -> Outcome:
+    """Return an outcome with 100 scored images per category. Its numbers depend only on the settings of the run."""
+    value = int(job.key[:4], 16) / 2**16
+    columns = {"image_AUROC": value, "image_AUPR": value, "recall": value, "false_alarms": value / 4}
+    columns |= {"fit_seconds": 1.0, "latency_p50_ms": 1.0, "seconds": 1.0, "device": "cpu", "threads": 1}
+    columns |= {"support": f"{job.category}-{job.k_shot}-{job.seed}", "threshold": "normal images"}
+    columns |= {"guaranteed_fpr": 1 / (int(job.k_shot) + 1), "test_normal": 50, "test_anomalous": 50}
+    scores = {}
+    for number in range(100):
+        scores[f"{job.category}/test/{number:03}.png"] = [number % 2, number / 7 + value * (number % 2)]
+    return Outcome([Row.from_job(job, job.category, **columns)], scores=scores)
+
+
+def peak_mib() -> float:
+    """Return the peak memory of this process so far (Linux)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@pytest.mark.slow
+def test_many_runs_on_ray(tmp_path: Path, mvtec_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two methods, two categories, five k and 500 seeds. The plan, the store, the report and the resume are real."""
+    ray = pytest.importorskip("ray")
+
+    class SimulatedWorker:  # defined here, so that Ray sends it to its processes
+        def __init__(self, settings: Settings) -> None:
+            del settings
+
+        def run(self, job: Job, save_examples: bool = False) -> Outcome:
+            del save_examples
+            return simulated_outcome(job)
+
+    monkeypatch.setattr(runners, "Worker", SimulatedWorker)
+    statistics = {name: {"class_path": "ImageStatistic", "init_args": {"statistic": name}} for name in ("std", "mean")}
+    config: dict[str, Any] = {
+        "methods": statistics,
+        "datasets": {"parts": {"class_path": "MVTecFolder", "init_args": {"root": str(mvtec_root)}}},
+        "k_shot": [1, 2, 4, 8, 10],
+        "seeds": NUM_RUNS // 20,
+        "results": str(tmp_path / "sweep"),
+    }
+    start = time.perf_counter()
+    jobs = make_jobs(config["methods"], config["datasets"], config["k_shot"], config["seeds"])
+    print(f"\nPlan of {len(jobs)} runs: {time.perf_counter() - start:.1f} s, {peak_mib():.0f} MiB.")
+    assert len(jobs) == NUM_RUNS
+    Store(tmp_path / "sweep")  # creates the folder
+    for job in jobs[NUM_RAY_RUNS:]:
+        outcome = simulated_outcome(job)
+        content = {"rows": [row.to_json() for row in outcome.rows], "scores": outcome.scores}
+        (tmp_path / "sweep" / "runs" / f"{job.key}.json").write_text(json.dumps(content), encoding="utf-8")
+    appends: list[float] = []
+    save = Store.save
+
+    def timed_save(self: Store, job: Job, outcome: Outcome) -> None:
+        start = time.perf_counter()
+        save(self, job, outcome)
+        appends.append(time.perf_counter() - start)
+
+    monkeypatch.setattr(Store, "save", timed_save)
+    start = time.perf_counter()
+    try:
+        table = benchmark(**config, runner="ray", workers=2)
+    finally:
+        ray.shutdown()
+    print(f"Benchmark with {len(appends)} runs on Ray, start of Ray and report included: ", end="")
+    print(f"{time.perf_counter() - start:.1f} s. Append: {1000 * median(appends):.1f} ms. {peak_mib():.0f} MiB.")
+    assert len(table) == NUM_RUNS
+    assert len(appends) == NUM_RAY_RUNS
+    start = time.perf_counter()
+    again = Store(tmp_path / "sweep")
+    finished = sum(again.is_finished(job) for job in jobs)
+    print(f"Reading all runs: {time.perf_counter() - start:.1f} s, {peak_mib():.0f} MiB.")
+    assert finished == NUM_RUNS
+    start = time.perf_counter()
+    benchmark(**config)
+    print(f"Resume with nothing to run, report included: {time.perf_counter() - start:.1f} s, {peak_mib():.0f} MiB.")
+    assert len(appends) == NUM_RAY_RUNS

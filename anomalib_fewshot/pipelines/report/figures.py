@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from math import inf
 from typing import Any
 
 import matplotlib as mpl
@@ -315,8 +316,13 @@ def guarantees(
         axes.set_xlim(0, 1.12 * largest)
         low, high = axes.get_ylim()
         axes.set_ylim(0 if diagonal else max(low, 0), max(high, largest) if diagonal else high)
-        ticks = [f"{row.guaranteed_fpr:.2f}\nk = {format_k(row.k_shot)}" for row in by_rate.itertuples()]
-        axes.set_xticks(list(by_rate["guaranteed_fpr"]), labels=ticks)
+        rates, labels = list(by_rate["guaranteed_fpr"]), []
+        labeled = inf
+        for rate, k in zip(reversed(rates), reversed(list(by_rate["k_shot"])), strict=True):
+            has_space = labeled - rate > 0.13 * largest
+            labels.append(f"{rate:.2f}\nk = {format_k(k)}" if has_space else "")
+            labeled = rate if has_space else labeled
+        axes.set_xticks(rates, labels=labels[::-1])
         axes.set_xlabel("guaranteed false-alarm rate")
         axes.grid()
         _format_metric_axis(axes, label)

@@ -220,7 +220,8 @@ def test_key_stays_what_it_was() -> None:
 
 def test_key_does_not_change_with_listed_defaults_of_nested_specifications(datasets: dict[str, Any]) -> None:
     """The command line lists them, a model's file does not."""
-    pre_processor = {"class_path": "anomalib_fewshot.AutoSizePreProcessor", "init_args": {"image_size": 64}}
+    scale = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    pre_processor = {"class_path": "anomalib_fewshot.AutoSizePreProcessor", "init_args": {"image_size": 64} | scale}
     callback = {"class_path": "anomalib_fewshot.AdversarialCallback", "init_args": {"weight": 5.0}}
 
     def key(pre_processor: dict[str, Any], callback: dict[str, Any]) -> str:
@@ -228,8 +229,8 @@ def test_key_does_not_change_with_listed_defaults_of_nested_specifications(datas
         (job, *_) = make_jobs(methods, datasets, 1, 1, overrides={"A": {"trainer": {"callbacks": [callback]}}})
         return job.key
 
-    listed = pre_processor | {"init_args": {"multiple": 32, "image_size": 64}}
-    changed = pre_processor | {"init_args": {"multiple": 16, "image_size": 64}}
+    listed = pre_processor | {"init_args": {"multiple": 32, "image_size": 64} | scale}
+    changed = pre_processor | {"init_args": {"multiple": 16, "image_size": 64} | scale}
     assert key(listed, callback) == key(pre_processor, callback) != key(changed, callback)
     content = {"methods": {"A": {"class_path": "Padim", "init_args": {"x": callback}}}, "datasets": {}}
     methods = FewShotBenchmark.get_parser().parse_object(content).as_dict()["methods"]

@@ -10,7 +10,10 @@ The figures: ``python -m pytest -s -m slow tests/integration/test_many_runs.py``
 
 import json
 import resource
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,6 +23,7 @@ import pytest
 from anomalib_fewshot import benchmark
 from anomalib_fewshot.pipelines.plan.grid import make_jobs
 from anomalib_fewshot.pipelines.plan.job import Job
+from anomalib_fewshot.pipelines.report import write_report
 from anomalib_fewshot.pipelines.results.outcome import Outcome
 from anomalib_fewshot.pipelines.results.row import Row
 from anomalib_fewshot.pipelines.results.store import Store
@@ -75,9 +79,26 @@ def simulated_outcome(job: Job) -> Outcome:
     return Outcome([Row.from_job(job, job.category, **columns)], scores=scores)
 
 
-def peak_mib() -> float:
-    """Return the peak memory of this process so far (Linux)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+class SimulatedWorker:
+    """Stands for a worker whose runs take no time."""
+
+    def __init__(self, settings: Settings) -> None:
+        del settings
+
+    def run(self, job: Job, save_examples: bool = False) -> Outcome:
+        """Return the simulated outcome of a run."""
+        del save_examples
+        return simulated_outcome(job)
+
+
+@contextmanager
+def measured(title: str) -> Iterator[None]:
+    """Print the elapsed and the CPU time of a block, and the peak memory of this process so far (Linux)."""
+    start, cpu_start = time.perf_counter(), time.process_time()
+    yield
+    elapsed, cpu = time.perf_counter() - start, time.process_time() - cpu_start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"\n{title}: {elapsed:.1f} s, {cpu:.1f} s of CPU time. Peak memory {peak:.0f} MiB.", flush=True)
 
 
 @pytest.mark.slow
@@ -85,14 +106,7 @@ def test_many_runs_on_ray(tmp_path: Path, mvtec_root: Path, monkeypatch: pytest.
     """Two methods, two categories, five k and 500 seeds. The plan, the store, the report and the resume are real."""
     ray = pytest.importorskip("ray")
 
-    class SimulatedWorker:  # defined here, so that Ray sends it to its processes
-        def __init__(self, settings: Settings) -> None:
-            del settings
-
-        def run(self, job: Job, save_examples: bool = False) -> Outcome:
-            del save_examples
-            return simulated_outcome(job)
-
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's processes cannot import this module
     monkeypatch.setattr(runners, "Worker", SimulatedWorker)
     statistics = {name: {"class_path": "ImageStatistic", "init_args": {"statistic": name}} for name in ("std", "mean")}
     config: dict[str, Any] = {
@@ -102,9 +116,8 @@ def test_many_runs_on_ray(tmp_path: Path, mvtec_root: Path, monkeypatch: pytest.
         "seeds": NUM_RUNS // 20,
         "results": str(tmp_path / "sweep"),
     }
-    start = time.perf_counter()
-    jobs = make_jobs(config["methods"], config["datasets"], config["k_shot"], config["seeds"])
-    print(f"\nPlan of {len(jobs)} runs: {time.perf_counter() - start:.1f} s, {peak_mib():.0f} MiB.")
+    with measured(f"Plan of {NUM_RUNS} runs"):
+        jobs = make_jobs(config["methods"], config["datasets"], config["k_shot"], config["seeds"])
     assert len(jobs) == NUM_RUNS
     Store(tmp_path / "sweep")  # creates the folder
     for job in jobs[NUM_RAY_RUNS:]:
@@ -120,21 +133,18 @@ def test_many_runs_on_ray(tmp_path: Path, mvtec_root: Path, monkeypatch: pytest.
         appends.append(time.perf_counter() - start)
 
     monkeypatch.setattr(Store, "save", timed_save)
-    start = time.perf_counter()
     try:
-        table = benchmark(**config, runner="ray", workers=2)
+        with measured(f"Benchmark with {NUM_RAY_RUNS} runs on Ray, with the start of Ray and the report"):
+            table = benchmark(**config, runner="ray", workers=2)
     finally:
         ray.shutdown()
-    print(f"Benchmark with {len(appends)} runs on Ray, start of Ray and report included: ", end="")
-    print(f"{time.perf_counter() - start:.1f} s. Append: {1000 * median(appends):.1f} ms. {peak_mib():.0f} MiB.")
+    print(f"Append of a run: {1000 * median(appends):.1f} ms.")
     assert len(table) == NUM_RUNS
+    assert (table.status == "ok").all()
     assert len(appends) == NUM_RAY_RUNS
-    start = time.perf_counter()
-    again = Store(tmp_path / "sweep")
-    finished = sum(again.is_finished(job) for job in jobs)
-    print(f"Reading all runs: {time.perf_counter() - start:.1f} s, {peak_mib():.0f} MiB.")
+    with measured("Skipping all finished runs"):
+        store = Store(tmp_path / "sweep")
+        finished = sum(store.is_finished(job) for job in jobs)
     assert finished == NUM_RUNS
-    start = time.perf_counter()
-    benchmark(**config)
-    print(f"Resume with nothing to run, report included: {time.perf_counter() - start:.1f} s, {peak_mib():.0f} MiB.")
-    assert len(appends) == NUM_RAY_RUNS
+    with measured("Report"):
+        write_report(store, store.table(jobs), baseline="std", config=config, environment={}, jobs=jobs)

@@ -12,7 +12,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -92,7 +92,7 @@ class SimulatedWorker:
 
 
 @contextmanager
-def measured(title: str) -> Iterator[None]:
+def measured(title: str) -> Generator[None, None, None]:
     """Print the elapsed and the CPU time of a block, and the peak memory of this process so far (Linux)."""
     start, cpu_start = time.perf_counter(), time.process_time()
     yield

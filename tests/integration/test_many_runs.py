@@ -95,10 +95,12 @@ class SimulatedWorker:
 def measured(title: str) -> Generator[None, None, None]:
     """Print the elapsed and the CPU time of a block, and the peak memory of this process so far (Linux)."""
     start, cpu_start = time.perf_counter(), time.process_time()
-    yield
-    elapsed, cpu = time.perf_counter() - start, time.process_time() - cpu_start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"\n{title}: {elapsed:.1f} s, {cpu:.1f} s of CPU time. Peak memory {peak:.0f} MiB.", flush=True)
+    try:
+        yield
+    finally:
+        elapsed, cpu = time.perf_counter() - start, time.process_time() - cpu_start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"\n{title}: {elapsed:.1f} s, {cpu:.1f} s of CPU time. Peak memory {peak:.0f} MiB.", flush=True)
 
 
 @pytest.mark.slow

@@ -77,7 +77,7 @@ def make_common_examples(dataset: AnomalibDataset, predictions: Predictions) -> 
     values = predictions.maps[normal].numpy()
     cold, high = np.quantile(values, [0.5, 0.99])
     scale = high - cold if high > cold else 1.0
-    files = {}
+    files: dict[str, bytes] = {}
     for kind, i in selected.items():
         scaled = ((predictions.maps[i] - float(cold)) / float(scale * SCALE_END)).clamp(0, 1)
         image, heat_map = _image_and_heat_map(dataset[i].image, scaled)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@
 """List the runs of a benchmark: each method on each category, k and seed. No image is read."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -125,22 +125,20 @@ def _jobs_of_method(
     tests = {"": next(iter(categories.values()))} if method.train_on == "all_categories" else categories
     all_k = _numbers("k_shot", override.get("k_shot", k_shot), 1, ALL)
     all_seeds = _seeds(override.get("seeds", seeds))
-    trainer = without_defaults(override.get("trainer", {}))
     for (category, data), seed, k, pool in product(tests.items(), all_seeds, all_k, pools):
         size, share = pool
         if size and (k == ALL or not method.takes_unlabeled):
             continue  # no images are left for a pool, or the method cannot use one
         model = method.seeded_model(seed)
-        own_data = with_arguments(data, override.get("data", {}))
-        yield Job(
+        job = Job(
             method=method.name,
             dataset=dataset,
             category=category,
             k_shot=k,
             seed=seed,
             model=model,
-            data=with_arguments(own_data, without_defaults(own_data["init_args"])),
-            trainer=trainer,
+            data=with_arguments(data, override.get("data", {})),
+            trainer=dict(override.get("trainer", {})),
             train_on=method.train_on,
             categories=() if method.train_on == "support" else tuple(categories),
             defaults=_defaults(model),
@@ -149,6 +147,18 @@ def _jobs_of_method(
             contamination=share,
             append_unlabeled=bool(size) and not method.uses_unlabeled,
         )
+        yield replace(
+            job,
+            model=_without_nested_defaults(job.model),
+            data=_without_nested_defaults(job.data),
+            trainer=without_defaults(job.trainer),
+            earlier_key=job.key,
+        )
+
+
+def _without_nested_defaults(spec: Spec) -> Spec:
+    """Return a specification with all its arguments, whose nested specifications list no defaults."""
+    return with_arguments(spec, without_defaults(spec["init_args"]))
 
 
 def _expand_methods(
@@ -187,7 +197,7 @@ def _method(name: str, spec: Spec, shared: Mapping[str, Any], overrides: Mapping
     except ValueError as error:
         msg = f"The method {name!r}: {error}"
         raise ValueError(msg) from error
-    return Method(name, with_arguments(model, without_defaults(model["init_args"])), override)
+    return Method(name, model, override)
 
 
 def _controls(

@@ -311,7 +311,7 @@ def guarantees(
             color = styles[method].color
             x = own["guaranteed_fpr"] + shift
             axes.vlines(x, own[f"{metric}_low"], own[f"{metric}_high"], color=color, linewidth=1.2, alpha=0.65)
-            axes.plot(x, own[metric], color=color, marker=styles[method].marker)
+            axes.plot(x, own[metric], color=color, marker=styles[method].marker, clip_on=False)  # also at 0
         by_rate = points.drop_duplicates("k_shot").sort_values("guaranteed_fpr")
         axes.set_xlim(0, 1.12 * largest)
         low, high = axes.get_ylim()

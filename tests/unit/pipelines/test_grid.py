@@ -241,10 +241,11 @@ def test_key_does_not_change_with_listed_defaults_of_nested_specifications(datas
 
 def test_earlier_key_is_that_of_the_given_specifications(datasets: dict[str, Any]) -> None:
     """It finds runs that were stored when listed defaults still changed the key."""
-    nested = {"class_path": "anomalib_fewshot.AutoSizePreProcessor", "init_args": {"multiple": 32, "image_size": 64}}
+    own = {"image_size": 64, "mean": [0.5] * 3, "std": [0.5] * 3}
+    nested = {"class_path": "anomalib_fewshot.AutoSizePreProcessor", "init_args": {"multiple": 32} | own}
     methods = {"A": {"class_path": "Padim", "init_args": {"pre_processor": nested}}}
     (job, *_) = make_jobs(methods, datasets, 1, 1)
-    assert job.model["init_args"]["pre_processor"]["init_args"] == {"image_size": 64}
+    assert job.model["init_args"]["pre_processor"]["init_args"] == own
     given = job.model | {"init_args": methods["A"]["init_args"]}
     assert job.earlier_key == replace(job, model=given).key != job.key
     (plain, *_) = make_jobs({"A": {"class_path": "Padim", "init_args": {}}}, datasets, 1, 1)

@@ -3,14 +3,18 @@
 
 """Rotated training images for anomalib's memory banks, as published for AnomalyDINO."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from kornia.geometry import rotate
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from anomalib_fewshot._host import is_memory_bank
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
 
 
 class RotatedReferences(Callback):

@@ -338,7 +338,7 @@ class SupportPostProcessor(OpenPostProcessor):
         return cast("torch.Tensor", shown)  # None only for None
 
     def forward(self, predictions: InferenceBatch) -> InferenceBatch:
-        """Return scores between 0 and 1, labels, and masks that are empty where the label is False."""
+        """Return normalized scores and maps, labels, and masks that are empty where the label is False."""
         result = super().forward(predictions)
         if result.pred_mask is None or result.pred_label is None:
             return result

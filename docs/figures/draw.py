@@ -191,7 +191,8 @@ def architecture() -> str:
         0,
         (0, "source.setup\nsplits its images", "frozen"),
         (1, "FewShot.setup\nselects and checks k", "fitted"),
-        (2, "support.json", "data"),
+        (2, "AutoSizePreProcessor\nimage size", "fitted"),
+        (3, "setup of the model\nnetwork of this size", "fitted"),
     )
     train = row(
         1,
@@ -199,7 +200,7 @@ def architecture() -> str:
         (1, "training_step\nof the model", "fitted"),
         (2, "fit(), once\non support()", "fitted"),
         (3, "SupportPostProcessor\nfit_normal: thresholds", "fitted"),
-        (4, "ModelCheckpoint\nmodel.ckpt", "frozen"),
+        (4, "results folder\nmodel.ckpt, support.json", "data"),
     )
     score = row(
         2,

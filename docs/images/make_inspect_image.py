@@ -10,6 +10,7 @@ It requires the extras `elpv`, `inspect` and `test`, and Chromium with its drive
 
 import io
 import os
+import runpy
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,25 +19,9 @@ from PIL import Image
 from selenium import webdriver
 
 from anomalib_fewshot import inspect
-from anomalib_fewshot.data import ELPV, FewShot
 
 WIDTH, HEIGHT = 1400, 1330
-NUM_GOOD, NUM_BAD = 30, 10  # new pictures
-
-
-def copy_pictures(root: Path) -> None:
-    """Copy pictures to the folders good and new. The names of new ones do not tell which are defective."""
-    datamodule = FewShot(ELPV("mono"), k_shot=4, seed=1)
-    datamodule.setup()
-    test = datamodule.test_data.samples
-    good = test.image_path[test.label_index == 0][:NUM_GOOD]
-    bad = test.image_path[test.label_index == 1][:NUM_BAD]
-    (root / "good").mkdir()
-    (root / "new").mkdir()
-    for number, path in enumerate(datamodule.train_data.samples.image_path):
-        shutil.copy(path, root / "good" / f"{number}.png")
-    for number, path in enumerate(sorted([*good, *bad])):
-        shutil.copy(path, root / "new" / f"cell_{number:02}.png")
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "solar_cells.py"  # writes the pictures
 
 
 def take_screenshot(page: Path, target: Path) -> None:
@@ -59,9 +44,9 @@ def main() -> None:
     """Write ``inspect.jpg`` next to this file."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        copy_pictures(root)
         target = Path(__file__).resolve().with_name("inspect.jpg")
         os.chdir(root)  # the page shows relative paths
+        runpy.run_path(str(EXAMPLE))["main"]()
         inspect("good", "new", name="Solar cells")
         take_screenshot(root / "results/inspect/v0/index.html", target)
 

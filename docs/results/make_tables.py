@@ -3,11 +3,11 @@
 
 """Fill the result tables of README and documentation from `standing.csv`.
 
-    python docs/results/make_tables.py                                     # fill the tables: `make tables`
-    python docs/results/make_tables.py --add results/fewshot/standing/results.csv   # first take over new runs
+    python docs/results/make_tables.py                                              # `make tables`
+    python docs/results/make_tables.py --add results/fewshot/standing/results.csv   # first takes over new runs
 
-A page contains `<!-- table: NAME -->` and `<!-- end of table -->`. The lines between them are replaced with the table of
-the function NAME in `TABLES`. Runs that are taken over replace those with equal method, category, k and seed.
+A page contains `<!-- table: NAME -->` and `<!-- end of table -->`. The lines between them are replaced with the table
+of the function NAME in `TABLES`. Runs that are taken over replace those with equal method, category, k and seed.
 """
 
 import argparse
@@ -27,7 +27,8 @@ METRICS = [
     "guaranteed_fpr", "false_alarms", "recall",
 ]  # fmt: skip
 SETTINGS = [
-    "status", "support", "fit_seconds", "image_size", "backbone", "backbone_weights", "train_on", "threads", "commit", "finished",
+    "status", "support", "fit_seconds", "image_size", "backbone", "backbone_weights", "train_on", "threads", "commit",
+    "finished",
 ]  # fmt: skip
 SHOTS = (1, 2, 4, 8)
 NAMES = {
@@ -100,7 +101,8 @@ def by_dataset(runs: pd.DataFrame, metric: str) -> str:
     coft_ad, patchcore = (category_means(runs, method, metric) for method in ("CoftAD", "Patchcore"))
     rows = [["**mean**", curve(coft_ad.mean()), curve(patchcore.mean())]]
     rows += [[NAMES[name], curve(coft_ad.loc[name]), curve(patchcore.loc[name])] for name in coft_ad.index]
-    return table([f"{metric[0].upper() + metric[1:].replace('_', ' ')}, k = 1 / 2 / 4 / 8", "CoftAD", "PatchCore"], rows)
+    name = metric.replace("image_", "Image ").replace("pixel_", "Pixel ")
+    return table([f"{name}, k = 1 / 2 / 4 / 8", "CoftAD", "PatchCore"], rows)
 
 
 def models(runs: pd.DataFrame) -> str:

@@ -25,14 +25,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
 
-def examples() -> list[object]:
-    """Return the gallery examples. Examples that fit a model are marked as slow."""
-    slow = {"plot_1_four_images": pytest.mark.slow}
-    paths = sorted((DOCS / "gallery").glob("plot_*.py"))
-    return [pytest.param(path, id=path.stem, marks=slow.get(path.stem, ())) for path in paths]
-
-
-@pytest.mark.parametrize("script", examples())
+@pytest.mark.parametrize("script", sorted((DOCS / "gallery").glob("plot_*.py")), ids=lambda path: path.stem)
 def test_example_runs(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     mpl.use("agg")
@@ -89,7 +82,7 @@ def texts_of_package() -> list[str]:
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 texts.append(node.value)
             if isinstance(node, ast.JoinedStr):
-                parts = [part.value for part in node.values if isinstance(part, ast.Constant)]
+                parts = [part.value for part in node.values if isinstance(part, ast.Constant)]  # noqa: PD011
                 texts.append("".join(map(str, parts)))
     return texts
 

@@ -29,6 +29,7 @@ def applied(keys: list[str], tmp_path: Path) -> Path:
 def test_kit_is_complete(key: str) -> None:
     files = make_kit.kit([make_kit.PULL_REQUESTS[key]])
     assert not any("anomalib_fewshot" in text or "anomalib-fewshot" in text for text in files.values())
+    assert not any("_cli" in Path(path).parts for path in files)  # belongs to the start-up hook
     changed = ["models", "models/image"] if key in MODELS else ["data"]
     assert {f"src/anomalib/{name}/__init__.py" for name in changed} < set(files)
     for name in (path for path in files if path.endswith(".py")):
@@ -139,6 +140,20 @@ def test_imports_are_followed_to_the_defining_module() -> None:
     assert found.packages() == {f"anomalib_fewshot.models.{name}" for name in ("coft_ad", "components")}
 
 
+def test_function_with_the_name_of_its_module_is_exported() -> None:
+    found = make_kit.Imports()
+    found.follow("anomalib_fewshot.models.coft_ad.lightning_model")
+    components = "anomalib_fewshot.models.components"
+    assert "step_progress" in found.exports[components][f"{components}.step_progress"]
+
+
+def test_callbacks_are_included() -> None:
+    files = make_kit.kit([make_kit.PULL_REQUESTS["few_shot"]])
+    support = files["src/anomalib/data/datamodules/few_shot/support.py"]
+    assert "from anomalib.callbacks.few_shot import FewShotRun, SupportThreshold" in support
+    assert "entry_point" not in support
+
+
 def test_every_test_gets_a_docstring() -> None:
     text = 'def test_one_is_one() -> None:\n    assert 1\n\n\ndef test_b() -> None:\n    """Keep."""\n'
     assert '    """One is one."""\n    assert 1' in make_kit.with_docstrings(text)
@@ -148,7 +163,9 @@ def test_every_test_gets_a_docstring() -> None:
 @pytest.mark.parametrize("key", MODELS)
 def test_results_agree_with_the_model_page(key: str) -> None:
     text = make_kit.measured(key)
-    assert "configs/benchmark/realmini" in text
+    assert "configs/benchmark/" in text
+    assert "make tables" not in text
+    assert "<!--" not in text
     assert "](" not in text
     page = (ROOT / f"docs/{key}.md").read_text(encoding="utf-8")
     assert {line for line in text.splitlines() if line.startswith("|")} <= set(page.splitlines())

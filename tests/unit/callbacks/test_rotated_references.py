@@ -17,7 +17,7 @@ LAYERS = {"backbone": "tf_efficientnet_lite0_packaged", "layers": ["blocks.1", "
 
 
 def fit(model: AnomalibModule, root: Path, results: Path, *callbacks: RotatedReferences, k_shot: int = 3) -> None:
-    model.pre_processor.transform.transforms[0].size = [64, 64]
+    model.pre_processor.transform.transforms[0].size = [32, 32]
     engine = Engine(default_root_dir=results, callbacks=list(callbacks), enable_progress_bar=False, accelerator="cpu")
     engine.fit(model, datamodule=FewShot(MVTecAD(root, "bolt", num_workers=0), k_shot=k_shot))
 
@@ -30,7 +30,7 @@ def test_memory_bank_contains_right_angles(mvtec_root: Path, tmp_path: Path) -> 
     """Features of images that were rotated with `torch.rot90` are in the bank."""
     model = patchcore()
     fit(model, mvtec_root, tmp_path, RotatedReferences(4))
-    assert len(model.model.memory_bank) == 4 * 3 * 256
+    assert len(model.model.memory_bank) == 4 * 3 * 64
     data = FewShot(MVTecAD(mvtec_root, "bolt", num_workers=0), k_shot=3)
     data.setup("fit")
     images = next(iter(data.support_dataloader())).image
@@ -39,7 +39,7 @@ def test_memory_bank_contains_right_angles(mvtec_root: Path, tmp_path: Path) -> 
         distance = model.eval().model(turned).pred_score
     plain = patchcore()
     fit(plain, mvtec_root, tmp_path)
-    assert len(plain.model.memory_bank) == 3 * 256
+    assert len(plain.model.memory_bank) == 3 * 64
     with torch.no_grad():
         assert (distance < 0.1 * plain.eval().model(turned).pred_score).all()
 
@@ -48,7 +48,7 @@ def test_inference_is_not_rotated_and_the_hook_is_removed(mvtec_root: Path, tmp_
     model = patchcore()
     fit(model, mvtec_root, tmp_path, RotatedReferences(4))
     assert not model.model._forward_pre_hooks  # noqa: SLF001
-    assert model.eval().model(torch.zeros(2, 3, 64, 64)).pred_score.shape == (2,)
+    assert model.eval().model(torch.zeros(2, 3, 32, 32)).pred_score.shape == (2,)
 
 
 def test_threshold_uses_the_rotations(mvtec_root: Path, tmp_path: Path) -> None:

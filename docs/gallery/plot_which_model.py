@@ -41,8 +41,8 @@ plt.show()
 # %%
 # Each dataset
 # ------------
-# The ranking depends on the dataset: CoftAD leads clearly on magnetic tiles and polycrystalline cells, Patchcore slightly
-# on bricks.
+# The ranking depends on the dataset: CoftAD leads clearly on magnetic tiles and polycrystalline cells, Patchcore
+# slightly on bricks.
 
 categories = table.index.unique("category")
 figure, axes = plt.subplots(1, len(categories), figsize=(12, 3.4), sharey=True, layout="constrained")

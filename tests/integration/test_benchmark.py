@@ -340,12 +340,13 @@ def test_files(name: str, mvtec_root: Path, capsys: pytest.CaptureFixture, tmp_p
     """The files parse and plan; the first run of the smallest is carried out with the real data and weights."""
     path = CONFIGS / "benchmark" / f"{name}.yaml"
     flags = ["fewshot", "--config", str(path), "--results", str(tmp_path / "sweep")]
-    flags += ["--root", str(mvtec_root)] if name.startswith(("controlled", "dino", "realmini", "unlabeled")) else []
+    with_root = ("controlled", "dino", "realmini", "standing", "unlabeled")
+    flags += ["--root", str(mvtec_root)] if name.startswith(with_root) else []
     AnomalibCLI([*flags, "--dry_run"])
     runs = {
         "smoke": 8,
         "realmini": 9 * 2 * 4 * 5,
-        "dino": 5 * 2 * 4 * 5,
+        "dino": 6 * 2 * 4 * 5,
         "realmini_reg_ad": 8 * 2 * 4 * 5,
         "realmini_coft_ad": 9 * 2 * 2 * 5,
     }
@@ -357,6 +358,7 @@ def test_files(name: str, mvtec_root: Path, capsys: pytest.CaptureFixture, tmp_p
     pools = 5  # no unlabeled images, and 60 with four contaminations
     runs["unlabeled"] = (pools + (pools if getattr(CoftAD, "uses_unlabeled", False) else 1)) * 2 * 4 * 5
     runs |= {"controlled_digits": 4 * 2 * 3, "paper_coft_ad": 4 * 15 * 4 * 5}
+    runs["standing"] = 2 * (2 + 2) * 4 * 5
     runs |= {"mvtec": 8 * 15 * 4 * 5, "visa": 8 * 12 * 4 * 5}
     runs |= {"paper_reg_ad_mvtec": 5 * 15 * 3 * 10, "paper_reg_ad_mpdd": 5 * 6 * 3 * 10}
     runs |= {"paper_uni_ad_mvtec": (3 + 2 * 15) * 5 * 5, "paper_uni_ad_dagm": (3 + 2 * 10) * 5 * 5}

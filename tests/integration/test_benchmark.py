@@ -190,6 +190,28 @@ def test_command_line(config: dict[str, Any], tmp_path: Path) -> None:
     assert "not finite" in page
 
 
+def test_stored_config_resumes(
+    config: dict[str, Any],
+    quick_runs: None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """The command line lists the defaults of nested specifications. The runs are the same."""
+    del quick_runs
+    pre_processor = {"class_path": "anomalib_fewshot.AutoSizePreProcessor", "init_args": {"image_size": 64}}
+    pre_processor["init_args"] |= {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    spec = {"class_path": "Padim", "init_args": PADIM | {"pre_processor": pre_processor}}
+    (tmp_path / "padim.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
+    config["methods"] = {"file": str(tmp_path / "padim.yaml"), "plain": PLAIN}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    AnomalibCLI(["fewshot", "--config", str(tmp_path / "config.yaml")])
+    AnomalibCLI(["fewshot", "--config", str(tmp_path / "sweep" / "config.yaml")])
+    output = " ".join(capsys.readouterr().out.split())
+    assert "16 of 16 runs are already finished" in output
+    assert "of other configurations" not in output
+    assert len(list((tmp_path / "sweep" / "runs").glob("*.json"))) == 16
+
+
 def test_all_images_beside_one(
     config: dict[str, Any],
     with_network: dict[str, Any],
@@ -318,12 +340,13 @@ def test_files(name: str, mvtec_root: Path, capsys: pytest.CaptureFixture, tmp_p
     """The files parse and plan; the first run of the smallest is carried out with the real data and weights."""
     path = CONFIGS / "benchmark" / f"{name}.yaml"
     flags = ["fewshot", "--config", str(path), "--results", str(tmp_path / "sweep")]
-    flags += ["--root", str(mvtec_root)] if name.startswith(("controlled", "dino", "realmini", "unlabeled")) else []
+    with_root = ("controlled", "dino", "realmini", "standing", "unlabeled")
+    flags += ["--root", str(mvtec_root)] if name.startswith(with_root) else []
     AnomalibCLI([*flags, "--dry_run"])
     runs = {
         "smoke": 8,
         "realmini": 9 * 2 * 4 * 5,
-        "dino": 5 * 2 * 4 * 5,
+        "dino": 6 * 2 * 4 * 5,
         "realmini_reg_ad": 8 * 2 * 4 * 5,
         "realmini_coft_ad": 9 * 2 * 2 * 5,
     }
@@ -335,6 +358,7 @@ def test_files(name: str, mvtec_root: Path, capsys: pytest.CaptureFixture, tmp_p
     pools = 5  # no unlabeled images, and 60 with four contaminations
     runs["unlabeled"] = (pools + (pools if getattr(CoftAD, "uses_unlabeled", False) else 1)) * 2 * 4 * 5
     runs |= {"controlled_digits": 4 * 2 * 3, "paper_coft_ad": 4 * 15 * 4 * 5}
+    runs["standing"] = 2 * (2 + 2) * 4 * 5
     runs |= {"mvtec": 8 * 15 * 4 * 5, "visa": 8 * 12 * 4 * 5}
     runs |= {"paper_reg_ad_mvtec": 5 * 15 * 3 * 10, "paper_reg_ad_mpdd": 5 * 6 * 3 * 10}
     runs |= {"paper_uni_ad_mvtec": (3 + 2 * 15) * 5 * 5, "paper_uni_ad_dagm": (3 + 2 * 10) * 5 * 5}

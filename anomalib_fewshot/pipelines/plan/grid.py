@@ -4,7 +4,7 @@
 """List the runs of a benchmark: each method on each category, k and seed. No image is read."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,17 @@ from anomalib_fewshot._host import is_memory_bank_class
 from anomalib_fewshot.data.few_shot import category_folders, check_category
 
 from .job import ALL, Job, as_number
-from .spec import Spec, check_spec, find_class, instantiate, parameters, read_spec, variants, with_arguments
+from .spec import (
+    Spec,
+    check_spec,
+    find_class,
+    instantiate,
+    parameters,
+    read_spec,
+    variants,
+    with_arguments,
+    without_defaults,
+)
 
 GRID = {"k_shot", "seeds", "data"}  # overrides that change which runs exist
 OVERRIDES = GRID | {"model", "trainer", "train_on"}
@@ -120,7 +130,7 @@ def _jobs_of_method(
         if size and (k == ALL or not method.takes_unlabeled):
             continue  # no images are left for a pool, or the method cannot use one
         model = method.seeded_model(seed)
-        yield Job(
+        job = Job(
             method=method.name,
             dataset=dataset,
             category=category,
@@ -137,6 +147,18 @@ def _jobs_of_method(
             contamination=share,
             append_unlabeled=bool(size) and not method.uses_unlabeled,
         )
+        yield replace(
+            job,
+            model=_without_nested_defaults(job.model),
+            data=_without_nested_defaults(job.data),
+            trainer=without_defaults(job.trainer),
+            earlier_key=job.key,
+        )
+
+
+def _without_nested_defaults(spec: Spec) -> Spec:
+    """Return a specification with all its arguments, whose nested specifications list no defaults."""
+    return with_arguments(spec, without_defaults(spec["init_args"]))
 
 
 def _expand_methods(

@@ -6,6 +6,7 @@
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
 from inspect import Parameter, signature
 from itertools import product
@@ -94,6 +95,42 @@ def parameters(spec: Spec, base: type) -> Mapping[str, Parameter]:
 def with_arguments(spec: Spec, arguments: Mapping[str, Any]) -> Spec:
     """Return a specification with some arguments replaced."""
     return spec | {"init_args": spec["init_args"] | arguments}
+
+
+def without_defaults(value: Any) -> Any:  # noqa: ANN401
+    """Return a value in which specifications contain no arguments with their default values.
+
+    When the command line reads a nested specification, such as a ``pre_processor``, it adds all default arguments.
+    Without them, a run has the same settings whether they come from the command line, a model's file or Python.
+    """
+    if isinstance(value, list | tuple):
+        return [without_defaults(part) for part in value]
+    if not isinstance(value, Mapping):
+        return value
+    content = {name: without_defaults(part) for name, part in value.items()}
+    if "class_path" in content:
+        defaults = _default_arguments(content["class_path"])
+        arguments = content.pop("init_args", None) or {}
+        changed = {
+            name: argument for name, argument in arguments.items() if name not in defaults or argument != defaults[name]
+        }
+        if changed:
+            content["init_args"] = changed
+    return content
+
+
+@cache
+def _default_arguments(class_path: str) -> dict[str, Any]:
+    """Return the default arguments that the command line adds for a class. Empty if the class cannot be imported."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        cls = getattr(import_module(module), name)
+    except (AttributeError, ImportError, ValueError):  # a wrong class is reported when the model is created
+        return {}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls)
+    defaults = parser.get_defaults().as_dict()
+    return {name: without_defaults(value) for name, value in defaults.items()}
 
 
 def variants(spec: Spec) -> Iterator[tuple[str, Spec]]:

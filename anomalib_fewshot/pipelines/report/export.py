@@ -60,6 +60,8 @@ def _section_tables(section: Section) -> Iterator[tuple[str, list[Table]]]:
     """Yield the name and the tables of each LaTeX file of a section, with captions that need no context."""
     for metric, table in section.means.items():
         yield f"means-{metric}", [_with_name(section.name, table)]
+    if section.guarantees is not None:
+        yield "guarantees", [_with_name(section.name, section.guarantees)]
     if section.differences is not None:
         yield "differences", [_with_name(section.name, section.differences)]
     for part in section.categories:
@@ -78,7 +80,8 @@ def _with_name(name: str, table: Table) -> Table:
 def _plots(section: Section | PoolSection) -> list[Plot]:
     if isinstance(section, PoolSection):
         return [plot for _, plot in section.curves]
-    return [*section.curves, *section.image_curves, *(plot for _, plot in section.forests), *section.scatters]
+    forests = [plot for _, plot in section.forests]
+    return [*section.curves, *section.guarantee_curves, *section.image_curves, *forests, *section.scatters]
 
 
 def _unique_names(titles: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from math import inf
 from typing import Any
 
 import matplotlib as mpl
@@ -277,6 +278,59 @@ def image_curves(
         _format_metric_axis(axes, labels[1])
         text = f"{labels[1]} over {labels[0]} for {', '.join(points)}."
         return _plot(figure, name, text, {method: styles[method] for method in points})
+
+
+def guarantees(
+    points: pd.DataFrame,
+    styles: Mapping[str, Style],
+    metric: str,
+    label: str,
+    name: str,
+    *,
+    diagonal: bool = False,
+) -> Plot:
+    """Plot a metric with its intervals against the guaranteed false-alarm rate, with one point per k.
+
+    Args:
+        points (pd.DataFrame): Output of :func:`~anomalib_fewshot.pipelines.report.statistics.guarantee_points`.
+        styles (Mapping[str, Style]): Style of each method.
+        metric (str): Column of the metric: ``"recall"`` or ``"false_alarms"``.
+        label (str): Name of the metric.
+        name (str): Name of the figure, unique on the page.
+        diagonal (bool): Draw the line on which the metric equals the guaranteed rate. Defaults to ``False``.
+    """
+    methods = [method for method in styles if method in set(points["method"])]
+    largest = points["guaranteed_fpr"].max()
+    with mpl.rc_context(RC):
+        figure, axes = _panel()
+        if diagonal:
+            axes.plot([0, 1], [0, 1], color=TEXT_COLOR, linewidth=1, alpha=0.6, scalex=False, scaley=False)
+        for number, method in enumerate(methods):
+            own = points[points["method"] == method]
+            shift = 0.006 * largest * (number - (len(methods) - 1) / 2)  # intervals of several methods stay visible
+            color = styles[method].color
+            x = own["guaranteed_fpr"] + shift
+            axes.vlines(x, own[f"{metric}_low"], own[f"{metric}_high"], color=color, linewidth=1.2, alpha=0.65)
+            axes.plot(x, own[metric], color=color, marker=styles[method].marker, clip_on=False)  # also at 0
+        by_rate = points.drop_duplicates("k_shot").sort_values("guaranteed_fpr")
+        axes.set_xlim(0, 1.12 * largest)
+        low, high = axes.get_ylim()
+        axes.set_ylim(0 if diagonal else max(low, 0), max(high, largest) if diagonal else high)
+        rates, labels = list(by_rate["guaranteed_fpr"]), []
+        labeled = inf
+        for rate, k in zip(reversed(rates), reversed(list(by_rate["k_shot"])), strict=True):
+            has_space = labeled - rate > 0.13 * largest
+            labels.append(f"{rate:.2f}\nk = {format_k(k)}" if has_space else "")
+            labeled = rate if has_space else labeled
+        axes.set_xticks(rates, labels=labels[::-1])
+        axes.set_xlabel("guaranteed false-alarm rate")
+        axes.grid()
+        _format_metric_axis(axes, label)
+        values = "; ".join(
+            f"{row.method} {getattr(row, metric):.3f} at {row.guaranteed_fpr:.3f}" for row in points.itertuples()
+        )
+        text = f"{label} over guaranteed false-alarm rate: {values}."
+        return _plot(figure, name, text, {method: styles[method] for method in methods})
 
 
 def _panel() -> tuple[Figure, Axes]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import precision_recall_curve, roc_curve
 
 from anomalib_fewshot.pipelines.results.image_scores import ImageScore
 from anomalib_fewshot.pipelines.results.store import Store
@@ -106,14 +107,11 @@ def recall_curve(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
         np.ndarray: Recalls, shape ``(101,)``.
 
     Example:
-        >>> recall_curve(np.array([0, 1, 1]), np.array([0.2, 0.1, 0.3]))[[0, 50, 100]]
-        array([0.5 , 0.75, 1.  ])
+        >>> recall_curve(np.array([0, 1, 1]), np.array([0.2, 0.1, 0.3]))[[0, 50, 100]].round(2)
+        array([0.5, 0.5, 1. ])
     """
-    true, false = _counts_above(labels, scores)
-    rates = np.concatenate([[0.0], false / false[-1]])
-    recalls = np.concatenate([[0.0], true / true[-1]])
-    is_last = np.append(np.diff(rates) > 0, True)  # of equal rates, the highest recall
-    return np.interp(GRID, rates[is_last], recalls[is_last])
+    rates, recalls, _ = roc_curve(labels, scores)
+    return np.interp(GRID + 1e-9, rates, recalls)  # at the rate of several thresholds, the highest recall
 
 
 def precision_curve(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -125,19 +123,10 @@ def precision_curve(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
         >>> precision_curve(np.array([0, 1, 1]), np.array([0.2, 0.1, 0.3]))[[0, 50, 100]].round(2)
         array([1.  , 1.  , 0.67])
     """
-    true, false = _counts_above(labels, scores)
-    precisions = true / (true + false)
-    highest = np.maximum.accumulate(precisions[::-1])[::-1]  # with at least the recall of each threshold
-    first = np.searchsorted(true / true[-1], GRID - 1e-9)
-    return highest[first]
-
-
-def _counts_above(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return how many anomalous and normal images have at least each distinct score, from the highest score down."""
-    order = np.argsort(-scores, kind="stable")
-    labels, scores = labels[order], scores[order]
-    is_last = np.append(np.diff(scores) != 0, True)  # equal scores cannot be separated
-    return np.cumsum(labels)[is_last], np.cumsum(1 - labels)[is_last]
+    precisions, recalls, _ = precision_recall_curve(labels, scores)  # from the lowest threshold up
+    highest = np.maximum.accumulate(precisions[:-1])  # with at least the recall of each threshold
+    last = np.searchsorted(-recalls[:-1], 1e-9 - GRID, side="right") - 1
+    return highest[last]
 
 
 def interval_over_images(

@@ -10,22 +10,27 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reference:
-    """A paper on arXiv."""
+    """A published paper, with its number on arXiv. The year is that of the publication."""
 
     key: str
     title: str
     authors: str
     year: int
     arxiv: str
+    venue: str
+    is_journal: bool = False
 
     def to_bibtex(self) -> str:
         """Return the BibTeX entry. Braces keep the capital letters of the title."""
+        kind, venue_field = ("article", "journal") if self.is_journal else ("inproceedings", "booktitle")
         return (
-            f"@article{{{self.key},\n"
+            f"@{kind}{{{self.key},\n"
             f"  title = {{{{{self.title}}}}},\n"
             f"  author = {{{self.authors}}},\n"
-            f"  journal = {{arXiv preprint arXiv:{self.arxiv}}},\n"
-            f"  year = {{{self.year}}}\n"
+            f"  {venue_field} = {{{self.venue}}},\n"
+            f"  year = {{{self.year}}},\n"
+            f"  eprint = {{{self.arxiv}}},\n"
+            "  archivePrefix = {arXiv}\n"
             "}\n"
         )
 
@@ -36,6 +41,7 @@ ANOMALIB = Reference(
     "Akcay, Samet and Ameln, Dick and Vaidya, Ashwin and Lakshmanan, Barath and Ahuja, Nilesh and Genc, Utku",
     2022,
     "2202.08341",
+    "IEEE International Conference on Image Processing (ICIP)",
 )
 ADVERSARIAL_LOSS = Reference(
     "adversarial_loss",
@@ -43,6 +49,7 @@ ADVERSARIAL_LOSS = Reference(
     "Lee, Jae Young and Lee, Wonjun and Choi, Jaehyun and Lee, Yongkwi and Yoon, Young Seog",
     2023,
     "2312.03005",
+    "British Machine Vision Conference (BMVC)",
 )
 REFERENCES = {
     "CoftAD": Reference(
@@ -51,6 +58,8 @@ REFERENCES = {
         "Liao, Jingyi and Xu, Xun and Nguyen, Manh Cuong and Goodge, Adam and Foo, Chuan Sheng",
         2024,
         "2402.18998",
+        "IEEE Transactions on Image Processing",
+        is_journal=True,
     ),
     "RegAD": Reference(
         "regad",
@@ -58,6 +67,7 @@ REFERENCES = {
         "Huang, Chaoqin and Guan, Haoyan and Jiang, Aofan and Zhang, Ya and Spratling, Michael and Wang, Yan-Feng",
         2022,
         "2207.07361",
+        "European Conference on Computer Vision (ECCV)",
     ),
     "UniAD": Reference(
         "uniad",
@@ -65,28 +75,32 @@ REFERENCES = {
         "You, Zhiyuan and Cui, Lei and Shen, Yujun and Yang, Kai and Lu, Xin and Zheng, Yu and Le, Xinyi",
         2022,
         "2206.03687",
+        "Advances in Neural Information Processing Systems (NeurIPS)",
     ),
     "Patchcore": Reference(
         "patchcore",
         "Towards Total Recall in Industrial Anomaly Detection",
         'Roth, Karsten and Pemula, Latha and Zepeda, Joaquin and Sch{\\"o}lkopf, Bernhard and Brox, Thomas and '
         "Gehler, Peter",
-        2021,
+        2022,
         "2106.08265",
+        "IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)",
     ),
     "Padim": Reference(
         "padim",
         "PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection and Localization",
         "Defard, Thomas and Setkov, Aleksandr and Loesch, Angelique and Audigier, Romaric",
-        2020,
+        2021,
         "2011.08785",
+        "International Conference on Pattern Recognition (ICPR)",
     ),
     "AnomalyDINO": Reference(
         "anomalydino",
         "AnomalyDINO: Boosting Patch-based Few-shot Anomaly Detection with DINOv2",
         "Damm, Simon and Laszkiewicz, Mike and Lederer, Johannes and Fischer, Asja",
-        2024,
+        2025,
         "2405.14529",
+        "IEEE/CVF Winter Conference on Applications of Computer Vision (WACV)",
     ),
 }
 

@@ -16,7 +16,7 @@ from . import figures, tables
 from .figures import Plot
 from .image_curves import GRID, ImageStatistics, image_statistics
 from .statements import MAIN_METRIC, ReportStatement, make_statements
-from .statistics import VERDICT_METRICS, by_category, paired_differences
+from .statistics import VERDICT_METRICS, by_category, guarantee_points, paired_differences
 from .tables import Table, format_k
 
 EXAMPLES = {
@@ -24,18 +24,27 @@ EXAMPLES = {
     "miss": "anomalous image with the lowest score and its heat map",
     "false_alarm": "normal image with the highest score and its heat map",
 }
+COMMON_EXAMPLES = {"1": "anomalous image 1", "2": "anomalous image 2", "normal": "normal image"}
 FEATURES = {"features": "projected features of support and test images"}
 
 
 @dataclass(frozen=True)
 class Example:
-    """An example image of a run: method, category, title, alternative text, and the image as a data URI."""
+    """An example image of a run: category, title, alternative text, and the image as a data URI."""
 
-    method: str
     category: str
     title: str
     text: str
     uri: str
+
+
+@dataclass(frozen=True)
+class CommonExample:
+    """The heat maps of all methods for one test image: category, title, and panels with a name, text and data URI."""
+
+    category: str
+    title: str
+    panels: list[Example]
 
 
 @dataclass(frozen=True)
@@ -65,9 +74,11 @@ class Section:
     name: str
     about: str
     statements: list[ReportStatement]
-    legends: list[list[tuple[str, str]]]  # for the curves, the cost plots and the image curves
+    legends: list[list[tuple[str, str]]]  # for the curves, the cost plots, the image curves and the guarantees
     means: dict[str, Table]  # by metric
     curves: list[Plot]
+    guarantees: Table | None
+    guarantee_curves: list[Plot]
     image_k: str
     image_curves: list[Plot]  # mean ROC and precision-recall curves at this k
     differences: Table | None
@@ -77,6 +88,7 @@ class Section:
     scatters: list[Plot]
     example_k: str
     examples: list[Example]
+    common_examples: list[CommonExample]
     feature_k: str
     features: list[Example]
     metrics: Table | None
@@ -141,6 +153,8 @@ def make_section(
     example_k, examples = _examples(store, done, list(dict.fromkeys([best, baseline])), EXAMPLES)
     feature_k, features = _examples(store, done, methods, FEATURES)
     images = image_statistics(store, rows)
+    points = guarantee_points(summaries)
+    with_guarantee = [method for method in methods if method in set(points["method"])]
     pool = format_pool(rows["unlabeled"].iloc[0], rows["contamination"].iloc[0])
     means = {metric: tables.mean_table(summaries[metric], methods, tables.METRICS[metric].label) for metric in shown}
     if len(images.intervals):
@@ -151,8 +165,13 @@ def make_section(
         about=f"Categories: {', '.join(sorted(rows['category'].unique()))}.",
         statements=make_statements(rows, main, baseline) if len(done) else [],
         legends=[
-            [(method, figures.swatch(styles[method], f"{name}-{part}{i}")) for i, method in enumerate(methods)]
-            for part in ("curve", "cost", "image")
+            [(method, figures.swatch(styles[method], f"{name}-{part}{i}")) for i, method in enumerate(shown_methods)]
+            for part, shown_methods in (
+                ("curve", methods),
+                ("cost", methods),
+                ("image", methods),
+                ("guarantee", with_guarantee),
+            )
         ],
         means=means,
         curves=[
@@ -162,6 +181,8 @@ def make_section(
             ),
             *_false_alarm_curves(summaries, styles, name),
         ],
+        guarantees=tables.guarantee_table(points, methods) if len(points) else None,
+        guarantee_curves=_guarantee_curves(points, styles, name),
         image_k=format_k(images.k_shot) if images.curves else "",
         image_curves=_image_curves(images, styles, name),
         differences=tables.difference_table(compared, baseline) if len(compared) else None,
@@ -177,6 +198,7 @@ def make_section(
         scatters=_scatters(done, main, styles, name),
         example_k=example_k,
         examples=examples,
+        common_examples=list(_common_examples(store, done, methods)),
         feature_k=feature_k,
         features=features,
         metrics=tables.metrics_table(summaries, rows, methods) if shown else None,
@@ -233,6 +255,17 @@ def _false_alarm_curves(
     yield figures.curves(summaries["recall"], styles, tables.METRICS["recall"].label, f"{name}-recall")
 
 
+def _guarantee_curves(points: pd.DataFrame, styles: Mapping[str, figures.Style], name: str) -> list[Plot]:
+    """Return plots of recall and false alarms over the guaranteed rate. Empty without a guarantee at several k."""
+    if points.empty:
+        return []
+    label = f"{tables.METRICS['false_alarms'].label} (gray line: equal to the guaranteed rate)"
+    return [
+        figures.guarantees(points, styles, "recall", tables.METRICS["recall"].label, f"{name}-guarantee_recall"),
+        figures.guarantees(points, styles, "false_alarms", label, f"{name}-guarantee_false_alarms", diagonal=True),
+    ]
+
+
 def _limits(differences: pd.DataFrame) -> tuple[float, float]:
     """Return the limits of the difference axis, which include zero."""
     values = differences[["low", "high", "mean"]].to_numpy()
@@ -258,6 +291,15 @@ def _scatters(done: pd.DataFrame, main: pd.DataFrame, styles: Mapping[str, figur
     return plots
 
 
+def _runs_with_examples(store: Store, done: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """Return one run per category and method with example images, at the largest k that has any."""
+    runs = done[done["method"].isin(methods)]
+    runs = runs[runs["key"].map(store.has_examples).astype(bool)]
+    runs = runs[runs["k_shot"] == runs["k_shot"].max()].drop_duplicates(["category", "method"])
+    order = runs["method"].map(list(methods).index)
+    return runs.assign(order=order).sort_values(["category", "order"])
+
+
 def _examples(
     store: Store,
     done: pd.DataFrame,
@@ -265,16 +307,40 @@ def _examples(
     kinds: Mapping[str, str],
 ) -> tuple[str, list[Example]]:
     """Return the largest k with example images, and these images for the given methods and kinds."""
-    runs = done[done["method"].isin(methods)]
-    runs = runs[runs["key"].map(store.has_examples).astype(bool)]
-    runs = runs[runs["k_shot"] == runs["k_shot"].max()].drop_duplicates(["category", "method"])
+    runs = _runs_with_examples(store, done, methods)
     examples = []
-    for row in sorted(runs.itertuples(), key=lambda row: (row.category, methods.index(row.method))):
+    for row in runs.itertuples():
         images = store.examples(str(row.key), row.category)
         for name, description in kinds.items():
             if name not in images:
                 continue
-            uri = "data:image/jpeg;base64," + base64.b64encode(images[name]).decode()
             text = f"{row.category}, {row.method}: {description}"
-            examples.append(Example(row.method, row.category, name.replace("_", " "), text, uri))
+            title = f"{row.method}, {name.replace('_', ' ')}"
+            examples.append(Example(row.category, title, text, _data_uri(images[name])))
     return format_k(runs["k_shot"].max()) if examples else "", examples
+
+
+def _common_examples(store: Store, done: pd.DataFrame, methods: Sequence[str]) -> Iterator[CommonExample]:
+    """Yield the test images of which several methods have a heat map on the common color scale."""
+    for category, runs in _runs_with_examples(store, done, methods).groupby("category"):
+        by_image: dict[str, list[tuple[str, bytes, bytes]]] = {}  # method, image and heat map
+        for row in runs.itertuples():
+            images = store.examples(str(row.key), row.category)
+            for name in images:
+                if name.startswith("common-") and name.endswith("-map"):
+                    stem = name.removesuffix("-map")
+                    by_image.setdefault(stem, []).append((row.method, images[f"{stem}-image"], images[name]))
+        for stem, maps in sorted(by_image.items()):
+            if len(maps) < 2:
+                continue
+            title = COMMON_EXAMPLES[stem.split("-")[1]]
+            panels = [Example(category, "image", f"{category}: {title}", _data_uri(maps[0][1]))]
+            for method, _, heat_map in maps:
+                text = f"{category}, {method}: heat map of {title}"
+                panels.append(Example(category, method, text, _data_uri(heat_map)))
+            yield CommonExample(category, title, panels)
+
+
+def _data_uri(image: bytes) -> str:
+    """Return a JPEG file as a data URI."""
+    return "data:image/jpeg;base64," + base64.b64encode(image).decode()

@@ -271,6 +271,27 @@ def by_category(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     return groups.agg(mean="mean", std="std", runs="size").reset_index()
 
 
+def guarantee_points(summaries: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return recall and false alarms at each guaranteed false-alarm rate, for methods with a guarantee at several k.
+
+    Args:
+        summaries (Mapping[str, pd.DataFrame]): Output of :func:`summarize` for ``guaranteed_fpr``, ``recall`` and
+            ``false_alarms`` on one dataset.
+
+    Returns:
+        pd.DataFrame: One row per method and k with ``method``, ``k_shot``, ``guaranteed_fpr``, and the mean and the
+        interval of both metrics: ``recall``, ``recall_low``, ``recall_high``, ``false_alarms``, ``false_alarms_low``,
+        ``false_alarms_high``. A method with a guarantee at fewer than two k has no rows.
+    """
+    cell = ["method", "k_shot"]
+    points = summaries["guaranteed_fpr"][[*cell, "mean"]].rename(columns={"mean": "guaranteed_fpr"}).dropna()
+    for metric in ("recall", "false_alarms"):
+        names = {"mean": metric, "low": f"{metric}_low", "high": f"{metric}_high"}
+        points = points.merge(summaries[metric][[*cell, *names]].rename(columns=names), on=cell)
+    counts = points.groupby("method")["k_shot"].transform("size")
+    return points[counts > 1].sort_values(["method", "k_shot"], ignore_index=True)
+
+
 def check_rows(rows: pd.DataFrame, metric: str, *columns: str) -> None:
     """Raise a ValueError if a column is missing, a run is duplicated or a value of the metric is out of range."""
     optional = {"unlabeled", "contamination"}  # tables of earlier versions do not have them

@@ -121,6 +121,26 @@ def interval_table(intervals: pd.DataFrame, methods: Sequence[str], label: str) 
     return Table(caption, ["method", *(f"k = {format_k(k)}" for k in shots)], rows)
 
 
+def guarantee_table(points: pd.DataFrame, methods: Sequence[str]) -> Table:
+    """Return guaranteed rate, measured false alarms and recall, one row per method and k.
+
+    Args:
+        points (pd.DataFrame): Output of :func:`~anomalib_fewshot.pipelines.report.statistics.guarantee_points`.
+        methods (Sequence[str]): Methods in the order of the rows.
+    """
+    rows = []
+    for method in methods:
+        for point in points[points["method"] == method].to_dict("records"):
+            row = [Cell(method), Cell(f"k = {format_k(point['k_shot'])}"), Cell(format_score(point["guaranteed_fpr"]))]
+            for metric in ("false_alarms", "recall"):
+                interval = {"low": point[f"{metric}_low"], "high": point[f"{metric}_high"]}
+                row.append(Cell(format_score(point[metric]), format_interval(interval)))
+            rows.append(row)
+    labels = [METRICS[metric].label for metric in ("guaranteed_fpr", "false_alarms", "recall")]
+    caption = "Recall at the guaranteed false-alarm rate: macro mean over categories, [95 % interval]"
+    return Table(caption, ["method", "k", *labels], rows, text_columns=2)
+
+
 def pool_table(summary: pd.DataFrame, methods: Sequence[str], label: str) -> Table:
     """Return the macro means by unlabeled images, one row per method and pool and one column per k."""
     shots = sorted(summary["k_shot"].unique())

@@ -4,6 +4,7 @@
 """Results folder of a benchmark. Only this module knows its layout."""
 
 import csv
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -86,6 +87,21 @@ class Store:
         """Return whether a run has a result. A failed run is not finished."""
         rows = self._read(job)
         return bool(rows) and all(row["status"] == "ok" for row in rows)
+
+    def rename_earlier_runs(self, jobs: Sequence[Job]) -> None:
+        """Give the runs that an earlier version stored under :attr:`Job.earlier_key` their present key."""
+        with self._table_lock():
+            for job in jobs:
+                earlier, present = self.folder / "runs" / f"{job.earlier_key}.json", self._run_file(job)
+                if present.is_file() or not earlier.is_file():
+                    continue
+                content = json.loads(earlier.read_text(encoding="utf-8"))
+                for row in content["rows"]:
+                    row["key"] = job.key
+                if self.has_examples(job.earlier_key) and not self.has_examples(job.key):
+                    self._example_folder(job.earlier_key).rename(self._example_folder(job.key))
+                write_atomically(present, json.dumps(content, indent=1))
+                earlier.unlink()
 
     def save(self, job: Job, outcome: Outcome) -> None:
         """Store the outcome of a run, and append its rows to ``results.csv``.
@@ -174,9 +190,21 @@ class Store:
                     writer.writerow([*run, image.path, image.label, image.score])
 
     def write_exports(self, files: Mapping[str, bytes]) -> None:
-        """Write the files next to the report, by their path in the folder."""
-        for name, content in files.items():
-            write_atomically(self.folder / name, content)
+        """Write the files next to the report, by their path in the folder.
+
+        Files of an earlier report that the new report does not have are removed if they are unchanged. ``runs/EXPORTS``
+        lists the written files with their hashes, so a user's own files are never removed.
+        """
+        with self._table_lock():
+            index = self.folder / "runs" / "EXPORTS"
+            for name, digest in self._earlier_exports(index).items():
+                path = self.folder / name
+                if name not in files and path.is_file() and _digest(path.read_bytes()) == digest:
+                    path.unlink()
+            for name, content in files.items():
+                write_atomically(self.folder / name, content)
+            digests = {name: _digest(content) for name, content in files.items()}
+            write_atomically(index, json.dumps(digests, indent=1))
 
     def write_settings(self, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         """Write ``config.yaml`` and ``environment.json``."""
@@ -221,6 +249,10 @@ class Store:
     def trainings(self) -> "Trainings":
         """Trainings on other categories, shared by several runs."""
         return Trainings(self.folder.absolute() / "trainings")
+
+    def _earlier_exports(self, index: Path) -> dict[str, str]:
+        """Return the hash of each file that the previous report wrote, by its path in the folder."""
+        return json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
 
     def _append(self, rows: list[dict[str, Any]]) -> None:
         with self._table_lock():
@@ -312,6 +344,10 @@ class Trainings:
                     partial.replace(folder)
         cost = json.loads((folder / "cost.json").read_text(encoding="utf-8"))
         return Training(folder / "model.ckpt", cost["seconds"], cost["steps"])
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _pool_suffix(unlabeled: int, contamination: float) -> str:

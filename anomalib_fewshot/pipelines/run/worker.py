@@ -27,7 +27,7 @@ from anomalib_fewshot.pipelines.results.row import Row
 from anomalib_fewshot.pipelines.results.store import Training, Trainings
 
 from .environment import package_versions
-from .examples import draw_features, make_examples
+from .examples import draw_features, make_common_examples, make_examples
 from .predictions import Recorder, compute_metrics
 from .resources import MIB, PeakMemory, TimedEngine, backbone_hash, latencies, make_model, suppress_output, weights_hash
 from .sources import Sources
@@ -233,7 +233,8 @@ def _add_category(
     for path, label, score in zip(predictions.paths, labels, scores, strict=True):
         outcome.scores[path] = [label, score]
     if save_examples:
-        examples = make_examples(part.test_data, predictions) | draw_features(model, part)
+        examples = make_examples(part.test_data, predictions) | make_common_examples(part.test_data, predictions)
+        examples |= draw_features(model, part)
         outcome.examples |= {(category, name): image for name, image in examples.items()}
 
 

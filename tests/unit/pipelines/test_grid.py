@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from anomalib_fewshot import CoftAD, ImageStatistic
+from anomalib_fewshot.pipelines.cli import FewShotBenchmark
 from anomalib_fewshot.pipelines.plan.grid import make_jobs
 from anomalib_fewshot.pipelines.plan.job import Job
 
@@ -215,6 +216,40 @@ def test_key_stays_what_it_was() -> None:
     """Else a new version would repeat all runs."""
     job = Job("A", "parts", "bolt", 4, 0, {"class_path": "A", "init_args": {"x": 1}}, {"class_path": "D"}, {})
     assert job.key == "8c2aa6492d571e65"
+
+
+def test_key_does_not_change_with_listed_defaults_of_nested_specifications(datasets: dict[str, Any]) -> None:
+    """The command line lists them, a model's file does not."""
+    scale = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    pre_processor = {"class_path": "anomalib_fewshot.AutoSizePreProcessor", "init_args": {"image_size": 64} | scale}
+    callback = {"class_path": "anomalib_fewshot.AdversarialCallback", "init_args": {"weight": 5.0}}
+
+    def key(pre_processor: dict[str, Any], callback: dict[str, Any]) -> str:
+        methods = {"A": {"class_path": "Padim", "init_args": {"pre_processor": pre_processor}}}
+        (job, *_) = make_jobs(methods, datasets, 1, 1, overrides={"A": {"trainer": {"callbacks": [callback]}}})
+        return job.key
+
+    listed = pre_processor | {"init_args": {"multiple": 32, "image_size": 64} | scale}
+    changed = pre_processor | {"init_args": {"multiple": 16, "image_size": 64} | scale}
+    assert key(listed, callback) == key(pre_processor, callback) != key(changed, callback)
+    content = {"methods": {"A": {"class_path": "Padim", "init_args": {"x": callback}}}, "datasets": {}}
+    methods = FewShotBenchmark.get_parser().parse_object(content).as_dict()["methods"]
+    listed_callback = methods["A"]["init_args"]["x"].as_dict()
+    assert len(listed_callback["init_args"]) > 1
+    assert key(pre_processor, listed_callback) == key(pre_processor, callback)
+
+
+def test_earlier_key_is_that_of_the_given_specifications(datasets: dict[str, Any]) -> None:
+    """It finds runs that were stored when listed defaults still changed the key."""
+    own = {"image_size": 64, "mean": [0.5] * 3, "std": [0.5] * 3}
+    nested = {"class_path": "anomalib_fewshot.AutoSizePreProcessor", "init_args": {"multiple": 32} | own}
+    methods = {"A": {"class_path": "Padim", "init_args": {"pre_processor": nested}}}
+    (job, *_) = make_jobs(methods, datasets, 1, 1)
+    assert job.model["init_args"]["pre_processor"]["init_args"] == own
+    given = job.model | {"init_args": methods["A"]["init_args"]}
+    assert job.earlier_key == replace(job, model=given).key != job.key
+    (plain, *_) = make_jobs({"A": {"class_path": "Padim", "init_args": {}}}, datasets, 1, 1)
+    assert plain.earlier_key == plain.key
 
 
 def test_key_changes_with_a_default_of_the_model(datasets: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,7 @@ def test_curves_equal_scikit_learn(seed: int) -> None:
         at_rate = recalls[rates == rate].max()
         if np.isclose(GRID, rate).any() and recall == at_rate:
             assert found[np.isclose(GRID, rate)] == pytest.approx(at_rate)
+    assert np.trapezoid(found, GRID) == pytest.approx(roc_auc_score(labels, scores), abs=0.005)
     precisions, recalls, _ = precision_recall_curve(labels, scores)
     expected = [precisions[:-1][recalls[:-1] >= recall - 1e-9].max() for recall in GRID]
     assert precision_curve(labels, scores) == pytest.approx(expected)
@@ -53,7 +54,7 @@ def test_curves_equal_scikit_learn(seed: int) -> None:
 def test_curves_of_perfect_and_constant_scores() -> None:
     labels = np.array([0, 0, 1, 1])
     assert recall_curve(labels, labels * 1.0) == pytest.approx(np.ones(101))
-    assert recall_curve(labels, np.zeros(4)) == pytest.approx(GRID)  # the diagonal: no score separates
+    assert recall_curve(labels, np.zeros(4)) == pytest.approx(GRID, abs=1e-6)  # the diagonal: no score separates
     assert precision_curve(labels, labels * 1.0) == pytest.approx(np.ones(101))
     assert precision_curve(labels, np.zeros(4)) == pytest.approx(np.full(101, 0.5))
     shuffled = np.array([2, 0, 3, 1])

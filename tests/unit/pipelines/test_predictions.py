@@ -3,16 +3,19 @@
 
 """Figures of raw scores against scikit-learn, and the examples of a run."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
 
 from anomalib_fewshot import FewShot, ImageStatistic, MVTecFolder
-from anomalib_fewshot.pipelines.run.examples import make_examples
+from anomalib_fewshot.pipelines.run.examples import make_common_examples, make_examples
 from anomalib_fewshot.pipelines.run.predictions import Predictions, Recorder, compute_metrics
 from anomalib_fewshot.pipelines.run.resources import TimedEngine
 
@@ -125,3 +128,20 @@ def test_recorded_scores_are_those_of_a_model_that_does_not_normalize(mvtec_root
     assert 0 < before.predictions().scores.max() < 0.1  # the highest normalized score would be near 1
     torch.testing.assert_close(before.predictions().scores, raw.predictions().scores, rtol=0, atol=0)
     assert len(before.predictions(before.predictions().paths[:8]).paths) == 8
+
+
+def test_common_examples_do_not_depend_on_scores_and_units(predictions: Predictions) -> None:
+    class Dataset:
+        def __getitem__(self, index: int) -> SimpleNamespace:
+            return SimpleNamespace(image=torch.full((3, 40, 20), index / 24))
+
+    assert predictions.maps is not None
+    files = make_common_examples(Dataset(), predictions)  # type: ignore[arg-type]
+    kinds = [name.split("-")[1] for name in files]
+    assert kinds == ["1", "1", "2", "2", "normal", "normal"]
+    assert Image.open(io.BytesIO(files[next(iter(files))])).size == (96, 192)
+    other = replace(predictions, scores=-predictions.scores, maps=3 * predictions.maps - 1)
+    assert make_common_examples(Dataset(), other) == files  # type: ignore[arg-type]
+    other = replace(predictions, maps=torch.zeros_like(predictions.maps))
+    assert list(make_common_examples(Dataset(), other)) == list(files)  # type: ignore[arg-type]
+    assert make_common_examples(Dataset(), replace(predictions, maps=None)) == {}  # type: ignore[arg-type]

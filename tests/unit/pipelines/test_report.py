@@ -99,9 +99,50 @@ def test_guaranteed_rate_is_marked_even_at_one_k(tmp_path: Path) -> None:
     assert re.search(r"opacity: 0\.5[^>]*>", figure[: figure.index("</svg>")])
 
 
+def test_recall_over_the_guaranteed_rate(tmp_path: Path) -> None:
+    """One point for each k with a guarantee, for methods that have at least two."""
+    rows = sweep(shots=(1, 2, 4, 8), seeds=2)
+    of_padim = (rows["method"] == "Padim") & (rows["k_shot"] == 8)
+    rows.loc[of_padim, "guaranteed_fpr"] = 1 / 9  # a guarantee at one k only
+    html, markdown = report(tmp_path, rows)
+    label = html[html.index('aria-label="recall over guaranteed false-alarm rate') :].split('"')[1]
+    assert re.findall(r"(\w+) [\d.]+ at (0\.\d+)", label) == [
+        ("CoftAD", "0.333"),
+        ("CoftAD", "0.200"),
+        ("CoftAD", "0.111"),
+    ]
+    table = markdown[markdown.index("**Recall at the guaranteed false-alarm rate") :].split("###")[0]
+    lines = [line for line in table.splitlines() if line.startswith("| CoftAD")]
+    cells = [[cell.strip().split(" ")[0] for cell in line.split("|")[1:5]] for line in lines]
+    assert [cell[2:] for cell in cells] == [["0.333", "0.267"], ["0.200", "0.160"], ["0.111", "0.089"]]
+    assert "| Padim" not in table
+    html, markdown = report(tmp_path, sweep(shots=(1, 4), seeds=2))
+    assert "at the guaranteed false-alarm rate" not in html + markdown
+    assert not (tmp_path / "figures" / "RealMini-guarantee_recall.png").exists()
+
+
+def test_heat_maps_of_all_methods(tmp_path: Path) -> None:
+    """One row per image that several methods have: the image, and the heat map of each of them."""
+    rows = sweep(shots=(4,), seeds=1, categories=("nut",), masked=())
+    rows = add_files(tmp_path, rows)
+    for row in rows.itertuples():
+        folder = tmp_path / "examples" / row.key / "nut"
+        names = ["common-1-aaaaaaaa", "common-normal-bbbbbbbb"] if row.method != "Dfkde" else []
+        names += ["common-2-cccccccc"] if row.method == "Padim" else []  # no other method has it
+        for name in names:
+            for part in ("image", "map"):
+                (folder / f"{name}-{part}.jpg").write_bytes((folder / "hit.jpg").read_bytes())
+    html, _ = report(tmp_path, rows)
+    assert html.count("<h3>Heat maps of all methods</h3>") == 1
+    assert html.count('alt="nut: anomalous image 1"') == html.count('alt="nut: normal image"') == 1
+    for method in METHODS:
+        assert html.count(f'alt="nut, {method}: heat map of anomalous image 1"') == (method != "Dfkde")
+    assert "anomalous image 2" not in html
+
+
 def test_every_part_is_there(full: Path) -> None:
     html = (full / "report.html").read_text(encoding="utf-8")
-    assert html.count('<svg role="img"') == (4 + 4 + 2) + (3 + 2 + 2)
+    assert html.count('<svg role="img"') == (4 + 2 + 4 + 2) + (3 + 2 + 2)  # curves, guarantees, forests, costs
     assert html.count('<img src="data:image/jpeg;base64,') == (2 * 3 + len(WITH_FEATURES)) * (5 + 2)
     assert 'alt="bolt, Patchcore: projected features of support and test images"' in html
     assert 'alt="bolt, Patchcore: normal image with the highest score and its heat map"' in html
@@ -178,7 +219,7 @@ def test_tables_of_markdown_are_whole(full: Path) -> None:
     for before, line in itertools.pairwise(lines):
         if line.startswith("|") and before.startswith("|"):
             assert len(re.findall(r"(?<!\\)\|", line)) == len(re.findall(r"(?<!\\)\|", before)), line
-    assert sum(line.startswith("| ---") for line in lines) == (2 + 1 + 7 * 4 + 1 + 1) + (1 + 1 + 3 * 2 + 1 + 1) + 2
+    assert sum(line.startswith("| ---") for line in lines) == (2 + 1 + 1 + 7 * 4 + 1 + 1) + (1 + 1 + 3 * 2 + 1 + 1) + 2
 
 
 def test_html_is_closed_and_ids_are_unique(full: Path) -> None:

@@ -114,6 +114,25 @@ def test_latex_compiles(folder: Path, tmp_path: Path) -> None:
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
 
 
+def test_files_of_an_earlier_report_are_removed(tmp_path: Path) -> None:
+    """A user's own files and changed files stay."""
+    report(tmp_path, sweep(shots=(1, 2), seeds=2), "Padim")
+    figures, tables = tmp_path / "figures", tmp_path / "tables"
+    (figures / "own.png").write_bytes(b"own")
+    edited = tables / "RealMini-means-pixel_AUROC.tex"
+    edited.write_text("edited", encoding="utf-8")
+    earlier = {path.name for path in figures.iterdir()}
+    assert "RealMini-pixel_AUROC.svg" in earlier
+    report(tmp_path, sweep(shots=(1, 2), seeds=2, masked=()), "Padim")  # no pixel metrics
+    assert earlier - {path.name for path in figures.iterdir()} == {
+        f"RealMini-pixel_AUROC.{suffix}" for suffix in ("svg", "png")
+    }
+    assert (figures / "own.png").read_bytes() == b"own"
+    assert edited.read_text(encoding="utf-8") == "edited"
+    assert not (tables / "RealMini-categories-pixel_AUROC.tex").exists()
+    assert (tables / "RealMini-means-image_AUROC.tex").exists()
+
+
 def test_figures(folder: Path) -> None:
     """Each figure of the page is a readable SVG file and a PNG file that is transparent and not empty."""
     html = (folder / "report.html").read_text(encoding="utf-8")
@@ -177,7 +196,9 @@ def test_references(folder: Path) -> None:
         "regad",
         "adversarial_loss",
     ]
-    assert "arXiv:2402.18998" in references[2].to_bibtex()
+    assert "  journal = {IEEE Transactions on Image Processing},\n  year = {2024}" in references[2].to_bibtex()
+    assert "  eprint = {2402.18998},\n" in references[2].to_bibtex()
+    assert references[1].to_bibtex().startswith("@inproceedings{patchcore,")
     for reference in references:
         text = reference.to_bibtex()
         assert text.count("{") == text.count("}")

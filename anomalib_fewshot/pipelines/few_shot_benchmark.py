@@ -198,7 +198,6 @@ def _select_runner(name: str | None, workers: int | None) -> Runner:
 
 def _run_jobs(jobs: Sequence[Job], store: Store, runner: Runner, settings: Settings) -> None:
     """Execute the unfinished runs, and store each result as soon as it arrives."""
-    store.rename_earlier_runs(jobs)
     finished = [job for job in jobs if store.is_finished(job)]
     pending = [job for job in jobs if not store.is_finished(job)]
     examples = _example_keys(jobs)

@@ -4,7 +4,7 @@
 """List the runs of a benchmark: each method on each category, k and seed. No image is read."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -130,15 +130,15 @@ def _jobs_of_method(
         if size and (k == ALL or not method.takes_unlabeled):
             continue  # no images are left for a pool, or the method cannot use one
         model = method.seeded_model(seed)
-        job = Job(
+        yield Job(
             method=method.name,
             dataset=dataset,
             category=category,
             k_shot=k,
             seed=seed,
-            model=model,
-            data=with_arguments(data, override.get("data", {})),
-            trainer=dict(override.get("trainer", {})),
+            model=_without_nested_defaults(model),
+            data=_without_nested_defaults(with_arguments(data, override.get("data", {}))),
+            trainer=without_defaults(dict(override.get("trainer", {}))),
             train_on=method.train_on,
             categories=() if method.train_on == "support" else tuple(categories),
             defaults=_defaults(model),
@@ -146,13 +146,6 @@ def _jobs_of_method(
             unlabeled=size,
             contamination=share,
             append_unlabeled=bool(size) and not method.uses_unlabeled,
-        )
-        yield replace(
-            job,
-            model=_without_nested_defaults(job.model),
-            data=_without_nested_defaults(job.data),
-            trainer=without_defaults(job.trainer),
-            earlier_key=job.key,
         )
 
 

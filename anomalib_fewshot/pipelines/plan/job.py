@@ -45,8 +45,6 @@ class Job:
         contamination (float): Share of the unlabeled images that is anomalous. Defaults to ``0.0``.
         append_unlabeled (bool): Train on the support set and the unlabeled images. Defaults to ``False``: the model
             uses the unlabeled images itself, or there are none.
-        earlier_key (str): Hash of the run in results of earlier versions, which included listed default arguments of
-            nested specifications. Defaults to ``""``.
     """
 
     method: str
@@ -64,7 +62,6 @@ class Job:
     unlabeled: int = 0
     contamination: float = 0.0
     append_unlabeled: bool = False
-    earlier_key: str = ""
 
     @property
     def key(self) -> str:
@@ -96,7 +93,7 @@ class Job:
         return with_arguments(self.data, {"category": category}) if self.categories else self.data
 
     def _settings(self) -> dict[str, Any]:
-        unused = {"has_own_data", "earlier_key"}  # implied by the other settings
+        unused = {"has_own_data"}  # implied by `data`
         if not self.unlabeled:
             unused.update(POOL)  # keeps the hashes of runs that were stored before these settings existed
         return {name: value for name, value in asdict(self).items() if name not in unused}

@@ -88,21 +88,6 @@ class Store:
         rows = self._read(job)
         return bool(rows) and all(row["status"] == "ok" for row in rows)
 
-    def rename_earlier_runs(self, jobs: Sequence[Job]) -> None:
-        """Give the runs that an earlier version stored under :attr:`Job.earlier_key` their present key."""
-        with self._table_lock():
-            for job in jobs:
-                earlier, present = self.folder / "runs" / f"{job.earlier_key}.json", self._run_file(job)
-                if present.is_file() or not earlier.is_file():
-                    continue
-                content = json.loads(earlier.read_text(encoding="utf-8"))
-                for row in content["rows"]:
-                    row["key"] = job.key
-                if self.has_examples(job.earlier_key) and not self.has_examples(job.key):
-                    self._example_folder(job.earlier_key).rename(self._example_folder(job.key))
-                write_atomically(present, json.dumps(content, indent=1))
-                earlier.unlink()
-
     def save(self, job: Job, outcome: Outcome) -> None:
         """Store the outcome of a run, and append its rows to ``results.csv``.
 

@@ -239,19 +239,6 @@ def test_key_does_not_change_with_listed_defaults_of_nested_specifications(datas
     assert key(pre_processor, listed_callback) == key(pre_processor, callback)
 
 
-def test_earlier_key_is_that_of_the_given_specifications(datasets: dict[str, Any]) -> None:
-    """It finds runs that were stored when listed defaults still changed the key."""
-    own = {"image_size": 64, "mean": [0.5] * 3, "std": [0.5] * 3}
-    nested = {"class_path": "anomalib_fewshot.AutoSizePreProcessor", "init_args": {"multiple": 32} | own}
-    methods = {"A": {"class_path": "Padim", "init_args": {"pre_processor": nested}}}
-    (job, *_) = make_jobs(methods, datasets, 1, 1)
-    assert job.model["init_args"]["pre_processor"]["init_args"] == own
-    given = job.model | {"init_args": methods["A"]["init_args"]}
-    assert job.earlier_key == replace(job, model=given).key != job.key
-    (plain, *_) = make_jobs({"A": {"class_path": "Padim", "init_args": {}}}, datasets, 1, 1)
-    assert plain.earlier_key == plain.key
-
-
 def test_key_changes_with_a_default_of_the_model(datasets: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a new version with other defaults would take the old one's runs for its own."""
     (old,) = make_jobs({"A": METHODS["A"]}, datasets, [1], 1)[:1]

@@ -136,24 +136,6 @@ def test_runs_of_an_earlier_version_are_read(store: Store) -> None:
     assert math.isnan(row.training_seconds)
 
 
-def test_runs_under_an_earlier_key_are_renamed(store: Store) -> None:
-    earlier = make_job()
-    present = replace(make_job(steps=2), earlier_key=earlier.key)
-    store.save(earlier, make_outcome(earlier, 0.7))
-    again = Store(store.folder)
-    for _ in range(2):
-        again.rename_earlier_runs([present, make_job(1)])
-        assert again.is_finished(present)
-        assert again.examples(present.key, "bolt") == {"hit": b"\xff\xd8"}
-        assert again.num_other_runs([present]) == 0
-        table = again.write_table([present])
-        assert table[["key", "image_AUROC"]].to_numpy().tolist() == [[present.key, 0.7]]
-        assert len(list(again.supports(table))) == 1
-    store.save(earlier, make_outcome(earlier, 0.2))
-    again.rename_earlier_runs([present])
-    assert again.table([present]).image_AUROC.tolist() == [0.7]  # a run with the present key is never replaced
-
-
 def test_supports_of_data_of_an_override_are_not_mixed_with_the_others(store: Store) -> None:
     plain = make_job()
     own = replace(plain, method="B", data={"class_path": "D", "init_args": {"seed": 1}}, has_own_data=True)

@@ -169,12 +169,12 @@ def main(arguments: Sequence[str] | None = None, path: Path = EXPECTED) -> int:
         found, better = ([], False) if is_measured else compare(name, result, expected)
         failures += found
         failed.update([name] if found else [])
+        if is_measured:
+            write(updated(expected, results), path)  # after each model, so that an interrupted update keeps its results
         verdict = "updated" if is_measured else "FAILED" if found else "better: run --update" if better else "ok"
         shown = result if isinstance(result, Result) else Result(math.nan, math.nan, math.nan)
         figures = f"{shown.image_AUROC:12.4f}{shown.fit_ratio:11.1f}{shown.latency_ratio:15.2f}"
         print(f"{name:22}{figures}  {verdict}", flush=True)
-    if options.update:
-        write(updated(expected, results), path)
     if failures:
         print("Failed: " + "; ".join(failures))
         return 1

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-all test-nightly coverage lint docs dist upstream clean
+.PHONY: quickstart test test-all test-nightly coverage lint docs tables dist upstream clean
 
 # The environment stands for the files it was made from: it is made again when they change.
 $(VENV)/.installed: pyproject.toml $(wildcard anomalib_fewshot/startup/*)
@@ -48,6 +48,9 @@ lint: $(VENV)/.installed
 
 docs: $(VENV)/.docs ## the site, in build/docs
 	$(BIN)/python -m sphinx -W --keep-going --quiet -b html docs build/docs
+
+tables: $(VENV)/.installed ## the result tables of README and documentation, from docs/results
+	$(BIN)/python docs/results/make_tables.py
 
 dist: $(VENV)/.release ## the files of a release, in dist
 	rm -rf dist

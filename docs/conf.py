@@ -29,13 +29,14 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx_design",
+    "sphinx_external_toc",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "gallery", "examples/**/README.md"]
+external_toc_path = "_toc.yml"  # the pages contain no toctree, so that they render on a repository host as well
+exclude_patterns = ["_build", "gallery", "examples/**/README.md", "results"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3  # links to `page.md#a-heading` work here as on a host of repositories
-suppress_warnings = ["config.cache"]  # the gallery's order is a function
+suppress_warnings = ["config.cache", "etoc.toctree"]  # the gallery's order is a function, and it writes a toctree
 
 python_maximum_signature_line_length = 100
 autodoc_typehints = "none"  # types stand in the docstrings
@@ -70,7 +71,6 @@ html_title = project
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
-html_sidebars = {"start": []}  # it has no pages below it
 html_theme_options = {
     "navigation_with_keys": False,
     "show_toc_level": 2,

@@ -9,6 +9,7 @@ from .adversarial import AdversarialCallback
 from .evaluation_check import EvaluationCheck
 from .few_shot_run import FewShotRun
 from .predict_check import PredictCheck
+from .rotated_references import RotatedReferences
 from .support_threshold import SupportThreshold
 
 
@@ -17,4 +18,12 @@ def run_callbacks() -> list[Callback]:
     return [SupportThreshold(), FewShotRun(), EvaluationCheck(), PredictCheck()]
 
 
-__all__ = ["AdversarialCallback", "EvaluationCheck", "FewShotRun", "PredictCheck", "SupportThreshold", "run_callbacks"]
+__all__ = [
+    "AdversarialCallback",
+    "EvaluationCheck",
+    "FewShotRun",
+    "PredictCheck",
+    "RotatedReferences",
+    "SupportThreshold",
+    "run_callbacks",
+]

@@ -99,7 +99,7 @@ class Inspect(Command):
             action="store_true",
             help="Serve the page on this computer until Ctrl-C. It stores marks and thresholds, and trains again.",
         )
-        parser.add_argument("--port", type=int, default=0, help="Port of the server. Defaults to a free one.")
+        parser.add_argument("--port", type=int, default=0, help="Port of the server. 0 chooses a free one.")
         parser.add_argument("--inline", action="store_true", help="Embed the pictures in the page, as a single file.")
         parser.add_argument(
             "--json",

@@ -42,7 +42,8 @@ def compare_features(
         k_shot (int): Size of the support set. Defaults to ``4``.
         seed (int): Seed of the support set and of t-SNE. Defaults to ``0``.
         projection (str): ``"tsne"`` or ``"pca"``. Defaults to ``"tsne"``.
-        pooling (str): See :func:`embed`. Defaults to ``"mean"``.
+        pooling (str): ``"mean"`` of all positions, or ``"peak"``: the position that differs most from the support set.
+            Defaults to ``"mean"``.
         num_images (int): Maximum number of test images, sampled evenly from each class. Defaults to ``200``.
         accelerator (str): Accelerator of Lightning's trainer. Defaults to ``"auto"``.
 

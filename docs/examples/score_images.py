@@ -13,10 +13,12 @@ import csv
 import json
 import math
 import os
+import struct
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 import onnxruntime
@@ -25,6 +27,8 @@ from PIL import Image, ImageOps
 VERDICTS = ("good", "review", "defect")
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 FIELDS = ("path", "score", "verdict", "p_value")
+# What Pillow raises for broken files, and `check_size` for a wrong size.
+READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, MemoryError, struct.error, Image.DecompressionBombError)
 
 
 def read_image(file: Any) -> np.ndarray:  # noqa: ANN401  a path or a binary file
@@ -47,20 +51,31 @@ class Result(NamedTuple):
 
 
 class Model:
-    """An exported model. `path` is the ONNX file, with `metadata.json` in the same folder."""
+    """An exported model. `path` is the ONNX file, with `metadata.json` in the same folder.
 
-    def __init__(self, path: str | Path) -> None:
+    `threads` is the number of threads that score an image. The default 0 means one for each core.
+    """
+
+    def __init__(self, path: str | Path, threads: int = 0) -> None:
         metadata = Path(path).with_name("metadata.json")
         for file in (Path(path), metadata):
             if not file.is_file():
                 sys.exit(f"The file does not exist. Copy the folder of the export as a whole: {file}")
-        self.settings = json.loads(metadata.read_text(encoding="utf-8"))["postprocess"]
         try:
-            self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            self.metadata = json.loads(metadata.read_text(encoding="utf-8"))
+            self.settings = self.metadata["postprocess"]
+        except (ValueError, KeyError, TypeError):
+            sys.exit(f"The file is not the metadata of an export. Copy the folder of the export again: {metadata}")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        try:
+            self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # noqa: BLE001  ONNX Runtime has an error class for each cause
             sys.exit(f"ONNX Runtime cannot load the model: {str(error).splitlines()[0]}")
         self.shape = self.session.get_inputs()[0].shape  # such as ["batch", 3, 64, 64]: dynamic axes are strings
         self.outputs = [output.name for output in self.session.get_outputs()]
+        if self.session.get_inputs()[0].name != "input" or "pred_score" not in self.outputs:
+            sys.exit(f"The model has no input `input` or no output `pred_score`. Export it with anomalib: {path}")
 
     def check_size(self, image: np.ndarray) -> None:
         """Raise an error if the model has a fixed input size and the image differs."""
@@ -122,7 +137,7 @@ def find_images(paths: list[Path], skipped: Path | None = None) -> list[Path]:
     for path in paths:
         found = [path]
         if path.is_dir():
-            files = sorted(path.rglob("*"))
+            files = [file for file in sorted(path.rglob("*")) if not file.is_dir()]
             found = [file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
             if skipped is not None:
                 found = [file for file in found if skipped.absolute() not in file.absolute().parents]
@@ -139,8 +154,8 @@ def read_batches(model: Model, paths: list[Path], size: int, failed: list[Path])
         try:
             image = read_image(path)
             model.check_size(image)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            print(f"The image was not scored: {error}. Image: {path}", file=sys.stderr)
+        except READ_ERRORS as error:
+            print(f"The image was not scored: {str(error) or type(error).__name__}. Image: {path}", file=sys.stderr)
             failed.append(path)
             continue
         if batch and (len(batch) == size or image.shape != next(iter(batch.values())).shape):
@@ -149,6 +164,11 @@ def read_batches(model: Model, paths: list[Path], size: int, failed: list[Path])
         batch[path] = image
     if batch:
         yield batch
+
+
+def open_table(path: Path | None) -> TextIO:
+    """Open a table for the results. `None` discards them. Names that are not valid UTF-8 are escaped."""
+    return Path(path or os.devnull).open("w", newline="", encoding="utf-8", errors="backslashreplace")
 
 
 def main() -> int:
@@ -160,25 +180,31 @@ def main() -> int:
     parser.add_argument("--heat_maps", type=Path, metavar="DIR", help="folder for heat maps")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="table of the results")
     args = parser.parse_args()
+    warnings.filterwarnings("ignore", module="PIL")  # about broken files, which are reported, and about large images
     model = Model(args.model)
     paths = find_images(args.images, args.heat_maps)
+    try:
+        if args.heat_maps is not None:
+            args.heat_maps.mkdir(parents=True, exist_ok=True)
+        table = open_table(args.csv)
+    except OSError as error:
+        sys.exit(f"The results cannot be written: {error.strerror}: {error.filename}")
+    writer = csv.DictWriter(table, FIELDS)
+    writer.writeheader()
     root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
     size = 1 if isinstance(model.shape[0], int) else max(1, args.batch)
-    rows, failed = [], []
-    for batch in read_batches(model, paths, size, failed):
-        for (path, image), result in zip(batch.items(), model.score(np.stack([*batch.values()])), strict=True):
-            score = None if math.isnan(result.score) else result.score
-            rows.append(dict(zip(FIELDS, (str(path), score, result.verdict, result.p_value), strict=True)))
-            print(json.dumps(rows[-1]), flush=True)
-            if args.heat_maps is not None and result.anomaly_map is not None:
-                file = args.heat_maps / path.absolute().relative_to(root).with_name(f"{path.name}.png")
-                file.parent.mkdir(parents=True, exist_ok=True)
-                heat_map(image, result.anomaly_map).save(file)
-    if args.csv is not None:
-        with args.csv.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, FIELDS)
-            writer.writeheader()
-            writer.writerows(rows)
+    failed: list[Path] = []
+    with table:
+        for batch in read_batches(model, paths, size, failed):
+            for (path, image), result in zip(batch.items(), model.score(np.stack([*batch.values()])), strict=True):
+                score = None if math.isnan(result.score) else result.score
+                row = dict(zip(FIELDS, (str(path), score, result.verdict, result.p_value), strict=True))
+                print(json.dumps(row), flush=True)
+                writer.writerow(row)
+                if args.heat_maps is not None and result.anomaly_map is not None:
+                    file = args.heat_maps / path.absolute().relative_to(root).with_name(f"{path.name}.png")
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    heat_map(image, result.anomaly_map).save(file)
     return 1 if failed else 0
 
 

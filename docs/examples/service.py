@@ -11,7 +11,6 @@ Usage: python service.py weights/onnx/model.onnx
 
 import argparse
 import io
-import json
 import math
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ from threading import Lock
 
 import uvicorn
 from PIL import Image
-from score_images import Model, Result, read_image
+from score_images import READ_ERRORS, Model, Result, read_image
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -36,8 +35,7 @@ class Service:
     def __init__(self, model: Path, max_bytes: int = MAX_BYTES) -> None:
         self.model = Model(model)
         self.max_bytes = max_bytes
-        metadata = json.loads(model.with_name("metadata.json").read_text(encoding="utf-8"))
-        self.name, self.sha256 = metadata["model"], metadata["state_sha256"]
+        self.name, self.sha256 = self.model.metadata.get("model"), self.model.metadata.get("state_sha256")
         self.lock = Lock()  # ONNX Runtime uses all cores for one image, so simultaneous images would only compete
 
     async def inspect(self, request: Request) -> JSONResponse:
@@ -71,7 +69,7 @@ class Service:
         try:
             image = read_image(io.BytesIO(body))
             self.model.check_size(image)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except READ_ERRORS as error:
             reason = "its format is not known" if isinstance(error, Image.UnidentifiedImageError) else str(error)
             raise HTTPException(400, f"The image cannot be read: {reason}") from error
         with self.lock:

@@ -18,11 +18,12 @@ import os
 import platform
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import PIL
-from score_images import Model, find_images, read_image
+from score_images import READ_ERRORS, Model, find_images, read_image
 
 TOLERANCE = 1e-3
 
@@ -53,28 +54,51 @@ def write(model_file: Path, golden_file: Path, images: list[Path]) -> None:
     rows = []
     for path in find_images(images):
         relative = Path(os.path.relpath(path, golden_file.parent)).as_posix()
-        rows.append({"image": relative, "sha256": sha256(path), **score(model, path)})
+        try:
+            rows.append({"image": relative, "sha256": sha256(path), **score(model, path)})
+        except READ_ERRORS as error:
+            sys.exit(f"Nothing was recorded, because an image cannot be scored: {error}. Image: {path}")
     golden = {"files": files, "versions": versions(), "images": rows}
-    golden_file.write_text(json.dumps(golden, indent=2) + "\n", encoding="utf-8")
+    try:
+        golden_file.write_text(json.dumps(golden, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        sys.exit(f"The results cannot be written: {error.strerror}: {golden_file}")
     print(f"Recorded {len(rows)} images: {golden_file}")
 
 
-def compare(model_file: Path, golden_file: Path, tolerance: float) -> list[str]:
-    """Return one line for each difference."""
-    model, golden = Model(model_file), json.loads(golden_file.read_text(encoding="utf-8"))
+def read_golden(path: Path) -> dict[str, Any]:
+    """Read recorded results."""
+    if not path.is_file():
+        sys.exit(f"There are no recorded results. Record them with --write --images FOLDER: {path}")
+    try:
+        golden = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        golden = None
+    if not isinstance(golden, dict) or not {"files", "versions", "images"} <= set(golden):
+        sys.exit(f"The file does not contain recorded results. Record them with --write --images FOLDER: {path}")
+    return golden
+
+
+def compare(model_file: Path, golden: dict[str, Any], folder: Path, tolerance: float) -> list[str]:
+    """Return one line for each difference. `folder` is the folder of the recorded results."""
+    model = Model(model_file)
     differences = []
     for name, path in {"model": model_file, "metadata": model_file.with_name("metadata.json")}.items():
         if sha256(path) != golden["files"][name]:
             differences.append(f"The {name} is another file than the recorded one: {path}")
     for row in golden["images"]:
-        path = golden_file.parent / row["image"]
+        path = folder / row["image"]
         if not path.is_file():
             differences.append(f"The image is missing: {path}")
             continue
         if sha256(path) != row["sha256"]:
             differences.append(f"The image is another file than the recorded one: {path}")
             continue
-        found = score(model, path)
+        try:
+            found = score(model, path)
+        except READ_ERRORS as error:
+            differences.append(f"The image cannot be scored: {error}. Image: {path}")
+            continue
         if found["verdict"] != row["verdict"]:
             differences.append(f"The verdict is {found['verdict']}, recorded {row['verdict']}: {path}")
         if not np.isclose(found["score"], row["score"], rtol=0, atol=tolerance, equal_nan=True):
@@ -101,10 +125,8 @@ def main() -> int:
             sys.exit("--write needs images: --images FOLDER")
         write(args.model, args.golden, args.images)
         return 0
-    if not args.golden.is_file():
-        sys.exit(f"There are no recorded results. Record them with --write --images FOLDER: {args.golden}")
-    differences = compare(args.model, args.golden, args.tolerance)
-    golden = json.loads(args.golden.read_text(encoding="utf-8"))
+    golden = read_golden(args.golden)
+    differences = compare(args.model, golden, args.golden.parent, args.tolerance)
     for difference in differences:
         print(difference)
     if differences:

@@ -229,10 +229,10 @@ def tests_of(request: PullRequest, modules: set[str]) -> dict[str, str]:
 
 
 def measured(key: str) -> str:
-    """Return the results table of a model page, up to the first list item or heading, without links."""
+    """Return the results tables of a model page, up to the first list item or heading, without links and comments."""
     page = (ROOT / "docs" / f"{key}.md").read_text(encoding="utf-8")
     _, _, section = page.partition("\n## Results\n")
-    text = re.split(r"\n(?:- |#)", section)[0].strip()
+    text = re.sub("<!-- .*? -->\n\n?", "", re.split(r"\n(?:- |#)", section)[0]).strip()
     if "| ---" not in text.replace("|---", "| ---"):
         msg = f"docs/{key}.md must contain a table below `## Results`, got none. Restore the heading and the table."
         raise ValueError(msg)

@@ -5,6 +5,7 @@
 
 import csv
 import json
+import os
 import re
 import resource
 import runpy
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -192,19 +194,33 @@ def test_unreadable_images_are_reported_and_the_rest_is_scored(
         (("alone.onnx", "1.png"), "metadata.json"),
         (("broken/model.onnx", "1.png"), "cannot load the model"),
         (("model.onnx", "empty"), "contains no images: empty"),
+        (("text/model.onnx", "1.png"), "not the metadata of an export"),
+        (("list/model.onnx", "1.png"), "not the metadata of an export"),
+        (("other_graph/model.onnx", "1.png"), "has no input `input`"),
+        (
+            ("model.onnx", "1.png", "--csv", "missing/scores.csv"),
+            "cannot be written: No such file or directory: missing",
+        ),
+        (("model.onnx", "1.png", "--csv", "empty"), "cannot be written: Is a directory: empty"),
+        (("model.onnx", "1.png", "--heat_maps", "1.png"), "cannot be written: File exists: 1.png"),
     ],
 )
 def test_wrong_arguments_are_explained_in_one_line(
     statistic_file: Path,
     packages: Path,
     tmp_path: Path,
-    arguments: tuple[str, str],
+    arguments: tuple[str, ...],
     message: str,
 ) -> None:
-    for file in statistic_file.parent.iterdir():
-        shutil.copy(file, tmp_path)
     for folder in ("empty", "broken", "other"):
         (tmp_path / folder).mkdir()
+    for folder in (".", "text", "list", "other_graph"):
+        shutil.copytree(statistic_file.parent, tmp_path / folder, dirs_exist_ok=True)
+    (tmp_path / "text" / "metadata.json").write_text("no JSON", encoding="utf-8")
+    (tmp_path / "list" / "metadata.json").write_text("[1]", encoding="utf-8")
+    graph = onnx.load(tmp_path / "other_graph" / "model.onnx")
+    onnx.save(rename_input(graph), tmp_path / "other_graph" / "model.onnx")
+    Image.new("RGB", (64, 64)).save(tmp_path / "1.png")
     shutil.copy(tmp_path / "metadata.json", tmp_path / "broken")
     (tmp_path / "broken" / "model.onnx").write_bytes(b"no graph")
     if arguments[0] == "alone.onnx":
@@ -216,6 +232,44 @@ def test_wrong_arguments_are_explained_in_one_line(
     assert message in line
 
 
+def rename_input(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Rename the input `input` to `x`."""
+    graph.graph.input[0].name = "x"
+    for node in graph.graph.node:
+        for index, name in enumerate(node.input):
+            if name == "input":
+                node.input[index] = "x"
+    return graph
+
+
+@pytest.mark.parametrize("fitted", [4], indirect=True)
+def test_odd_files_are_scored_or_reported_in_one_line(onnx_file: Path, packages: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    (folder / "sub" / "folder.png").mkdir(parents=True)
+    for mode, suffix in (("RGBA", "png"), ("LA", "png"), ("P", "png"), ("1", "png"), ("CMYK", "jpg"), ("L", "tiff")):
+        Image.new(mode, (60, 50)).save(folder / f"{mode}.{suffix}")
+    Image.new("RGB", (1, 1)).save(folder / "sub" / "größe 画像.png")
+    undecodable = Path(os.fsdecode(os.fsencode(folder) + b"/\xff.png"))
+    try:
+        Image.new("RGB", (60, 50)).save(undecodable)
+    except OSError:  # the file system requires valid Unicode
+        undecodable = folder / "RGBA.png"
+    Image.new("1", (13_400, 13_400)).save(folder / "huge.png")  # more than 179 megapixels
+    Image.new("F", (60, 50)).save(folder / "float.tiff")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "cut.png").write_bytes((folder / "RGBA.png").read_bytes()[:40])
+    run = run_example(packages, onnx_file, folder, "--batch", "4", "--csv", "scores.csv", cwd=tmp_path)
+    assert run.returncode == 1
+    reported = [Path(line.rpartition(" ")[2]).name for line in run.stderr.splitlines()]
+    assert sorted(reported) == ["cut.png", "empty.png", "float.tiff", "huge.png"], run.stderr
+    scored = {Path(json.loads(line)["path"]).name for line in run.stdout.splitlines()}
+    files = {path.name for path in folder.rglob("*.*") if path.is_file()}
+    assert scored == files - set(reported)
+    assert undecodable.name in scored
+    with (tmp_path / "scores.csv").open(encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == len(scored)
+
+
 @pytest.fixture(scope="module")
 def verdict_file(fitted: CoftAD, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an export with the output `verdict`."""
@@ -223,7 +277,7 @@ def verdict_file(fitted: CoftAD, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_each_field_of_the_metadata_is_documented(onnx_file: Path) -> None:
-    reference = (DOCS / "deployment.md").read_text(encoding="utf-8").partition("## Reference of metadata.json")[2]
+    reference = (DOCS / "export_metadata.md").read_text(encoding="utf-8")
     metadata = json.loads(onnx_file.with_name("metadata.json").read_text(encoding="utf-8"))
     for field in [*metadata, *metadata["preprocess"], *metadata["postprocess"]]:
         if field not in {"preprocess", "postprocess"}:

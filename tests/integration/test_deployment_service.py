@@ -127,3 +127,24 @@ def test_other_requests_are_refused(port: int) -> None:
     status, answer = request(port, "POST", "/inspect", b"--x--", form)
     assert status == 415
     assert "--data-binary" in answer["error"]
+
+
+def test_wrong_model_is_explained_in_one_line(onnx_file: Path, tmp_path: Path) -> None:
+    for name, content in (("model.onnx", onnx_file.read_bytes()), ("metadata.json", b"{}")):
+        (tmp_path / name).write_bytes(content)
+    command = [sys.executable, "service.py", str(tmp_path / "model.onnx")]
+    run = subprocess.run(command, check=False, cwd=EXAMPLES, capture_output=True, text=True)
+    assert run.returncode == 1
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("The file is not the metadata of an export")
+
+
+def test_truncated_headers_are_explained(port: int) -> None:
+    """Pillow has an error class for each format."""
+    for image_format in ("bmp", "jpeg", "png", "tiff", "webp"):
+        file = io.BytesIO()
+        Image.new("RGB", (50, 40)).save(file, image_format)
+        for size in (6, 12, 20, 30):
+            status, answer = request(port, "POST", "/inspect", file.getvalue()[:size])
+            assert status == 400, (image_format, size)
+            assert answer["error"].startswith("The image cannot be read: ")

@@ -3,6 +3,7 @@
 
 """The example `verify.py` finds each kind of difference, and names the image."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -125,3 +126,39 @@ def test_what_is_missing_is_named_in_one_line(recorded: Path, tmp_path: Path, ar
     assert run.returncode == 1
     (line,) = run.stderr.splitlines()
     assert "--images FOLDER" in line
+
+
+def test_image_that_cannot_be_read_is_named(recorded: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(recorded, folder)
+    (folder / "images" / "1.png").write_bytes(b"no image")
+    run = verify(folder, "--write", "--images", "images")
+    assert run.returncode == 1
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("Nothing was recorded")
+    assert line.endswith("images/1.png")
+    golden = json.loads((folder / "golden.json").read_text(encoding="utf-8"))
+    golden["images"][1]["sha256"] = hashlib.sha256(b"no image").hexdigest()
+    (folder / "golden.json").write_text(json.dumps(golden), encoding="utf-8")
+    found = verify(folder)  # such as with another version of Pillow
+    assert found.returncode == 1
+    assert found.stdout.startswith("The image cannot be scored")
+
+
+@pytest.mark.parametrize("content", ["no JSON", "[]", '{"images": []}'])
+def test_other_file_than_recorded_results(recorded: Path, tmp_path: Path, content: str) -> None:
+    shutil.copytree(recorded, tmp_path / "copy")
+    (tmp_path / "copy" / "golden.json").write_text(content, encoding="utf-8")
+    run = verify(tmp_path / "copy")
+    assert run.returncode == 1
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("The file does not contain recorded results")
+
+
+def test_results_that_cannot_be_written(recorded: Path, tmp_path: Path) -> None:
+    shutil.copytree(recorded, tmp_path / "copy")
+    (tmp_path / "copy" / "golden.json").unlink()
+    (tmp_path / "copy" / "golden.json").mkdir()
+    run = verify(tmp_path / "copy", "--write", "--images", "images")
+    assert run.returncode == 1
+    assert run.stderr == "The results cannot be written: Is a directory: golden.json\n"

@@ -3,6 +3,7 @@
 
 """Documentation: examples run, figures and lists are current, and the example plug-in works."""
 
+import ast
 import re
 import runpy
 import subprocess
@@ -13,6 +14,7 @@ from xml.etree import ElementTree as ET  # noqa: S405  of files of this reposito
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 import yaml
 from fresh_python import FreshPython
@@ -40,16 +42,27 @@ def test_example_runs(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not list(tmp_path.iterdir())  # it writes no files to the working directory
 
 
-def test_plot_agrees_with_the_model_pages() -> None:
-    example = runpy.run_path(str(DOCS / "gallery" / "plot_which_model.py"))
-    plt.close("all")
-    assert set(example["curves"]) == {"CoftAD", "anomalib's Patchcore", "RegAD", "UniAD"}
-    assert all(len(cells) == 4 for cells in example["curves"].values())
-    assert len(example["datasets"]) == 5
-    assert all(len(values) == 4 for methods in example["datasets"].values() for values in methods.values())
-    shown = (DOCS / "which_model.md").read_text(encoding="utf-8")
-    for cells in example["curves"].values():  # the table agrees with the model pages
-        assert " ".join(f"{example['numbers'](cell)[0]:.3f}"[1:] for cell in cells) in shown
+def test_tables_are_current() -> None:
+    """README and documentation show the committed results."""
+    tables = runpy.run_path(str(DOCS / "results" / "make_tables.py"))
+    runs = tables["read"](tables["STANDING"])
+    pages = tables["pages"]()
+    used = {name for page in pages for name in re.findall(r"<!-- table: (.*?) -->", page.read_text(encoding="utf-8"))}
+    assert used == set(tables["TABLES"])
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert tables["fill"](text, runs) == text, "run `make tables`"
+
+
+def test_results_are_complete() -> None:
+    """Each method has five support sets of each dataset and k, with the same weights and support sets as the others."""
+    runs = pd.read_csv(DOCS / "results" / "standing.csv", dtype={"support": str})
+    assert (runs["status"] == "ok").all()
+    assert len(set(runs["backbone_weights"])) == 1
+    assert (runs.groupby(["method", "category", "k_shot"])["seed"].nunique() == 5).all()
+    assert runs.groupby(["category", "k_shot", "seed"])["support"].agg(lambda hashes: len(set(hashes)) == 1).all()
+    for _, block in runs.groupby(["method", "dataset"]):
+        assert sorted(block["k_shot"].unique()) == [1, 2, 4, 8]
 
 
 def test_figures_are_current() -> None:
@@ -59,6 +72,37 @@ def test_figures_are_current() -> None:
         text = (DOCS / "figures" / f"{name}.svg").read_text(encoding="utf-8")
         assert text == draw(), "run `python docs/figures/draw.py`"
         assert ET.fromstring(text).get("aria-label")  # noqa: S314
+
+
+def test_command_line_reference_is_current() -> None:
+    render = runpy.run_path(str(DOCS / "make_command_line.py"))["render"]
+    text = (DOCS / "command_line.md").read_text(encoding="utf-8")
+    assert text == render(), "run `python docs/make_command_line.py`"
+    assert re.findall(r"^\|.*\| *\|$", text, flags=re.MULTILINE) == []  # each argument has a meaning
+
+
+def texts_of_package() -> list[str]:
+    """Return all string literals of the package. Placeholders of f-strings are empty."""
+    texts = []
+    for path in sorted((ROOT / "anomalib_fewshot").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value for part in node.values if isinstance(part, ast.Constant)]
+                texts.append("".join(map(str, parts)))
+    return texts
+
+
+def test_troubleshooting_lists_messages_of_the_package() -> None:
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    texts = texts_of_package()
+    for section in re.split(r"^## ", page, flags=re.MULTILINE):
+        if section.startswith("Messages: "):
+            table = section.split("\n\n")[1]
+            for message in re.findall(r"^\| (.+?) \| ", table, flags=re.MULTILINE)[1:]:
+                for part in message.split(" ... "):
+                    assert any(part in text for text in texts), message
 
 
 def test_boxes_contain_their_text_and_do_not_overlap() -> None:
@@ -122,3 +166,12 @@ def test_workflow_is_yaml_and_its_targets_exist(path: Path) -> None:
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     commands = [step.get("run", "") for job in workflow.get("jobs", {}).values() for step in job.get("steps", [])]
     assert {target for text in commands for target in re.findall(r"\bmake ([\w-]+)", text)} <= set(targets)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github" / "workflows").iterdir()), ids=lambda path: path.stem)
+def test_actions_are_pinned_by_hash(path: Path) -> None:
+    """A tag of an action can be moved to other code, a hash cannot. The comment is the version, for the reader."""
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if "uses:" in line]
+    assert lines
+    for line in lines:
+        assert re.fullmatch(r"(- )?uses: [\w-]+/[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line

@@ -18,8 +18,9 @@ from anomalib_fewshot import CoftAD, FewShot, MVTecFolder, RegAD
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY", "CODE_OF_CONDUCT")),
     *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "decisions").glob("*.md")),
     *sorted((ROOT / "docs" / "api").glob("*.md")),
     *sorted(ROOT.glob("anomalib_fewshot/**/README.md")),
 ]

@@ -85,19 +85,20 @@ class CoftAD(FittedMixin, BackboneMixin, AnomalibModule):
             shows smaller defects, in nearly twice the time. Defaults to ``"auto"``: the aspect ratio of the support
             images, with about as many pixels as 320 x 320, or the size of a given ``pre_processor``.
         published (bool): Fine-tune the backbone and score the image embedding, as published. Defaults to ``False``.
-        num_steps (int): Number of optimizer steps. 0 is no fine-tuning. Defaults to ``40``.
+        num_steps (int): Number of optimizer steps. 0 disables the fine-tuning. Defaults to ``40``.
         learning_rate (float | None): Learning rate of AdamW. Defaults to ``None``: 1e-3, or 3e-5 if ``published``.
         positive_weight (float): Weight of the cross-instance positive pairs. Defaults to ``1.0``.
-        negative_weight (float): Weight of the negative pairs. 0 is without them. Defaults to ``1.0``.
-        rotations (str): How views are rotated. ``"none"``: not. ``"right_angles"``: each view that the Gaussians are
+        negative_weight (float): Weight of the negative pairs. 0 disables them. Defaults to ``1.0``.
+        rotations (str): Rotations of the views. ``"none"``: none. ``"right_angles"``: each view that the Gaussians are
             fitted to is rotated by right angles and mirrored in another way. ``"any"``: the memory bank also holds the
             images at 12 angles, for parts of arbitrary orientation. ``"auto"``: as ``"any"`` if the support set shows
             that the orientation is arbitrary, else as ``"right_angles"``. Defaults to ``"auto"``.
         seed (int): Seed of the heads and of all views. The global seed has no influence. Defaults to ``0``.
-        pre_processor (nn.Module | bool): Defaults to ``True``: resize, and normalize as the weights expect.
-        post_processor (nn.Module | bool): Defaults to ``True``.
-        evaluator (Evaluator | bool): Defaults to ``True``.
-        visualizer (Visualizer | bool): Defaults to ``True``.
+        pre_processor (nn.Module | bool): Pre-processor. Defaults to ``True``: resize, and normalize as the weights
+            expect.
+        post_processor (nn.Module | bool): Post-processor. Defaults to ``True``: :class:`SupportPostProcessor`.
+        evaluator (Evaluator | bool): Evaluator. Defaults to ``True``.
+        visualizer (Visualizer | bool): Visualizer. Defaults to ``True``.
 
     Raises:
         ArgumentError: If an argument is out of its range.

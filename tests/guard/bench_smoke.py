@@ -97,8 +97,8 @@ def measure(name: str) -> Result:
     forward = (before + backbone_ms()) / 2
     return Result(
         round(float(row.image_AUROC), 4),
-        round(1000 * row.fit_seconds / forward, 1),
-        round(row.latency_p50_ms / forward, 2),
+        round(1000 * float(row.fit_seconds) / forward, 1),
+        round(float(row.latency_p50_ms) / forward, 2),
     )
 
 

@@ -13,7 +13,7 @@ from bench_smoke import CASES, Result, compare, main, updated
 
 from anomalib_fewshot.models.coft_ad.torch_model import CoftADModel
 
-VALUES = {"image_AUROC": 0.9, "fit_ratio": 100.0, "latency_ratio": 2.0}
+VALUES = {"image_AUROC": 0.9, "run_ratio": 100.0, "latency_ratio": 2.0}
 EXPECTED: dict[str, Any] = {"auroc_tolerance": 0.01, "ratio_factor": 3.0, "models": {"CoftAD": VALUES}}
 
 
@@ -33,7 +33,7 @@ def path(tmp_path: Path) -> Path:
         (Result(0.912, 100, 2), None, True),
         (Result(0.889, 100, 2), "image_AUROC expected 0.9, got 0.889", False),
         (Result(float("nan"), 100, 2), "image_AUROC expected 0.9, got nan", False),
-        (Result(0.9, 301, 2), "fit_ratio expected 100.0, at most 300, got 301", False),
+        (Result(0.9, 301, 2), "run_ratio expected 100.0, at most 300, got 301", False),
         (Result(0.9, 100, 6.1), "latency_ratio expected 2.0, at most 6, got 6.1", False),
         ("RuntimeError: broken", "RuntimeError: broken", False),
     ],
@@ -41,6 +41,13 @@ def path(tmp_path: Path) -> Path:
 def test_compare(result: Result | str, failure: str | None, better: bool) -> None:
     expected = [] if failure is None else [f"CoftAD: {failure}"]
     assert compare("CoftAD", result, EXPECTED) == (expected, better)
+
+
+def test_small_ratios_are_compared_with_the_floor() -> None:
+    expected = EXPECTED | {"models": {"CoftAD": VALUES | {"latency_ratio": 0.01}}}
+    assert compare("CoftAD", Result(0.9, 100, 3), expected) == ([], False)
+    failures = ["CoftAD: latency_ratio expected 0.01, at most 3, got 3.1"]
+    assert compare("CoftAD", Result(0.9, 100, 3.1), expected) == (failures, False)
 
 
 def test_missing_model() -> None:
@@ -52,7 +59,7 @@ def test_update_keeps_the_order_and_other_models() -> None:
     after = updated(before, {"RegAD": Result(0.5, 1, 1), "UniAD": Result(0.6, 1, 1)})
     assert list(after["models"]) == ["CoftAD", "RegAD", "UniAD"]
     assert after["models"]["CoftAD"] == VALUES
-    assert after["models"]["UniAD"] == {"image_AUROC": 0.6, "fit_ratio": 1, "latency_ratio": 1}
+    assert after["models"]["UniAD"] == {"image_AUROC": 0.6, "run_ratio": 1, "latency_ratio": 1}
 
 
 def test_exit_codes(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -5,7 +5,34 @@
 
 import pytest
 import torch
-from gpu_check import Checks, main
+from gpu_check import Checks, DeviceTrial, difference, main
+
+from anomalib_fewshot.testing.trial import Outputs
+
+SCORES = torch.tensor([1.0, 3.0])
+MAPS = torch.tensor([0.0, 10.0]).expand(2, 1, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("scores", "maps", "expected"),
+    [
+        (0.0, 0.0, 0.0),
+        (0.2, 0.0, 0.1),
+        (0.2, 2.0, 0.2),
+        (float("nan"), 2.0, float("nan")),
+        (0.2, float("nan"), float("nan")),
+    ],
+)
+def test_difference_is_relative_to_the_range(scores: float, maps: float, expected: float) -> None:
+    found = difference(Outputs(SCORES + scores, MAPS + maps, (0, 0)), Outputs(SCORES, MAPS, (0, 0)))
+    assert found == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize(("scores", "maps"), [(SCORES[:1], MAPS), (SCORES, MAPS[..., :1] + 1)])
+def test_constant_reference(scores: torch.Tensor, maps: torch.Tensor) -> None:
+    outputs = Outputs(scores, maps, (0, 0))
+    with pytest.raises(ValueError, match="must vary"):
+        difference(outputs, outputs)
 
 
 def test_coft_ad_on_the_cpu(capsys: pytest.CaptureFixture) -> None:
@@ -30,6 +57,13 @@ def test_no_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main([]) == 2
     assert capsys.readouterr().err.startswith("No CUDA device was found.")
+
+
+@pytest.mark.slow
+def test_the_pool_is_used() -> None:
+    trial = DeviceTrial("CoftAD, pool", "cpu", small=True)
+    assert trial.trained.model.model.has_pool
+    assert trial.outputs.scores.shape == (6,)
 
 
 @pytest.mark.slow

@@ -3,17 +3,20 @@
 
 """The comparison of the quality guard, and a broken model that it detects."""
 
+import time
 from pathlib import Path
 from typing import Any
 
 import bench_smoke
 import pytest
 import yaml
-from bench_smoke import CASES, Result, compare, main, updated
+from bench_smoke import CASES, Result, compare, cpu_clock, main, updated
 
 from anomalib_fewshot.models.coft_ad.torch_model import CoftADModel
+from anomalib_fewshot.pipelines.run import resources
+from anomalib_fewshot.pipelines.run.resources import measure_interleaved
 
-VALUES = {"image_AUROC": 0.9, "run_ratio": 100.0, "latency_ratio": 2.0}
+VALUES = {"image_AUROC": 0.9, "fit_ratio": 100.0, "latency_ratio": 2.0}
 EXPECTED: dict[str, Any] = {"auroc_tolerance": 0.01, "ratio_factor": 3.0, "models": {"CoftAD": VALUES}}
 
 
@@ -33,7 +36,7 @@ def path(tmp_path: Path) -> Path:
         (Result(0.912, 100, 2), None, True),
         (Result(0.889, 100, 2), "image_AUROC expected 0.9, got 0.889", False),
         (Result(float("nan"), 100, 2), "image_AUROC expected 0.9, got nan", False),
-        (Result(0.9, 301, 2), "run_ratio expected 100.0, at most 300, got 301", False),
+        (Result(0.9, 301, 2), "fit_ratio expected 100.0, at most 300, got 301", False),
         (Result(0.9, 100, 6.1), "latency_ratio expected 2.0, at most 6, got 6.1", False),
         ("RuntimeError: broken", "RuntimeError: broken", False),
     ],
@@ -50,6 +53,14 @@ def test_small_ratios_are_compared_with_the_floor() -> None:
     assert compare("CoftAD", Result(0.9, 100, 3.1), expected) == (failures, False)
 
 
+def test_the_benchmark_measures_cpu_time() -> None:
+    before = resources.time
+    with cpu_clock():
+        waited = measure_interleaved({"sleep": lambda: time.sleep(0.02)}, 3)["sleep"]
+    assert waited.max() < 10
+    assert resources.time is before
+
+
 def test_missing_model() -> None:
     assert compare("UniAD", Result(0.9, 1, 1), EXPECTED) == (["UniAD: no expected value, run --update"], False)
 
@@ -59,7 +70,7 @@ def test_update_keeps_the_order_and_other_models() -> None:
     after = updated(before, {"RegAD": Result(0.5, 1, 1), "UniAD": Result(0.6, 1, 1)})
     assert list(after["models"]) == ["CoftAD", "RegAD", "UniAD"]
     assert after["models"]["CoftAD"] == VALUES
-    assert after["models"]["UniAD"] == {"image_AUROC": 0.6, "run_ratio": 1, "latency_ratio": 1}
+    assert after["models"]["UniAD"] == {"image_AUROC": 0.6, "fit_ratio": 1, "latency_ratio": 1}
 
 
 def test_exit_codes(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

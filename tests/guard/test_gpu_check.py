@@ -67,5 +67,16 @@ def test_the_pool_is_used() -> None:
 
 
 @pytest.mark.slow
+def test_changed_weights_exceed_every_tolerance() -> None:
+    trial = DeviceTrial("CoftAD", "cpu", small=True)
+    before, model = trial.outputs, trial.trained.model
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weights in model.model.backbone.parameters():
+            weights.mul_(1 + 0.05 * torch.randn(weights.shape, generator=rng))
+    assert difference(trial.predict(model), before) > 0.1  # 0.2 measured, and 0.05 is the largest tolerance
+
+
+@pytest.mark.slow
 def test_all_models_on_the_cpu(capsys: pytest.CaptureFixture) -> None:
     assert main(["--device", "cpu", "--small"]) == 0, capsys.readouterr().out

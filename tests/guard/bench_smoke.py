@@ -38,8 +38,8 @@ FLOORS = {"fit_ratio": 20.0, "latency_ratio": 1.0}  # below, the cost is mostly 
 HEADER = """\
 # Expected values of `make bench-smoke`. `python tests/guard/bench_smoke.py --update` rewrites this file.
 # Ratios are the CPU time of the fit and of one image, divided by that of a forward pass of the bare backbone at 224 px.
-# Another processor changes them, so only a ratio above `ratio_factor` times the expected one fails. An expected ratio
-# below the floor in the script counts as the floor.
+# They were recorded on a busy machine, and another processor changes them, so only a ratio above `ratio_factor` times
+# the expected one fails. An expected ratio below the floor in the script counts as the floor.
 """
 
 

@@ -62,3 +62,11 @@ upstream: $(VENV)/.installed ## what pull requests to anomalib would hold, in bu
 
 clean:
 	rm -rf $(VENV) build dist docs/auto_gallery docs/sg_execution_times.rst .mypy_cache .pytest_cache .ruff_cache
+
+.PHONY: bench-smoke gpu-check
+
+bench-smoke: $(VENV)/.installed ## accuracy and relative cost of six models, beside the committed values
+	$(BIN)/python tests/guard/bench_smoke.py
+
+gpu-check: $(VENV)/.installed ## every model on a GPU, beside the CPU
+	$(BIN)/python tests/guard/gpu_check.py

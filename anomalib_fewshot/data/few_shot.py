@@ -5,25 +5,24 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import torch
-from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageItem, get_datamodule
-from anomalib.data.utils import LabelName
+from anomalib.data import AnomalibDataModule, AnomalibDataset, ImageItem
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
 from anomalib_fewshot._host import forget_validation_data
-from anomalib_fewshot.errors import ArgumentError, DataValidationError, FewShotError, MissingDataError, SupportError
+from anomalib_fewshot.errors import ArgumentError, SupportError
 
 from .manifest import SupportManifest, sha256
-from .object_strings import object_strings
 from .sampling import choose_support, match_support
+from .source import as_datamodule, describe_images, find_normal_images, prepare_source, set_up_source
 from .support import SupportDataModule, add_run_callbacks, can_fit_thresholds, ordered_dataloader, with_own_generator
 from .unlabeled import (
     UnlabeledDataset,
@@ -160,29 +159,14 @@ class FewShot(SupportDataModule):
             ArgumentError: If other categories exist, but not this one.
             MissingDataError: If there is no data and the download fails.
         """
-        check_category(self.source)
-        try:
-            self.source.prepare_data()
-        except FewShotError:  # some are also an OSError
-            raise
-        except OSError as error:
-            root = getattr(self.source, "root", None)
-            msg = f"`source` must have data, got none in {root}, and the download failed ({error}). Check `root`."
-            raise MissingDataError(msg) from error
+        prepare_source(self.source)
 
     def setup(self, stage: str | None = None) -> None:
         """Set up the source and keep the support set of its training images."""
         add_run_callbacks(self.trainer)
         self.source.trainer = self.trainer  # anomalib reads the image size of the model from it
-        try:
-            with object_strings():
-                self.source.setup(stage)
-        except ValueError as error:
-            msg = _explain_host_error(str(error))
-            if msg is None:
-                raise
-            raise DataValidationError(msg) from error
-        rows, folder = self._normal_images()
+        set_up_source(self.source, stage)
+        rows, folder = find_normal_images(self.source)
         support = self._choose(sorted(rows), folder)
         pool = self._choose_pool(sorted(rows), support, folder)
         num_fitted = len(support) + (len(pool.files) if self.append_unlabeled else 0)
@@ -299,17 +283,6 @@ class FewShot(SupportDataModule):
         if stage in {TrainerFn.FITTING, TrainerFn.TESTING}:
             log_result_paths(self.trainer, self.logged_paths)
 
-    def _normal_images(self) -> tuple[dict[str, int], Path]:
-        """Return the row of each normal training image, keyed by its path relative to the returned folder."""
-        samples = self.source.train_data.samples
-        samples = samples[samples.label_index == LabelName.NORMAL]
-        if samples.empty:
-            msg = f"`source` must have normal training images, got none in {self.name} {self.category}."
-            raise SupportError(msg)
-        folder = Path(os.path.commonpath([Path(path).parent for path in samples.image_path]))
-        paths = [Path(path).relative_to(folder).as_posix() for path in samples.image_path]
-        return dict(zip(paths, samples.index, strict=True)), folder
-
     def _choose_pool(self, normal: list[str], support: list[str], folder: Path) -> UnlabeledPool:
         """Return the unlabeled pool. It is empty without one."""
         if not self.unlabeled:
@@ -373,7 +346,7 @@ class FewShot(SupportDataModule):
             return choose_support(paths, k_shot, dataset=self.name, category=self.category, seed=self.seed)
         if not isinstance(self.support, str | Path):
             files = [(folder / path).as_posix() for path in paths]
-            chosen = match_support(self.support, files, self._other_images())
+            chosen = match_support(self.support, files, describe_images(self.source))
             return [Path(path).relative_to(folder).as_posix() for path in chosen]
         manifest = SupportManifest.read(Path(self.support))
         if (manifest.dataset, manifest.category) != (self.name, self.category):
@@ -388,17 +361,6 @@ class FewShot(SupportDataModule):
             msg = f"`support` must list unchanged images, got {len(changed)} that changed since: {', '.join(changed)}."
             raise SupportError(msg)
         return chosen
-
-    def _other_images(self) -> dict[str, str]:
-        """Return a description of each image of the source, keyed by its path."""
-        descriptions = {}
-        for title in ("train", "val", "test"):
-            subset: AnomalibDataset | None = getattr(self.source, f"{title}_data", None)
-            if subset is not None:
-                for path, label in zip(subset.samples.image_path, subset.samples.label_index, strict=True):
-                    kind = "a normal" if label == LabelName.NORMAL else "an anomalous"
-                    descriptions[Path(path).as_posix()] = f"{kind} image of the {title} data"
-        return descriptions
 
 
 def check_arguments(k_shot: int | None, seed: int, validation: str) -> None:
@@ -428,71 +390,3 @@ def log_result_paths(trainer: Trainer | None, logged: set[Path]) -> None:
         if path.exists() and path not in logged:
             logged.add(path)
             logger.info("%s: %s", title, path)
-
-
-def as_datamodule(source: AnomalibDataModule | Mapping[str, Any]) -> AnomalibDataModule:
-    """Return a data module, created from its ``class_path`` and ``init_args`` if it is a mapping.
-
-    Raises:
-        TypeError: If ``source`` is neither a data module nor a mapping.
-    """
-    if isinstance(source, Mapping):
-        source = get_datamodule(dict(source))
-    if not isinstance(source, AnomalibDataModule):
-        msg = f"`source` must be an anomalib data module or its class_path and init_args, got {type(source).__name__}."
-        raise TypeError(msg)
-    return source
-
-
-def category_folders(root: str | Path | None) -> list[str]:
-    """Return the categories in a root folder: the folders that contain ``train`` (``Train`` in DAGM)."""
-    return [] if root is None else sorted(path.parent.name for path in Path(root).glob("*/[Tt]rain"))
-
-
-def check_category(source: AnomalibDataModule) -> None:
-    """Raise an error if the root folder contains categories, but not the one of the data module.
-
-    Otherwise anomalib's data modules would download the data set again.
-
-    Raises:
-        ArgumentError: If the category is missing.
-    """
-    root = getattr(source, "root", None)
-    if not source.category or root is None or (Path(root) / source.category).exists():
-        return
-    categories = category_folders(root)
-    if categories:
-        msg = f"`category` must be a folder of {root}, got {source.category!r}. Available: {categories}."
-        raise ArgumentError(msg)
-
-
-def check_ascii(path: str | Path) -> None:
-    """Raise an error if a path contains characters that anomalib rejects.
-
-    Raises:
-        DataValidationError: If a name in the path is not printable ASCII.
-    """
-    names = [name for name in Path(path).parts if not (name.isascii() and name.isprintable())]
-    if names:
-        msg = (
-            "Folder names must be printable ASCII, because anomalib rejects others, "
-            f"got {names[0]!r}. Rename the folder: {path}"
-        )
-        raise DataValidationError(msg)
-
-
-def _explain_host_error(error: str) -> str | None:
-    """Return a clearer message for a known error of anomalib or pandas during ``setup``. ``None`` for other errors."""
-    if "non-printable characters: " in error:  # anomalib's message for names that are not ASCII
-        check_ascii(error.partition("non-printable characters: ")[2])
-    if "not enough values to unpack" in error:
-        return (
-            f"`source` cannot create its splits ({error}). If there are only normal images, set its "
-            "`val_split_mode` and `test_split_mode` to `none`."
-        )
-    if "equal len keys" in error:
-        return (
-            f"`source` must have a mask for each anomalous image ({error}). For images without masks, use "
-            "`MVTecFolder` or `Folder`."
-        )
-    return None

@@ -19,8 +19,9 @@ from anomalib_fewshot._host import forget_validation_data, replaces_sampler
 from anomalib_fewshot.errors import ArgumentError, DataValidationError, SupportError
 
 from .category_batches import CategoryBatchSampler
-from .few_shot import FewShot, as_datamodule, category_folders, check_arguments, log_result_paths
+from .few_shot import FewShot, check_arguments, log_result_paths
 from .manifest import SupportManifest
+from .source import as_datamodule, category_folders
 from .support import SupportDataModule, add_run_callbacks, collate_normal
 from .validation.issue import report_together
 

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import Transform
 
 from anomalib_fewshot.errors import DataValidationError, MissingDataError
 
-from .few_shot import check_ascii, check_category
+from .source import check_ascii, check_category
 from .support import add_run_callbacks
 from .validation.issue import DataIssue, report
 from .validation.layout_check import check_label_classes, check_layout

@@ -14,7 +14,7 @@ from anomalib.models import AnomalibModule
 from lightning.pytorch import Callback
 
 from anomalib_fewshot._host import is_memory_bank_class
-from anomalib_fewshot.data.few_shot import category_folders, check_category
+from anomalib_fewshot.data.source import category_folders, check_category
 
 from .job import ALL, Job, as_number
 from .spec import (

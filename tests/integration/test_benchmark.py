@@ -358,7 +358,7 @@ def test_files(name: str, mvtec_root: Path, capsys: pytest.CaptureFixture, tmp_p
     pools = 5  # no unlabeled images, and 60 with four contaminations
     runs["unlabeled"] = (pools + (pools if getattr(CoftAD, "uses_unlabeled", False) else 1)) * 2 * 4 * 5
     runs |= {"controlled_digits": 4 * 2 * 3, "paper_coft_ad": 4 * 15 * 4 * 5}
-    runs["standing"] = 2 * (2 + 2) * 4 * 5
+    runs["standing"] = (10 * (2 + 2) + 2) * 4 * 5  # UniAD has one training for each of the two datasets
     runs |= {"mvtec": 8 * 15 * 4 * 5, "visa": 8 * 12 * 4 * 5}
     runs |= {"paper_reg_ad_mvtec": 5 * 15 * 3 * 10, "paper_reg_ad_mpdd": 5 * 6 * 3 * 10}
     runs |= {"paper_uni_ad_mvtec": (3 + 2 * 15) * 5 * 5, "paper_uni_ad_dagm": (3 + 2 * 10) * 5 * 5}

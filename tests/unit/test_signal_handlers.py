@@ -48,6 +48,7 @@ def test_command_line_replaces_the_handler_before_anomalib_is_imported(
 ) -> None:
     handlers = {}
     monkeypatch.setattr(sys, "argv", [program, "fewshot"])
+    monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_DFL)  # a job in the background ignores SIGINT
     monkeypatch.setattr(signal, "signal", handlers.setdefault)
     _autoload._prepare_command_line()  # noqa: SLF001
     assert signal.SIGINT in handlers
